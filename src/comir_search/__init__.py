@@ -1,0 +1,1 @@
+"""Find where an image patch lies on whole-slide images of another modality."""

@@ -1,0 +1,137 @@
+"""Coordinates: the only place that converts between frames.
+
+The engine's frame is the **corner frame** of the slide's level 0: x right,
+y down, (0, 0) at the top-left corner of the top-left pixel. napari and OpenCV
+put (0, 0) at that pixel's centre (the **centre frame**); `corner_to_center` and
+`center_to_corner` are the half pixel between the two. Micrometres are
+corner-frame pixels times the pixel size.
+
+Angles are in degrees, counter-clockwise as seen on screen, in (-180, 180]: the
+angle by which the slide's content was turned to give the query. Points are
+arrays (..., 2) of (x, y).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from comir_search.records import Candidate
+
+FloatArray = NDArray[np.float64]
+
+
+def corner_to_center(points: ArrayLike) -> FloatArray:
+    """Convert pixels of the corner frame to pixel-centre indices (napari, OpenCV)."""
+    return np.asarray(points, float) - 0.5
+
+
+def center_to_corner(points: ArrayLike) -> FloatArray:
+    """Convert pixel-centre indices (napari, OpenCV) to pixels of the corner frame."""
+    return np.asarray(points, float) + 0.5
+
+
+def normalise_angle_deg(angle_deg: float) -> float:
+    """Return the same angle in (-180, 180]."""
+    return 180.0 - (180.0 - float(angle_deg)) % 360.0
+
+
+def angle_difference_deg(first_deg: float, second_deg: float) -> float:
+    """Return the absolute difference of two angles, in [0, 180]."""
+    return abs(normalise_angle_deg(first_deg - second_deg))
+
+
+def turn_matrix(angle_deg: float, mirrored: bool = False) -> FloatArray:
+    """Return the 2 x 2 matrix that maps an offset on the query to one on the slide.
+
+    dx = cos(a) du - sin(a) dv, dy = sin(a) du + cos(a) dv, with dx negated when
+    mirrored.
+    """
+    angle = np.deg2rad(angle_deg)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if mirrored:
+        matrix[0] *= -1
+    return matrix
+
+
+def query_to_slide(
+    candidate: Candidate, query_shape: tuple[int, int], query_pixel_size_um: float | None = None
+) -> FloatArray:
+    """Return the 3 x 3 matrix from query pixels to level-0 pixels of the slide.
+
+    Both frames are corner frames.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        Where the query lies.
+    query_shape : (int, int)
+        Height and width of the query image, pixels.
+    query_pixel_size_um : float, optional
+        Pixel size of the query; by default the candidate's width over the
+        image's.
+    """
+    height, width = query_shape
+    size_um = candidate.width_um / width if query_pixel_size_um is None else query_pixel_size_um
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn_matrix(candidate.angle_deg, candidate.mirrored) * (size_um / candidate.pixel_size_um)
+    centre = np.array([candidate.center_x_px, candidate.center_y_px])
+    matrix[:2, 2] = centre - matrix[:2, :2] @ [width / 2, height / 2]
+    return matrix
+
+
+def center_frame_matrix(matrix: ArrayLike) -> FloatArray:
+    """Convert a 3 x 3 matrix between corner frames to one between centre frames.
+
+    The result is what OpenCV's warpAffine and napari's ``affine`` take.
+    """
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
+    return np.linalg.inv(half) @ np.asarray(matrix, float) @ half
+
+
+def transform(matrix: ArrayLike, points: ArrayLike) -> FloatArray:
+    """Apply a 3 x 3 matrix to points (..., 2)."""
+    matrix, points = np.asarray(matrix, float), np.asarray(points, float)
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def candidate_corners_px(candidate: Candidate) -> FloatArray:
+    """Return the candidate's outline on the slide.
+
+    Returns
+    -------
+    ndarray (4, 2)
+        Where the query's top-left, top-right, bottom-right and bottom-left
+        corners lie: level-0 pixels, corner frame.
+    """
+    half = np.array([candidate.width_um, candidate.height_um]) / 2 / candidate.pixel_size_um
+    offsets = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    turned = offsets @ turn_matrix(candidate.angle_deg, candidate.mirrored).T
+    return turned + [candidate.center_x_px, candidate.center_y_px]
+
+
+def rectangle_from_corners(corners: ArrayLike) -> tuple[FloatArray, float, float, float]:
+    """Read a drawn rectangle back.
+
+    Parameters
+    ----------
+    corners : array_like (4, 2)
+        Top-left, top-right, bottom-right, bottom-left of a rectangle, any turn.
+
+    Returns
+    -------
+    center : ndarray (2,)
+    width, height : float
+        In the unit of the corners.
+    angle_deg : float
+        By how much content must be turned counter-clockwise to stand upright.
+    """
+    corners = np.asarray(corners, float)
+    across, down = corners[1] - corners[0], corners[3] - corners[0]
+    angle_deg = normalise_angle_deg(np.rad2deg(np.arctan2(across[1], across[0])))
+    return corners.mean(axis=0), float(np.hypot(*across)), float(np.hypot(*down)), angle_deg
+
+
+def place_error_px(candidate: Candidate, x_px: float, y_px: float) -> float:
+    """Return the distance of the candidate's centre from a place, level-0 pixels."""
+    return float(np.hypot(candidate.center_x_px - x_px, candidate.center_y_px - y_px))

@@ -1,0 +1,83 @@
+"""Progress and cancellation for long jobs, without threads and without Qt.
+
+Every long job is a generator that yields a `Tick` at each point where it may be
+stopped and returns its result. A command drives it with `finish`, a napari
+worker iterates it in a thread, and both cancel it by closing the generator, so
+that ``finally`` blocks release what it holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One step of a long job.
+
+    Parameters
+    ----------
+    stage : str
+        What is being done, as shown to the user ("embedding slide.svs").
+    done, total : int
+        Steps finished and steps in this stage; `total` is 0 where unknown.
+    partial : object, optional
+        A result worth showing already, such as a `SearchResult`.
+    """
+
+    stage: str
+    done: int
+    total: int
+    partial: Any = None
+
+
+Job = Generator[Tick, None, Result]
+
+
+def finish(job: Generator[Tick, None, Result], on_tick: Callable[[Tick], None] | None = None) -> Result:
+    """Run a job to its end and return its result.
+
+    Parameters
+    ----------
+    job : generator of Tick
+        The job. It is closed if `on_tick` raises, so Ctrl-C is clean.
+    on_tick : callable, optional
+        Called with every tick.
+    """
+    try:
+        while True:
+            tick = next(job)
+            if on_tick is not None:
+                on_tick(tick)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        job.close()
+
+
+@dataclass
+class TimeLeft:
+    """Estimate the seconds left in the stage that ticks report.
+
+    The estimate starts afresh with each stage; it is None until two steps of
+    the stage are done.
+    """
+
+    _stage: str = ""
+    _started_s: float = field(default=0.0)
+    _first_done: int = 0
+
+    def update(self, tick: Tick, now_s: float | None = None) -> float | None:
+        """Take in a tick; return the estimated seconds left, or None."""
+        now_s = time.monotonic() if now_s is None else now_s
+        if tick.stage != self._stage or tick.done < self._first_done:
+            self._stage, self._started_s, self._first_done = tick.stage, now_s, tick.done
+        steps = tick.done - self._first_done
+        if steps < 2 or tick.total <= 0:
+            return None
+        return (now_s - self._started_s) / steps * max(tick.total - tick.done, 0)

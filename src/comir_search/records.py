@@ -1,0 +1,157 @@
+"""What the engine hands out: slides described, candidates found, verdicts given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+
+class Verdict(str, Enum):
+    """What a person says of a candidate."""
+
+    NONE = "none"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """A slide described without reading its pixels.
+
+    Parameters
+    ----------
+    name : str
+        File name with suffix, as truth tables and results give it.
+    path : str
+        Where the file was opened.
+    format : str
+        Human-readable format ("OME-TIFF", "Aperio SVS", ...).
+    width_px, height_px : int
+        Level-0 size.
+    channels : int
+        1 (grey) or 3 (RGB).
+    dtype : str
+        NumPy name of the stored type.
+    level_shapes_px : tuple of (int, int)
+        (height, width) of each level, finest first.
+    pixel_size_um : float or None
+        Level-0 pixel size; None where neither file nor user states it.
+    pixel_size_source : str
+        Where the pixel size comes from ("OME PhysicalSizeX", "user", "missing").
+    fingerprint : str
+        Hash that knows the slide again after a move.
+    """
+
+    name: str
+    path: str
+    format: str
+    width_px: int
+    height_px: int
+    channels: int
+    dtype: str
+    level_shapes_px: tuple[tuple[int, int], ...]
+    pixel_size_um: float | None
+    pixel_size_source: str
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place where the query may have been taken: a rotated rectangle on a slide.
+
+    The centre is in level-0 pixels of the slide, in the frame whose (0, 0) is
+    the top-left corner of the top-left pixel; `angle_deg` is in (-180, 180] and
+    says by how much the slide's content was turned counter-clockwise, as seen
+    on screen, to give the query; `mirrored` that it was flipped left-right
+    before turning.
+    """
+
+    rank: int
+    slide: str
+    center_x_px: float
+    center_y_px: float
+    pixel_size_um: float
+    width_um: float
+    height_um: float
+    angle_deg: float
+    mirrored: bool
+    score: float
+    confidence: float
+    fingerprint: str = ""
+
+    @property
+    def center_x_um(self) -> float:
+        """Centre in um from the slide's left border."""
+        return self.center_x_px * self.pixel_size_um
+
+    @property
+    def center_y_um(self) -> float:
+        """Centre in um from the slide's upper border."""
+        return self.center_y_px * self.pixel_size_um
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the candidate as `search --json` prints it."""
+        return {
+            "rank": self.rank,
+            "slide": self.slide,
+            "center_x_px": round(self.center_x_px, 2),
+            "center_y_px": round(self.center_y_px, 2),
+            "center_x_um": round(self.center_x_um, 3),
+            "center_y_um": round(self.center_y_um, 3),
+            "width_um": round(self.width_um, 3),
+            "height_um": round(self.height_um, 3),
+            "angle_deg": round(self.angle_deg, 3),
+            "mirrored": bool(self.mirrored),
+            "score": round(self.score, 5),
+            "confidence": round(self.confidence, 5),
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answer to one query.
+
+    Parameters
+    ----------
+    query : str
+        File name of the query.
+    found : bool
+        Whether the first candidate can be trusted.
+    reason : str
+        One sentence that says why it was found or not, and what evidence the
+        query holds.
+    seconds : dict of str to float
+        Time per stage, and ``"total"``.
+    candidates : tuple of Candidate
+        In order of confidence, ranks from 1.
+    first_stage : dict of str to tuple of Candidate
+        Unverified places of the first stages ("bow", "correlation", "fused"),
+        best first, where they were asked for; not part of the JSON.
+    """
+
+    query: str
+    found: bool
+    reason: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
+    first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as `search --json` prints it."""
+        return {
+            "query": self.query,
+            "found": self.found,
+            "reason": self.reason,
+            "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+        }
+
+    def top(self, count: int) -> SearchResult:
+        """Return the same result with at most `count` candidates."""
+        return replace(self, candidates=self.candidates[:count])
