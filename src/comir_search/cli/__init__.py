@@ -1,0 +1,125 @@
+"""The command ``comir-search``: one module per subcommand, and what they share.
+
+A subcommand's module has `HELP`, `add_arguments(parser)` and `run(args)`; it
+imports the engine inside `run`, so that help and wrong usage answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+from comir_search.errors import ComirSearchError
+
+COMMANDS = (
+    "demo",
+    "info",
+    "index",
+    "search",
+    "train",
+    "import-model",
+    "embed",
+    "evaluate",
+    "evaluate-slide",
+    "verify",
+    "repair",
+    "compact",
+)
+
+DONE, STATED_FAILURE, WRONG_USAGE = 0, 1, 2
+INTERRUPTED, READER_GONE = 130, 141  # as the shell counts SIGINT and SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments, without the program's name; by default the process's own.
+
+    Returns
+    -------
+    int
+        0 done, 1 a stated failure (one sentence on stderr), 2 wrong usage,
+        130 stopped by Ctrl-C, 141 the reader of the output went away.
+    """
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if args.command is None:
+        parser.print_help()
+        return DONE
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return int(code)
+    except BrokenPipeError:
+        # What is still buffered has no reader: drop it, or Python complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    except KeyboardInterrupt:
+        print(args.stopped, file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        print(_sentence(error), file=sys.stderr)
+        return STATED_FAILURE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="comir-search", description="Find where an image patch lies on whole-slide images of another modality."
+    )
+    parser.add_argument("--version", action=_PrintVersion, help="print the version and exit")
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
+    )
+    parser.set_defaults(debug=False)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, module in _command_modules():
+        subparser = subparsers.add_parser(name, help=module.HELP, description=module.__doc__, parents=[debug])
+        module.add_arguments(subparser)
+        stopped = getattr(module, "STOPPED", "Stopped; nothing was left half-written.")
+        subparser.set_defaults(run=module.run, stopped=stopped)
+    return parser
+
+
+def _command_modules() -> list[tuple[str, ModuleType]]:
+    modules = ((name, f"{__name__}.{name.replace('-', '_')}") for name in COMMANDS)
+    return [(name, import_module(module)) for name, module in modules if find_spec(module)]
+
+
+def _sentence(error: Exception) -> str:
+    """Say a failure in one sentence."""
+    if isinstance(error, ComirSearchError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    if isinstance(error, MemoryError):
+        return "The machine ran out of memory; close other programs or use a machine with more."
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"Unexpected failure ({what}); please report it with what --debug prints."
+
+
+class _PrintVersion(argparse.Action):
+    """``--version``, whose reading of the installed metadata costs other commands nothing."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
+        import comir_search
+
+        print(f"comir-search {comir_search.__version__}")
+        parser.exit()
