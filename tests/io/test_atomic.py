@@ -31,7 +31,7 @@ def test_failure_leaves_the_old_file(tmp_path):
 
 def test_full_disk_is_said(tmp_path):
     target = tmp_path / "result.csv"
-    refusal = pytest.raises(ComirSearchError, match="result.csv could not be written: the disk is full")
+    refusal = pytest.raises(ComirSearchError, match=r"result\.csv could not be written: the disk is full")
     with refusal, atomic_path(target) as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,0 +1,1 @@
+"""Projects, exports, pictures and reports."""
