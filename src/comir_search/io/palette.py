@@ -1,0 +1,31 @@
+"""Colours that people with any colour vision tell apart (Okabe and Ito, 2008)."""
+
+from __future__ import annotations
+
+from comir_search.records import Verdict
+
+Colour = tuple[int, int, int]
+
+BLACK: Colour = (0, 0, 0)
+ORANGE: Colour = (230, 159, 0)
+SKY_BLUE: Colour = (86, 180, 233)
+GREEN: Colour = (0, 158, 115)
+YELLOW: Colour = (240, 228, 66)
+BLUE: Colour = (0, 114, 178)
+VERMILION: Colour = (213, 94, 0)
+PURPLE: Colour = (204, 121, 167)
+
+VERDICT_COLOURS: dict[Verdict, Colour] = {
+    Verdict.NONE: BLUE,
+    Verdict.ACCEPTED: GREEN,
+    Verdict.REJECTED: VERMILION,
+    Verdict.UNSURE: ORANGE,
+}
+VERDICT_LABELS: dict[Verdict, str] = {
+    Verdict.NONE: "Candidate",
+    Verdict.ACCEPTED: "Accepted match",
+    Verdict.REJECTED: "Rejected match",
+    Verdict.UNSURE: "Unsure match",
+}
+# In this order neighbours differ most, on pink tissue and on white glass.
+SERIES: tuple[Colour, ...] = (BLUE, VERMILION, GREEN, BLACK, ORANGE, PURPLE, SKY_BLUE)

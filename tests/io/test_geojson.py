@@ -1,0 +1,83 @@
+"""QuPath annotations: their form, their place, and back."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from comir_search.errors import ComirSearchError
+from comir_search.geometry import candidate_corners_px
+from comir_search.io.entries import Judgement
+from comir_search.io.geojson import read_geojson, write_geojson
+from comir_search.records import Candidate, SearchResult, Verdict
+
+BASE = Candidate(1, "a.svs", 1234.56, 789.01, 0.499, 400.0, 250.0, 33.3, False, 0.61, 0.97, "f1")
+
+
+def result(*candidates):
+    return SearchResult("q.tif", True, "", {}, candidates)
+
+
+def test_feature_is_what_qupath_reads(tmp_path):
+    path = tmp_path / "out.geojson"
+    judged = {1: Judgement(Verdict.ACCEPTED, "clear", "Ada", "2025-01-01T00:00:00+00:00")}
+    assert write_geojson(path, [result(BASE)], [judged]) == [path]
+    document = json.loads(path.read_text())
+    assert document["type"] == "FeatureCollection"
+    (feature,) = document["features"]
+    assert feature["type"] == "Feature" and feature["geometry"]["type"] == "Polygon"
+    (ring,) = feature["geometry"]["coordinates"]
+    assert len(ring) == 5 and ring[0] == ring[-1]
+    np.testing.assert_allclose(ring[:4], candidate_corners_px(BASE), atol=0.001)
+    properties = feature["properties"]
+    assert properties["objectType"] == "annotation" and properties["isLocked"] is True
+    assert properties["name"] == "q.tif #1"
+    assert properties["classification"] == {"name": "Accepted match", "color": [0, 158, 115]}
+    assert all(isinstance(value, int | float) for value in properties["measurements"].values())
+    assert all(isinstance(value, str) for value in properties["metadata"].values())
+    assert properties["metadata"]["slide"] == "a.svs" and properties["metadata"]["note"] == "clear"
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("angle_deg", [-179.0, -90.0, -10.5, 0.0, 45.0, 135.0, 180.0])
+def test_round_trip(tmp_path, angle_deg, mirrored):
+    path = tmp_path / "out.geojson"
+    there = replace(BASE, angle_deg=angle_deg, mirrored=mirrored)
+    write_geojson(path, [result(there)], [{1: Judgement(Verdict.UNSURE)}])
+    (annotation,) = read_geojson(path)
+    back = annotation.candidate
+    np.testing.assert_allclose(candidate_corners_px(back), candidate_corners_px(there), atol=0.01)
+    assert abs((back.angle_deg - angle_deg + 180) % 360 - 180) < 0.01
+    assert back.mirrored is mirrored and back.fingerprint == "f1" and back.rank == 1
+    assert annotation.query == "q.tif" and annotation.judgement.verdict is Verdict.UNSURE
+
+
+def test_each_slide_gets_its_file(tmp_path):
+    elsewhere = replace(BASE, rank=2, slide="b.svs")
+    paths = write_geojson(tmp_path / "out.geojson", [result(BASE, elsewhere)])
+    assert [path.name for path in paths] == ["out.a.svs.geojson", "out.b.svs.geojson"]
+    assert [annotation.candidate.slide for annotation in read_geojson(paths[1])] == ["b.svs"]
+    assert len(read_geojson(tmp_path / "out.geojson")) == 2
+
+
+def test_no_candidate_is_an_empty_collection(tmp_path):
+    write_geojson(tmp_path / "out.geojson", [result()])
+    assert json.loads((tmp_path / "out.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+def test_annotations_of_others_are_left_out(tmp_path):
+    path = tmp_path / "out.geojson"
+    write_geojson(path, [result(BASE)])
+    document = json.loads(path.read_text())
+    document["features"].append({"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}})
+    path.write_text(json.dumps(document))
+    assert len(read_geojson(path)) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"features": 3}', '{"a": 1}'])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / "out.geojson"
+    path.write_text(text)
+    with pytest.raises(ComirSearchError, match="is not a GeoJSON file"):
+        read_geojson(path)
