@@ -1,0 +1,86 @@
+"""A slide made of an array: layers of a viewer, and tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from comir_search.errors import ComirSearchError
+from comir_search.slides.fingerprint import content_fingerprint
+from comir_search.slides.pixel_size import MISSING, user_pixel_size
+from comir_search.slides.slide import Slide
+
+_SAMPLE_PX = 256
+
+
+class ArraySlide(Slide):
+    """An array as a slide. Use `slide_from_array`.
+
+    Parameters
+    ----------
+    array : ndarray or dask array
+        (height, width), (height, width, 1), (height, width, 3) or
+        (height, width, 4), whose alpha is dropped.
+    pixel_size_um : float or None
+    name, path : str
+    """
+
+    def __init__(
+        self, array: Any, *, pixel_size_um: float | None, name: str = "array", path: str = ""
+    ) -> None:
+        if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+            array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
+        elif array.ndim != 2:
+            raise ComirSearchError(
+                f"{name} has the shape {tuple(array.shape)}: an image is (height, width) or (height, width, 3)"
+            )
+        if 0 in array.shape:
+            raise ComirSearchError(f"{name} is empty: its shape is {tuple(array.shape)}")
+        if array.dtype.kind not in "uifb":
+            raise ComirSearchError(f"{name} holds {array.dtype}, which is not a type of pixels")
+        self._array = array
+        self._dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else np.dtype(array.dtype)
+        height, width = array.shape[:2]
+        chunks = getattr(array, "chunks", None)  # dask
+        tile = (max(chunks[0]), max(chunks[1])) if chunks else (min(height, 512), min(width, 512))
+        y, x = max(0, (height - _SAMPLE_PX) // 2), max(0, (width - _SAMPLE_PX) // 2)
+        sample = np.ascontiguousarray(array[y : y + _SAMPLE_PX, x : x + _SAMPLE_PX])
+        super().__init__(
+            name=name,
+            path=path,
+            format="array",
+            level_shapes=[(height, width)],
+            tile_shapes=[tile],
+            channels=1 if array.ndim == 2 else 3,
+            dtype=self._dtype,
+            pixel_size=MISSING if pixel_size_um is None else user_pixel_size(pixel_size_um),
+            fingerprint=content_fingerprint(str((array.shape, array.dtype.str)).encode(), sample.tobytes()),
+        )
+
+    def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        region = np.asarray(self._array[y_px : y_px + height_px, x_px : x_px + width_px])
+        return (
+            region.astype(np.uint8) * 255
+            if region.dtype.kind == "b"
+            else region.astype(self._dtype, copy=True)
+        )
+
+
+def slide_from_array(
+    array: Any, *, pixel_size_um: float | None, name: str = "array", path: str = ""
+) -> ArraySlide:
+    """Return an array as a slide.
+
+    Parameters
+    ----------
+    array : ndarray or dask array
+        (height, width), (height, width, 1), (height, width, 3), or 4 channels
+        whose alpha is dropped. It is not copied.
+    pixel_size_um : float or None
+    name : str
+        Stands for the file's name.
+    path : str, optional
+        Where the array came from.
+    """
+    return ArraySlide(array, pixel_size_um=pixel_size_um, name=name, path=path)

@@ -1,0 +1,127 @@
+"""Resampling on a grid that is fixed to the slide, so that overlapping reads agree.
+
+Target pixel i of an axis covers [i s, (i + 1) s) source pixels, counted from the
+slide's corner. Each target pixel has its own source pixels and weights, whatever
+part of the slide is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comir_search.opencv import cv2
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The source pixels of each target pixel along one axis.
+
+    Parameters
+    ----------
+    index : ndarray (count, taps) of int
+        Source pixels, all inside the source.
+    weight : ndarray (count, taps) of float32
+        Their weights, of sum 1 where the target pixel touches the source.
+    inside : ndarray (count,) of bool
+        Whether it does.
+    block : int
+        n where every target pixel is the plain mean of its own n source pixels
+        (n = 1: a copy), 0 otherwise.
+    """
+
+    index: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+    block: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First source pixel, and the one after the last, that are needed."""
+        needed = self.index[self.inside]
+        return (int(needed.min()), int(needed.max()) + 1) if needed.size else (0, 0)
+
+
+def find_taps(start: int, count: int, scale: float, length: int) -> Taps:
+    """Return the source pixels and weights of `count` target pixels from `start`.
+
+    Parameters
+    ----------
+    start, count : int
+        Target pixels asked for; they may lie outside the source.
+    scale : float
+        Source pixels per target pixel. Above 1 the target is an area mean,
+        below 1 it is interpolated linearly.
+    length : int
+        Source pixels along this axis.
+    """
+    target = np.arange(start, start + count, dtype=np.float64)
+    if scale >= 1:
+        low = target * scale
+        first = np.floor(low + 1e-6)  # a border that is whole but for rounding counts as whole
+        index = first[:, None] + np.arange(int(np.ceil(scale - 1e-6)) + 1)
+        weight = np.minimum(index + 1, (low + scale)[:, None]) - np.maximum(index, low[:, None])
+        weight[weight < 1e-5] = 0
+        weight[(index < 0) | (index >= length)] = 0
+    else:
+        centre = (target + 0.5) * scale - 0.5
+        first = np.floor(centre)
+        index = first[:, None] + np.arange(2)
+        weight = np.stack([1 - (centre - first), centre - first], axis=1)
+        weight[(centre < -0.5) | (centre >= length - 0.5)] = 0
+    total = weight.sum(axis=1)
+    inside = total > 0
+    weight /= np.where(inside, total, 1)[:, None]
+    used = max(1, int(np.flatnonzero((weight > 0).any(axis=0)).max(initial=0)) + 1)
+    index = np.clip(index[:, :used], 0, max(length - 1, 0)).astype(np.int64)
+    whole = round(scale)
+    even = inside.all() and abs(scale - whole) < 1e-9 and used == whole
+    plain = even and bool(np.allclose(weight[:, :used], 1 / whole, atol=1e-6))
+    return Taps(index, weight[:, :used].astype(np.float32), inside, whole if plain else 0)
+
+
+def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -> np.ndarray:
+    """Resample an image that holds exactly the source pixels which the taps span.
+
+    Parameters
+    ----------
+    source : ndarray (height, width) or (height, width, channels)
+        Rows ``rows.span``, columns ``columns.span`` of the level.
+    rows, columns : Taps
+    background : float
+        Value of target pixels outside the source.
+
+    Returns
+    -------
+    ndarray
+        (rows, columns[, channels]) in the type of `source`; integers rounded.
+    """
+    shape = (len(rows.inside), len(columns.inside)) + source.shape[2:]
+    if source.size == 0:
+        return np.full(shape, background, source.dtype)
+    if rows.block == columns.block == 1:
+        return np.ascontiguousarray(source)
+    if rows.block and rows.block == columns.block and source.dtype in (np.uint8, np.uint16, np.float32):
+        return cv2.resize(source, shape[1::-1], interpolation=cv2.INTER_AREA).reshape(shape)
+    image = _mix_rows(source.astype(np.float32, copy=False), rows)
+    image = np.ascontiguousarray(image.swapaxes(0, 1))
+    image = _mix_rows(image, columns).swapaxes(0, 1)
+    if source.dtype.kind in "ui":
+        limits = np.iinfo(source.dtype)
+        image = np.clip(np.rint(image), limits.min, limits.max)
+    result = np.ascontiguousarray(image.astype(source.dtype))
+    result[~rows.inside] = background
+    result[:, ~columns.inside] = background
+    return result
+
+
+def _mix_rows(image: np.ndarray, taps: Taps) -> np.ndarray:
+    """Return the weighted sums of rows that `taps` asks for."""
+    index = np.clip(taps.index - taps.span[0], 0, image.shape[0] - 1)
+    weight = taps.weight.reshape(taps.weight.shape + (1,) * (image.ndim - 1))
+    mixed = image[index[:, 0]] * weight[:, 0]
+    for tap in range(1, index.shape[1]):
+        mixed += image[index[:, tap]] * weight[:, tap]
+    return mixed

@@ -1,0 +1,369 @@
+"""A slide: read in any part, at any resolution, never held as a whole.
+
+Every backend describes its levels and reads a rectangle of one; everything else
+(borders, resampling, overviews, lazy levels) is here and the same for all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from comir_search.errors import ComirSearchError, PixelSizeMissing
+from comir_search.records import SlideInfo
+from comir_search.slides.cache import TileCache
+from comir_search.slides.pixel_size import PixelSize
+from comir_search.slides.resample import find_taps, resample
+
+if TYPE_CHECKING:
+    import dask.array
+
+TILE_CACHE = TileCache(limit_bytes=96 << 20)
+_BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
+_LAZY_CHUNK_PX = 1024  # lazy chunks are whole tiles of at least this side: a task per tile would be too many
+
+_numbers = itertools.count()
+
+
+class Slide(ABC):
+    """A slide or a query: one image in levels, finest first.
+
+    Reads may come from several threads. Use it as a context manager or call
+    `close`.
+
+    Parameters
+    ----------
+    name, path, format : str
+        As in `SlideInfo`.
+    level_shapes : sequence of (int, int)
+        (height, width) of each level, finest first.
+    tile_shapes : sequence of (int, int)
+        (height, width) of the pieces in which each level is best read.
+    channels : int
+        1 or 3.
+    dtype : numpy dtype
+        Type of the pixels handed out.
+    pixel_size : PixelSize
+        Of level 0.
+    fingerprint : str
+        Hash of the content.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: str,
+        format: str,
+        level_shapes: Sequence[tuple[int, int]],
+        tile_shapes: Sequence[tuple[int, int]],
+        channels: int,
+        dtype: Any,
+        pixel_size: PixelSize,
+        fingerprint: str,
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self.level_shapes = tuple((int(height), int(width)) for height, width in level_shapes)
+        self.tile_shapes = tuple((int(height), int(width)) for height, width in tile_shapes)
+        self.level_downsamples = tuple(
+            find_downsample(self.level_shapes[0], shape) for shape in self.level_shapes
+        )
+        self.info = SlideInfo(
+            name=name,
+            path=path,
+            format=format,
+            width_px=self.level_shapes[0][1],
+            height_px=self.level_shapes[0][0],
+            channels=channels,
+            dtype=self.dtype.name,
+            level_shapes_px=self.level_shapes,
+            pixel_size_um=pixel_size.um,
+            pixel_size_source=pixel_size.source,
+            fingerprint=fingerprint,
+        )
+
+    @abstractmethod
+    def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        """Return a rectangle that lies inside the level: (height, width[, 3])."""
+
+    def close(self) -> None:
+        """Release the file. The slide cannot be read afterwards."""
+
+    @property
+    def name(self) -> str:
+        """File name with suffix."""
+        return self.info.name
+
+    @property
+    def pixel_size_um(self) -> float | None:
+        """Level-0 pixel size, None where it is not known."""
+        return self.info.pixel_size_um
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content, the same wherever the file lies."""
+        return self.info.fingerprint
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        return self.info.channels
+
+    @property
+    def background(self) -> float:
+        """What lies outside the slide: black in grey images, white in RGB."""
+        if self.channels == 1:
+            return 0
+        return float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else 1.0
+
+    def require_pixel_size(self) -> float:
+        """Return the level-0 pixel size in um.
+
+        Raises
+        ------
+        PixelSizeMissing
+            Where neither the file nor the user states it.
+        """
+        if self.pixel_size_um is None:
+            raise PixelSizeMissing(
+                f"{self.name} states no pixel size: give it with --pixel-size, in micrometres per pixel"
+            )
+        return self.pixel_size_um
+
+    def read_level(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        """Read a rectangle of one level.
+
+        Parameters
+        ----------
+        level : int
+            0 is the finest.
+        x_px, y_px, width_px, height_px : int
+            In pixels of that level. Parts outside the slide are background.
+
+        Returns
+        -------
+        ndarray (height_px, width_px) or (height_px, width_px, 3)
+            In the slide's own type.
+        """
+        level_height, level_width = self.level_shapes[level]
+        left, top = max(x_px, 0), max(y_px, 0)
+        right, bottom = min(x_px + width_px, level_width), min(y_px + height_px, level_height)
+        if right - left == width_px and bottom - top == height_px and width_px > 0 and height_px > 0:
+            return self._read_inside(level, left, top, width_px, height_px)
+        region = self._empty(height_px, width_px)
+        if right > left and bottom > top:
+            inside = self._read_inside(level, left, top, right - left, bottom - top)
+            region[top - y_px : bottom - y_px, left - x_px : right - x_px] = inside
+        return region
+
+    def read_downsampled(self, downsample: float, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Read a rectangle in pixels `downsample` times as large as those of level 0.
+
+        The grid's (0, 0) corner is the slide's corner, so overlapping reads
+        agree. The nearest finer level is used; pixels are area means of it when
+        that shrinks, linear interpolations when it enlarges.
+
+        Parameters
+        ----------
+        downsample : float
+            Level-0 pixels per pixel asked for; below 1 enlarges.
+        x, y, width, height : int
+            In the pixels asked for; parts outside the slide are background.
+
+        Returns
+        -------
+        ndarray (height, width) or (height, width, 3)
+            In the slide's own type, integers rounded.
+        """
+        level = self.level_for(downsample)
+        scale = downsample / self.level_downsamples[level]
+        if abs(scale - round(scale)) < 1e-6:
+            scale = float(max(round(scale), 1))
+        level_height, level_width = self.level_shapes[level]
+        tile_width = self.tile_shapes[level][1]
+        block_width_px = max(2048, tile_width)
+        block_width = max(1, int(block_width_px / scale))
+        block_height = max(1, int(min(2048, max(_BLOCK_PX // block_width_px, 1)) / scale))
+        region = self._empty(height, width)
+        for top in range(0, height, block_height):
+            rows = find_taps(y + top, min(block_height, height - top), scale, level_height)
+            for left in range(0, width, block_width):
+                columns = find_taps(x + left, min(block_width, width - left), scale, level_width)
+                if not (rows.inside.any() and columns.inside.any()):
+                    continue
+                (y0, y1), (x0, x1) = rows.span, columns.span
+                source = self._read_inside(level, x0, y0, x1 - x0, y1 - y0)
+                block = resample(source, rows, columns, self.background)
+                region[top : top + block.shape[0], left : left + block.shape[1]] = block
+        return region
+
+    def read_scaled(self, pixel_size_um: float, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Read a rectangle in pixels of `pixel_size_um`; see `read_downsampled`.
+
+        Raises
+        ------
+        PixelSizeMissing
+            Where the slide's own pixel size is not known.
+        """
+        return self.read_downsampled(pixel_size_um / self.require_pixel_size(), x, y, width, height)
+
+    def scaled_shape(self, pixel_size_um: float) -> tuple[int, int]:
+        """Return (height, width) of the whole slide in pixels of that size, rounded up."""
+        return self.downsampled_shape(pixel_size_um / self.require_pixel_size())
+
+    def downsampled_shape(self, downsample: float) -> tuple[int, int]:
+        """Return (height, width) of the whole slide in pixels that much larger, rounded up."""
+        height, width = (max(1, int(np.ceil(side / downsample - 1e-6))) for side in self.level_shapes[0])
+        return height, width
+
+    def level_for(self, downsample: float) -> int:
+        """Return the coarsest level that is at least as fine as asked for."""
+        fine = [level for level, own in enumerate(self.level_downsamples) if own <= downsample * (1 + 1e-3)]
+        return fine[-1] if fine else 0
+
+    def overview(self, max_side_px: int = 1024) -> tuple[np.ndarray, float | None]:
+        """Return the whole slide, at most `max_side_px` in either direction.
+
+        Returns
+        -------
+        image : ndarray (height, width) or (height, width, 3)
+        pixel_size_um : float or None
+            Of the image; None where the slide's own is not known.
+        """
+        downsample = max(1.0, max(self.level_shapes[0]) / max_side_px)
+        height, width = self.downsampled_shape(downsample)
+        image = self.read_downsampled(downsample, 0, 0, width, height)
+        return image, None if self.pixel_size_um is None else self.pixel_size_um * downsample
+
+    @property
+    def levels(self) -> list[dask.array.Array]:
+        """The levels as lazy arrays (height, width[, 3]), for viewers.
+
+        Chunks are whole numbers of the file's tiles.
+        """
+        import dask.array
+
+        arrays = []
+        for level, (shape, tile) in enumerate(zip(self.level_shapes, self.tile_shapes, strict=True)):
+            chunks = tuple(
+                min(side, piece * max(1, -(-_LAZY_CHUNK_PX // piece)))
+                for side, piece in zip(shape, tile, strict=True)
+            )
+            view = _LevelView(self, level)
+            arrays.append(
+                dask.array.from_array(
+                    view,
+                    chunks=chunks + view.shape[2:],
+                    name=f"slide-{self.fingerprint}-{level}",
+                    asarray=False,
+                    meta=np.empty((0,) * view.ndim, self.dtype),
+                )
+            )
+        return arrays
+
+    def _empty(self, height: int, width: int) -> np.ndarray:
+        """Return background of that size."""
+        shape = (height, width) if self.channels == 1 else (height, width, 3)
+        return np.full(shape, self.background, self.dtype)
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        info = self.info
+        return f"<{type(self).__name__} {info.name} {info.width_px} x {info.height_px}, {len(self.level_shapes)} levels>"
+
+
+class TiledSlide(Slide):
+    """A slide that is stored in tiles, each decoded when it is needed.
+
+    Tiles lie on a regular grid; the last ones of a row or column may come whole
+    or cut at the border.
+    """
+
+    def __init__(self, **description: Any) -> None:
+        super().__init__(**description)
+        self._number = next(_numbers)
+
+    @abstractmethod
+    def _decode_tile(self, level: int, row: int, column: int) -> np.ndarray | None:
+        """Return a tile (height, width[, 3]), or None where the file holds none.
+
+        Whatever it raises is reported as a damaged file.
+        """
+
+    def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        tile_height, tile_width = self.tile_shapes[level]
+        region = self._empty(height_px, width_px)
+        for row in range(y_px // tile_height, -(-(y_px + height_px) // tile_height)):
+            for column in range(x_px // tile_width, -(-(x_px + width_px) // tile_width)):
+                tile = self._tile(level, row, column)
+                if tile is None:
+                    continue
+                top, left = row * tile_height, column * tile_width
+                y0, y1 = max(top, y_px), min(top + tile.shape[0], y_px + height_px)
+                x0, x1 = max(left, x_px), min(left + tile.shape[1], x_px + width_px)
+                region[y0 - y_px : y1 - y_px, x0 - x_px : x1 - x_px] = tile[
+                    y0 - top : y1 - top, x0 - left : x1 - left
+                ]
+        return region
+
+    def _tile(self, level: int, row: int, column: int) -> np.ndarray | None:
+        def decode() -> np.ndarray:
+            tile = self._decode_tile(level, row, column)
+            return np.empty(0, self.dtype) if tile is None else tile
+
+        try:
+            tile = TILE_CACHE.get((self._number, level, row, column), decode)
+        except ComirSearchError:
+            raise
+        except Exception as error:
+            raise ComirSearchError(
+                f"{self.name}: tile ({row}, {column}) of level {level} cannot be decoded "
+                f"({type(error).__name__}: {error}): the file is damaged, copy or export it again"
+            ) from error
+        return None if tile.size == 0 else tile
+
+    def close(self) -> None:
+        """Release the file and the tiles held of it."""
+        TILE_CACHE.drop(self._number)
+
+
+class _LevelView:
+    """One level as an array that is read when it is sliced."""
+
+    def __init__(self, slide: Slide, level: int) -> None:
+        self._slide, self._level = slide, level
+        self.dtype = slide.dtype
+        self.shape = slide.level_shapes[level] + (() if slide.channels == 1 else (3,))
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        (y0, y1, _), (x0, x1, _) = (
+            cut.indices(side) for cut, side in zip(slices[:2], self.shape[:2], strict=True)
+        )
+        return self._slide.read_level(self._level, x0, y0, x1 - x0, y1 - y0)
+
+
+def find_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
+    """Return how many level-0 pixels a pixel of a level spans.
+
+    Scanners halve and cut or pad the last pixel, so a whole number that explains
+    both sides within one pixel of the level is taken as exact; otherwise it is
+    the mean of both ratios.
+    """
+    ratios = [side / own for side, own in zip(full, level, strict=True)]
+    mean = sum(ratios) / 2
+    whole = max(round(mean), 1)
+    exact = all(abs(side / whole - own) <= 1 for side, own in zip(full, level, strict=True))
+    return float(whole) if exact else mean
