@@ -69,22 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(args.stopped, file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if args.debug:
+        if "debug" in args:
             raise
         print(_sentence(error), file=sys.stderr)
         return STATED_FAILURE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="comir-search", description="Find where an image patch lies on whole-slide images of another modality."
-    )
-    parser.add_argument("--version", action=_PrintVersion, help="print the version and exit")
     debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument(
+    debug.add_argument(  # before or after the subcommand: neither may overwrite what the other read
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
     )
-    parser.set_defaults(debug=False)
+    parser = argparse.ArgumentParser(
+        prog="comir-search",
+        description="Find where an image patch lies on whole-slide images of another modality.",
+        parents=[debug],
+    )
+    parser.add_argument("--version", action=_PrintVersion, help="print the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, module in _command_modules():
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.__doc__, parents=[debug])

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import comir_search
+from comir_search import cli
+from comir_search.errors import ComirSearchError
+
+EXECUTABLE = Path(sys.executable).with_name("comir-search")
+
+
+@pytest.fixture
+def only_command(monkeypatch):
+    """Make the command have one subcommand, ``work``, that calls the given function."""
+
+    def install(run, **attributes):
+        module = SimpleNamespace(HELP="do work", __doc__="Do work.", add_arguments=_add_nothing, run=run, **attributes)
+        monkeypatch.setattr(cli, "_command_modules", lambda: [("work", module)])
+
+    return install
+
+
+def _add_nothing(parser: ArgumentParser) -> None:
+    pass
+
+
+def _raiser(error: BaseException):
+    def run(args: Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_the_installed_command_prints_its_version():
+    done = subprocess.run([EXECUTABLE, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"comir-search {comir_search.__version__}\n"
+
+
+def test_without_a_subcommand_it_prints_help(command):
+    answer = command()
+    assert answer.code == 0
+    assert "search" in answer.out and answer.err == ""
+
+
+def test_only_modules_that_exist_are_listed(command):
+    listed = command("--help").out
+    for name in cli.COMMANDS:
+        exists = (Path(cli.__path__[0]) / f"{name.replace('-', '_')}.py").exists()
+        assert (f"\n    {name} " in listed) == exists
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["index"], ["index", "a.tif", "--device", "abacus"]])
+def test_wrong_usage_is_2(command, arguments):
+    answer = command(*arguments)
+    assert answer.code == 2
+    assert answer.err.startswith("usage: ") and "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "half"])
+def test_a_pixel_size_is_a_number_above_zero(command, value):
+    answer = command("index", "a.tif", "--index", "b", f"--pixel-size={value}")
+    assert answer.code == 2
+    assert f"{value!r} is not a number above zero" in answer.err
+
+
+def test_a_stated_failure_is_one_sentence_and_1(command, only_command):
+    only_command(_raiser(ComirSearchError("a.tif is empty; copy it again.")))
+    answer = command("work")
+    assert (answer.code, answer.err, answer.out) == (1, "a.tif is empty; copy it again.\n", "")
+
+
+def test_a_refusal_of_the_system_is_one_sentence_and_1(command, only_command):
+    only_command(_raiser(PermissionError(13, "Permission denied", "a.tif")))
+    answer = command("work")
+    assert (answer.code, answer.err) == (1, "a.tif: Permission denied.\n")
+
+
+def test_a_bug_is_one_sentence_that_asks_for_a_report(command, only_command):
+    only_command(_raiser(ValueError("two\nlines")))
+    answer = command("work")
+    assert answer.code == 1
+    assert answer.err == "Unexpected failure (ValueError: two lines); please report it with what --debug prints.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "work"], ["work", "--debug"]])
+def test_debug_shows_the_traceback(command, only_command, arguments):
+    only_command(_raiser(ComirSearchError("a.tif is empty")))
+    with pytest.raises(ComirSearchError):
+        command(*arguments)
+
+
+def test_ctrl_c_is_one_sentence_and_130(command, only_command):
+    only_command(_raiser(KeyboardInterrupt()), STOPPED="Stopped; go on later.")
+    answer = command("work")
+    assert (answer.code, answer.err) == (130, "Stopped; go on later.\n")
+
+
+def test_a_reader_that_goes_away_is_no_failure():
+    code = (
+        "import sys; from types import SimpleNamespace as N; import comir_search.cli as cli\n"
+        "run = lambda args: [print('x' * 80) for _ in range(100_000)] and 0\n"
+        "cli._command_modules = lambda: [('work', N(HELP='h', __doc__='', add_arguments=lambda p: None, run=run))]\n"
+        "sys.exit(cli.main(['work']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=30) == 141
+    process.stderr.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to another process")
+def test_ctrl_c_while_the_engine_loads_is_one_sentence(tmp_path):
+    """Python is interrupted at its worst moment: in the middle of an import."""
+    slow = tmp_path / "slow.py"
+    slow.write_text("import time; print('loading', flush=True); time.sleep(30)")
+    code = (
+        "import sys; from types import SimpleNamespace as N; import comir_search.cli as cli\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "run = lambda args: __import__('slow') and 0\n"
+        "cli._command_modules = lambda: [('work', N(HELP='h', __doc__='', add_arguments=lambda p: None, run=run))]\n"
+        "sys.exit(cli.main(['work']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loading\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "Stopped; nothing was left half-written.\n")
