@@ -1,0 +1,38 @@
+"""Embed an image: write its CoMIR as a TIFF with one page per channel."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+
+HELP = "write the CoMIR of an image as TIFF"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="slide or image, any size")
+    arguments.add_modality(parser, "the image's modality in the model (shipped model: bf or shg)", required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.tif", help="file to write")
+    parser.add_argument("--float", action="store_true", help="write the 32-bit latents instead of their 8-bit codes")
+    arguments.add_model(parser)
+    arguments.add_pixel_size(parser)
+    arguments.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed one image."""
+    from comir_search.comir.embedding import embed_image_steps
+    from comir_search.comir.model import load_model
+    from comir_search.io.comir_tiff import write_comir
+    from comir_search.slides import open_slide
+
+    model = load_model(args.model, args.device)
+    with open_slide(args.image, pixel_size_um=args.pixel_size) as slide:
+        comir = show(embed_image_steps(model, slide, args.modality, as_float=args.float))
+    write_comir(args.out, comir, model.comir_pixel_size_um)
+    channels, height, width = comir.shape
+    print(f"{args.out}: {channels} channels, {width} x {height} px of {model.comir_pixel_size_um:g} um, {comir.dtype}")
+    return 0

@@ -1,0 +1,46 @@
+"""Index slides: embed them and store what searching needs.
+
+The index is made if there is none, and added to if there is one; slides that
+it already holds are skipped, and an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+
+HELP = "embed slides and add them to an index"
+STOPPED = "Stopped; what is finished is kept, and the same command goes on from there."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE_OR_FOLDER", help="slides, or folders of them")
+    arguments.add_index(parser)
+    arguments.add_modality(parser, "the slides' modality in the model (default: the model's first, bf)")
+    arguments.add_model(parser)
+    arguments.add_pixel_size(parser)
+    arguments.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Create an index or add to it."""
+    from comir_search.retrieval.indexing import index_slides_steps
+
+    index = show(
+        index_slides_steps(
+            args.slides,
+            args.index,
+            model=args.model,
+            modality=args.modality,
+            pixel_size_um=args.pixel_size,
+            device=args.device,
+        )
+    )
+    print(f"{args.index}: {len(index.slides)} slides, {index.modality}")
+    for slide in index.slides:
+        print(f"  {slide.name}  {slide.width_px} x {slide.height_px} px  {slide.pixel_size_um:g} um/px")
+    return 0
