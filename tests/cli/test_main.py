@@ -23,7 +23,9 @@ def only_command(monkeypatch):
     """Make the command have one subcommand, ``work``, that calls the given function."""
 
     def install(run, **attributes):
-        module = SimpleNamespace(HELP="do work", __doc__="Do work.", add_arguments=_add_nothing, run=run, **attributes)
+        module = SimpleNamespace(
+            HELP="do work", __doc__="Do work.", add_arguments=_add_nothing, run=run, **attributes
+        )
         monkeypatch.setattr(cli, "_command_modules", lambda: [("work", module)])
 
     return install
@@ -58,7 +60,9 @@ def test_only_modules_that_exist_are_listed(command):
         assert (f"\n    {name} " in listed) == exists
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["index"], ["index", "a.tif", "--device", "abacus"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["--nonsense"], ["index"], ["index", "a.tif", "--device", "abacus"]]
+)
 def test_wrong_usage_is_2(command, arguments):
     answer = command(*arguments)
     assert answer.code == 2
@@ -88,7 +92,10 @@ def test_a_bug_is_one_sentence_that_asks_for_a_report(command, only_command):
     only_command(_raiser(ValueError("two\nlines")))
     answer = command("work")
     assert answer.code == 1
-    assert answer.err == "Unexpected failure (ValueError: two lines); please report it with what --debug prints.\n"
+    assert (
+        answer.err
+        == "Unexpected failure (ValueError: two lines); please report it with what --debug prints.\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "work"], ["work", "--debug"]])
@@ -106,12 +113,15 @@ def test_ctrl_c_is_one_sentence_and_130(command, only_command):
 
 def test_a_reader_that_goes_away_is_no_failure():
     code = (
-        "import sys; from types import SimpleNamespace as N; import comir_search.cli as cli\n"
+        "import sys; from types import SimpleNamespace; import comir_search.cli as cli\n"
         "run = lambda args: [print('x' * 80) for _ in range(100_000)] and 0\n"
-        "cli._command_modules = lambda: [('work', N(HELP='h', __doc__='', add_arguments=lambda p: None, run=run))]\n"
+        "module = SimpleNamespace(HELP='h', __doc__='', add_arguments=lambda parser: None, run=run)\n"
+        "cli._command_modules = lambda: [('work', module)]\n"
         "sys.exit(cli.main(['work']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -125,13 +135,16 @@ def test_ctrl_c_while_the_engine_loads_is_one_sentence(tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text("import time; print('loading', flush=True); time.sleep(30)")
     code = (
-        "import sys; from types import SimpleNamespace as N; import comir_search.cli as cli\n"
+        "import sys; from types import SimpleNamespace; import comir_search.cli as cli\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "run = lambda args: __import__('slow') and 0\n"
-        "cli._command_modules = lambda: [('work', N(HELP='h', __doc__='', add_arguments=lambda p: None, run=run))]\n"
+        "module = SimpleNamespace(HELP='h', __doc__='', add_arguments=lambda parser: None, run=run)\n"
+        "cli._command_modules = lambda: [('work', module)]\n"
         "sys.exit(cli.main(['work']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "loading\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)

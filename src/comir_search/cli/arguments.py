@@ -30,7 +30,10 @@ def positive_int(text: str) -> int:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run (default: auto)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the networks run (default: auto)",
     )
 
 

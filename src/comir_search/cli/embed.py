@@ -14,9 +14,13 @@ HELP = "write the CoMIR of an image as TIFF"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="slide or image, any size")
-    arguments.add_modality(parser, "the image's modality in the model (shipped model: bf or shg)", required=True)
+    arguments.add_modality(
+        parser, "the image's modality in the model (shipped model: bf or shg)", required=True
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.tif", help="file to write")
-    parser.add_argument("--float", action="store_true", help="write the 32-bit latents instead of their 8-bit codes")
+    parser.add_argument(
+        "--float", action="store_true", help="write the 32-bit latents instead of their 8-bit codes"
+    )
     arguments.add_model(parser)
     arguments.add_pixel_size(parser)
     arguments.add_device(parser)
@@ -34,5 +38,6 @@ def run(args: argparse.Namespace) -> int:
         comir = show(embed_image_steps(model, slide, args.modality, as_float=args.float))
     write_comir(args.out, comir, model.comir_pixel_size_um)
     channels, height, width = comir.shape
-    print(f"{args.out}: {channels} channels, {width} x {height} px of {model.comir_pixel_size_um:g} um, {comir.dtype}")
+    size_um = model.comir_pixel_size_um
+    print(f"{args.out}: {channels} channels, {width} x {height} px of {size_um:g} um, {comir.dtype}")
     return 0

@@ -18,7 +18,9 @@ STOPPED = "Stopped; what is finished is kept, and the same command goes on from 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
-    parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE_OR_FOLDER", help="slides, or folders of them")
+    parser.add_argument(
+        "slides", type=Path, nargs="+", metavar="SLIDE_OR_FOLDER", help="slides, or folders of them"
+    )
     arguments.add_index(parser)
     arguments.add_modality(parser, "the slides' modality in the model (default: the model's first, bf)")
     arguments.add_model(parser)

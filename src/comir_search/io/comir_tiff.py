@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from comir_search.io.atomic import atomic_path
 
 
-def write_comir(path: str | Path, comir: NDArray[np.uint8] | NDArray[np.float32], pixel_size_um: float) -> None:
+def write_comir(
+    path: str | Path, comir: NDArray[np.uint8] | NDArray[np.float32], pixel_size_um: float
+) -> None:
     """Write a CoMIR as a tiled OME-TIFF, one page per channel.
 
     Parameters
