@@ -1,0 +1,149 @@
+"""Where there is something to look at: tissue against glass, signal against dark.
+
+The mask is permissive: it leaves out only what is plainly empty, because what it
+leaves out can never be found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comir_search.opencv import cv2
+from comir_search.slides.slide import Slide
+
+_OVERVIEW_PX = 1024
+_BLOCK_PX = 2048
+_MARGIN_UM = 40.0  # the mask is widened by this, so that pale borders stay in
+_LEAST_CONTRAST = 0.02  # of the full range: less than this is not told from noise
+_LEAST_GLASS = 0.002  # share of the slide; less bright smooth area is not taken for glass
+
+
+@dataclass(frozen=True)
+class Emptiness:
+    """What an empty place looks like on one slide.
+
+    Parameters
+    ----------
+    bright : bool
+        Brightfield (empty is bright) or not (empty is dark).
+    level : ndarray (channels,)
+        Colour of an empty place; infinite where the slide shows none, and then
+        only padding is empty.
+    tolerance : float
+        Largest difference from it, in any channel, of an empty pixel.
+    roughness : float
+        Largest local standard deviation of an empty place.
+    padding : float
+        Value of what was never scanned.
+    """
+
+    bright: bool
+    level: NDArray[np.float32]
+    tolerance: float
+    roughness: float
+    padding: float
+
+    def is_full(self, image: np.ndarray) -> NDArray[np.bool_]:
+        """Return where an image (height, width, channels) of float32 is not empty."""
+        padded = np.abs(image - self.padding).max(axis=2) == 0
+        if not np.isfinite(self.level).all():
+            return ~padded
+        image = np.where(padded[..., None], self.level, image)  # or its border would look rough
+        smooth = _smooth(image)
+        if self.bright:
+            full = np.abs(smooth - self.level).max(axis=2) > self.tolerance
+            full |= _roughness(image, smooth) > self.roughness
+        else:
+            full = (smooth - self.level).max(axis=2) > self.tolerance
+        return full & ~padded
+
+
+def tissue_mask(
+    slide: Slide, pixel_size_um: float, modality_is_bright: bool | None = None
+) -> NDArray[np.bool_]:
+    """Return where a slide is not empty.
+
+    Reads block by block, from the pyramid level nearest `pixel_size_um`.
+
+    Parameters
+    ----------
+    slide : Slide
+    pixel_size_um : float
+        Pixel size of the mask; 8 to 32 um is sensible.
+    modality_is_bright : bool, optional
+        Whether empty places are bright (brightfield) or dark (SHG,
+        fluorescence); by default the slide's overview decides.
+
+    Returns
+    -------
+    ndarray of bool
+        Of shape ``slide.scaled_shape(pixel_size_um)``.
+
+    Raises
+    ------
+    PixelSizeMissing
+        Where the slide's pixel size is not known.
+    """
+    height, width = slide.scaled_shape(pixel_size_um)
+    empty = find_emptiness(slide, modality_is_bright)
+    margin = max(1, round(_MARGIN_UM / pixel_size_um))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
+    halo = margin + 3
+    mask = np.zeros((height, width), bool)
+    for y in range(0, height, _BLOCK_PX):
+        for x in range(0, width, _BLOCK_PX):
+            rows, columns = min(_BLOCK_PX, height - y), min(_BLOCK_PX, width - x)
+            block = slide.read_scaled(pixel_size_um, x - halo, y - halo, columns + 2 * halo, rows + 2 * halo)
+            full = empty.is_full(_as_channels(block)).astype(np.uint8)
+            full = cv2.dilate(full, kernel)
+            mask[y : y + rows, x : x + columns] = full[halo : halo + rows, halo : halo + columns] > 0
+    return mask
+
+
+def find_emptiness(slide: Slide, modality_is_bright: bool | None = None) -> Emptiness:
+    """Measure on an overview what an empty place looks like."""
+    image = np.nan_to_num(_as_channels(slide.overview(_OVERVIEW_PX)[0]))
+    brightness = image.mean(axis=2)
+    scanned = np.abs(image - slide.background).max(axis=2) > 0
+    values = brightness[scanned] if scanned.any() else brightness.ravel()
+    low, middle, high = np.percentile(values, [0.5, 50, 99.8])
+    if modality_is_bright is None:
+        modality_is_bright = bool(middle > (0.3 if slide.channels == 3 else 0.5) * high)
+    smooth = _smooth(image)
+    rough = _roughness(image, smooth)
+    if modality_is_bright:
+        colourless = smooth.max(axis=2) - smooth.min(axis=2) < 0.15 * high
+        candidates = scanned & colourless & (brightness > 0.8 * high) & (rough < 0.02 * high)
+        contrast = high
+    else:
+        # Much of a slide may be signal, but its darkest twentieth is not.
+        mean = smooth.mean(axis=2)
+        candidates = scanned & (mean <= np.percentile(mean[scanned], 5)) if scanned.any() else ~scanned
+        contrast = high - low
+    if candidates.mean() < _LEAST_GLASS:
+        level = np.full(image.shape[2], np.inf, np.float32)
+        return Emptiness(modality_is_bright, level, 0.0, 0.0, slide.background)
+    sample = smooth[candidates]
+    level = np.median(sample, axis=0)
+    spread = 1.4826 * float(np.median(np.abs(sample - level), axis=0).max())
+    tolerance = max(_LEAST_CONTRAST * float(contrast), 3 * spread)
+    roughness = max(_LEAST_CONTRAST * float(contrast), 3 * float(np.median(rough[candidates])))
+    return Emptiness(modality_is_bright, level.astype(np.float32), tolerance, roughness, slide.background)
+
+
+def _as_channels(image: np.ndarray) -> NDArray[np.float32]:
+    """Return an image as (height, width, channels) of float32."""
+    return (image if image.ndim == 3 else image[..., None]).astype(np.float32)
+
+
+def _smooth(image: np.ndarray) -> np.ndarray:
+    return cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE).reshape(image.shape)
+
+
+def _roughness(image: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Return the local standard deviation over 3 x 3 pixels, largest of the channels."""
+    variance = _smooth(image * image) - smooth * smooth
+    return np.sqrt(np.maximum(variance, 0)).max(axis=2)
