@@ -33,7 +33,7 @@ class ArraySlide(Slide):
             array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
         elif array.ndim != 2:
             raise ComirSearchError(
-                f"{name} has the shape {tuple(array.shape)}: an image is (height, width) or (height, width, 3)"
+                f"{name} has the shape {tuple(array.shape)}: images are (height, width) or (height, width, 3)"
             )
         if 0 in array.shape:
             raise ComirSearchError(f"{name} is empty: its shape is {tuple(array.shape)}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from comir_search.errors import ComirSearchError
 
 SUFFIXES = frozenset({
-    ".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".qptiff", ".png", ".jpg", ".jpeg", ".bif", ".mrxs",
-    ".vms", ".vmu", ".dcm", ".czi", ".svslide",
+    ".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".qptiff", ".png", ".jpg", ".jpeg",
+    ".bif", ".mrxs", ".vms", ".vmu", ".dcm", ".czi", ".svslide",
 })  # fmt: skip
 _SERIES_TAG = b"\x20\x00\x0e\x00UI"  # DICOM's SeriesInstanceUID, explicit little endian
 
@@ -38,7 +38,7 @@ def find_slides(paths: Sequence[str | Path]) -> list[Path]:
         slides = sorted(_walk(path)) if path.is_dir() and not is_zarr(path) else [path]
         if not slides:
             raise ComirSearchError(
-                f"the folder {path} holds no slide: name a folder with {', '.join(sorted(SUFFIXES))} or .zarr files"
+                f"the folder {path} holds no slide: name one with files such as .ome.tif, .svs, .png or .zarr"
             )
         for slide in slides:
             found.setdefault(slide.resolve(), slide)

@@ -55,8 +55,8 @@ def square_pixel_size(name: str, x_um: float, y_um: float, source: str) -> Pixel
         return MISSING
     if abs(x_um - y_um) > _SQUARE_WITHIN * max(x_um, y_um):
         raise ComirSearchError(
-            f"{name}: its pixels are not square ({x_um:.4g} x {y_um:.4g} um, {source}): resample the image to "
-            "square pixels, or give --pixel-size if the file is wrong"
+            f"{name}: its pixels are not square ({x_um:.4g} x {y_um:.4g} um, {source}): resample it "
+            "to square pixels, or give --pixel-size if the file is wrong"
         )
     return PixelSize(x_um if x_um == y_um else math.sqrt(x_um * y_um), source)
 

@@ -98,7 +98,7 @@ def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -
     ndarray
         (rows, columns[, channels]) in the type of `source`; integers rounded.
     """
-    shape = (len(rows.inside), len(columns.inside)) + source.shape[2:]
+    shape = (len(rows.inside), len(columns.inside), *source.shape[2:])
     if source.size == 0:
         return np.full(shape, background, source.dtype)
     if rows.block == columns.block == 1:

@@ -280,8 +280,8 @@ class Slide(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        info = self.info
-        return f"<{type(self).__name__} {info.name} {info.width_px} x {info.height_px}, {len(self.level_shapes)} levels>"
+        size = f"{self.info.width_px} x {self.info.height_px}"
+        return f"<{type(self).__name__} {self.name} {size}, {len(self.level_shapes)} levels>"
 
 
 class TiledSlide(Slide):

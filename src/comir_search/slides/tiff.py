@@ -71,7 +71,8 @@ class TiffSlide(TiledSlide):
             tiff = tifffile.TiffFile(path)
         except Exception as error:
             raise ComirSearchError(
-                f"{name} is not a readable TIFF file ({error}): it is damaged or truncated, copy or export it again"
+                f"{name} is not a readable TIFF ({error}): it is damaged or truncated, "
+                "copy or export it again"
             ) from error
         try:
             self._levels = _find_levels(tiff, name)
@@ -102,8 +103,8 @@ class TiffSlide(TiledSlide):
         except Exception as error:
             tiff.close()
             raise ComirSearchError(
-                f"{name} cannot be read as TIFF ({type(error).__name__}: {error}): it is damaged or of an unknown "
-                "kind, export it again as OME-TIFF"
+                f"{name} cannot be read as TIFF ({type(error).__name__}: {error}): it is damaged or of an "
+                "unknown kind, export it again as OME-TIFF"
             ) from error
         tiff.filehandle.set_lock(True)  # late tag reads (JPEG tables) from several threads
         self._tiff = tiff
@@ -254,8 +255,8 @@ def _describe_level(series: Any, name: str) -> _Level:
     tile_bytes = height_in_tile * width_in_tile * keyframe.samplesperpixel * keyframe.dtype.itemsize
     if tile_bytes > _LARGEST_TILE_BYTES:
         raise ComirSearchError(
-            f"{name} is compressed in one piece of {tile_bytes / 2**30:.1f} GB, which cannot be read in parts: "
-            "save it as a tiled TIFF"
+            f"{name} is compressed in one piece of {tile_bytes / 2**30:.1f} GB, which cannot be read in "
+            "parts: save it as a tiled TIFF"
         )
     return _Level(
         pages=pages,
@@ -284,13 +285,14 @@ def _check_complete(level: _Level, number: int, path: Path) -> None:
             )
             if len(offsets) < tiles or len(counts) < tiles:
                 raise ComirSearchError(
-                    f"{path.name} lists {min(len(offsets), len(counts))} of the {tiles} tiles of level {number}: "
-                    "it is damaged, copy or export it again"
+                    f"{path.name} lists {min(len(offsets), len(counts))} of the {tiles} tiles of level "
+                    f"{number}: it is damaged, copy or export it again"
                 )
             end = int(np.where(counts > 0, offsets + counts, 0).max(initial=0))
         if end > size:
             raise ComirSearchError(
-                f"{path.name} is truncated: {size:,} of at least {end:,} bytes are there, copy or export it again"
+                f"{path.name} is truncated: {size:,} of at least {end:,} bytes are there, copy or export it "
+                "again"
             )
 
 
@@ -301,7 +303,8 @@ def _find_kind(level: _Level, name: str) -> tuple[int, np.dtype[Any]]:
     coded = keyframe.compression in _JPEG or keyframe.compression in _JPEG_2000
     if photometric not in _COLOURS or (photometric == _YCBCR and not coded):
         raise ComirSearchError(
-            f"{name} stores its colours as {keyframe.photometric.name}, which is not read: save it as grey or RGB"
+            f"{name} stores its colours as {keyframe.photometric.name}, which is not read: save it as grey "
+            "or RGB"
         )
     if keyframe.dtype is None or keyframe.dtype.kind not in "uifb":
         raise ComirSearchError(
