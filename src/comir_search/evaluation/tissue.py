@@ -216,7 +216,7 @@ def _trace_bundles(
 def _splat(shape: tuple[int, int], lines: _Lines, rng: Generator) -> tuple[Field, Field]:
     """Add points into a density and into an SHG source, bilinearly."""
     fibres = lines.x.shape[1]
-    activity = rng.lognormal(-0.18, 0.6, fibres).astype(np.float32)
+    activity = np.asarray(rng.lognormal(-0.18, 0.6, fibres), np.float32)
     polarised = 0.6 + 0.8 * np.cos(lines.angle - 0.4) ** 2  # elliptic polarisation favours one direction
     density, signal = np.zeros(shape[0] * shape[1]), np.zeros(shape[0] * shape[1])
     left, top = np.asarray(np.floor(lines.x), np.int64), np.asarray(np.floor(lines.y), np.int64)
