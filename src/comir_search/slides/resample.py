@@ -70,7 +70,7 @@ def find_taps(start: int, count: int, scale: float, length: int) -> Taps:
         first = np.floor(centre)
         index = first[:, None] + np.arange(2)
         weight = np.stack([1 - (centre - first), centre - first], axis=1)
-        weight[(centre < -0.5) | (centre >= length - 0.5)] = 0
+        weight[((target + 1) * scale <= 1e-6) | (target * scale >= length - 1e-6)] = 0
     total = weight.sum(axis=1)
     inside = total > 0
     weight /= np.where(inside, total, 1)[:, None]

@@ -1,0 +1,112 @@
+"""Reads touch only the tiles they need, hold little, and may come from many threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tifffile
+
+from comir_search.slides import open_slide
+from comir_search.slides.cache import TileCache
+from comir_search.slides.slide import TILE_CACHE
+
+from .conftest import paint
+
+
+def count_decodes(slide, monkeypatch) -> list:
+    decoded = []
+    decode = slide._decode_tile
+
+    def counted(level, row, column):
+        decoded.append((level, row, column))
+        return decode(level, row, column)
+
+    monkeypatch.setattr(slide, "_decode_tile", counted)
+    return decoded
+
+
+def test_only_the_tiles_needed_are_decoded_and_once(write_pyramid, monkeypatch):
+    with open_slide(write_pyramid(paint(1024, 1024))) as slide:
+        decoded = count_decodes(slide, monkeypatch)
+        slide.read_level(0, 130, 260, 200, 100)
+        assert sorted(decoded) == [(0, 2, 1), (0, 2, 2)]
+        slide.read_level(0, 140, 270, 20, 20)
+        slide.read_scaled(1.0, 10, 20, 30, 40)
+        assert sorted(decoded) == [(0, 2, 1), (0, 2, 2), (1, 0, 0)]
+
+
+def test_lazy_levels(write_pyramid, monkeypatch):
+    image = paint(2100, 1300)
+    with open_slide(write_pyramid(image)) as slide:
+        decoded = count_decodes(slide, monkeypatch)
+        levels = slide.levels
+        assert [level.shape for level in levels] == [(2100, 1300, 3), (1050, 650, 3), (525, 325, 3)]
+        assert levels[0].chunks == ((1024, 1024, 52), (1024, 276), (3,))
+        assert not decoded
+        np.testing.assert_array_equal(levels[0][1500:1600, 1100:1200].compute(), image[1500:1600, 1100:1200])
+        assert len(decoded) <= 64 + 24
+        np.testing.assert_array_equal(levels[0].compute(scheduler="threads"), image)
+
+
+def test_threads_read_the_same(write_pyramid):
+    image = paint(1500, 1500)
+    rng = np.random.default_rng(0)
+    places = rng.integers(-50, 1400, (200, 2))
+    with open_slide(write_pyramid(image, compression="jpeg")) as slide, ThreadPoolExecutor(8) as pool:
+        alone = [slide.read_level(0, x, y, 150, 120) for x, y in places]
+        TILE_CACHE.drop(slide._number)
+        together = list(pool.map(lambda place: slide.read_level(0, *place, 150, 120), places.tolist()))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_cache_is_bounded_and_keeps_the_newest():
+    cache = TileCache(limit_bytes=1000)
+    for number in range(20):
+        cache.get(("slide", number), lambda: np.zeros(300, np.uint8))
+        assert cache.held_bytes <= 1000
+    large = cache.get(("slide", "large"), lambda: np.zeros(5000, np.uint8))
+    assert cache.get(("slide", "large"), lambda: pytest.fail("made again")) is large
+    assert cache.held_bytes == 5000
+    cache.drop("slide")
+    assert cache.held_bytes == 0
+
+
+def test_closing_releases_tiles_and_file(write_pyramid):
+    path = write_pyramid(paint(512, 512))
+    held = TILE_CACHE.held_bytes
+    with open_slide(path) as slide:
+        slide.read_level(0, 0, 0, 512, 512)
+        assert TILE_CACHE.held_bytes >= held + 512 * 512 * 3
+    assert TILE_CACHE.held_bytes <= held
+    path.unlink()
+
+
+def test_what_is_read_may_be_changed(write_pyramid):
+    image = paint(256, 256)
+    with open_slide(write_pyramid(image)) as slide:
+        slide.read_level(0, 0, 0, 128, 128)[:] = 0
+        np.testing.assert_array_equal(slide.read_level(0, 0, 0, 128, 128), image[:128, :128])
+
+
+@pytest.mark.parametrize("rows", [64, 12000], ids=["strips", "one strip"])
+def test_memory_of_uncompressed_strips(tmp_path, run_python, rows):
+    """A 12,000 x 8,000 RGB image of 288 MB is read in a fraction of that."""
+    path = tmp_path / "large.tif"
+    tifffile.imwrite(path, shape=(12000, 8000, 3), dtype="uint8", photometric="rgb", rowsperstrip=rows)
+    grown_mb = run_python(
+        f"""
+import resource
+from comir_search.slides import open_slide
+peak_mb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+slide = open_slide({str(path)!r}, pixel_size_um=0.5)
+slide.read_level(0, 0, 0, 10, 10)
+before = peak_mb()
+slide.overview(1000)
+slide.read_scaled(1.3, 1000, 4000, 500, 500)
+print(peak_mb() - before)
+"""
+    )
+    assert float(grown_mb) < 200
