@@ -1,0 +1,106 @@
+"""Ctrl-C and kill -9 in the middle of long commands, then the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import paint_brightfield, paint_signal, write_image
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGINT nor SIGKILL for others")
+
+EXECUTABLE = Path(sys.executable).with_name("comir-search")
+LONGEST_S = 120.0
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [EXECUTABLE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def stop_when(
+    process: subprocess.Popen[str], ready: Callable[[], bool], sign: signal.Signals
+) -> tuple[int, str]:
+    """Send a signal as soon as `ready` says so; return the exit code and what is on stderr."""
+    deadline = time.monotonic() + LONGEST_S
+    while not ready():
+        assert process.poll() is None, f"it ended by itself: {process.stderr.read()}"
+        assert time.monotonic() < deadline, "it never got so far"
+        time.sleep(0.02)
+    process.send_signal(sign)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=LONGEST_S)
+    assert time.monotonic() - began < 20  # a second on an idle machine
+    return process.returncode, err
+
+
+def finish(*arguments: object) -> None:
+    subprocess.run([EXECUTABLE, *map(str, arguments)], check=True, capture_output=True, timeout=600)
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    assert [path for path in folder.rglob("*") if ".part" in path.name] == []
+
+
+def slide_content(index: Path) -> dict[str, bytes]:
+    """Return the arrays of an index's slides, file by file."""
+    return {
+        str(path.relative_to(index)): path.read_bytes()
+        for path in sorted(index.glob("slides/*/*/**/c/**/*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def large_slide(tmp_path_factory) -> Path:
+    """Slide of several regions."""
+    return write_image(tmp_path_factory.mktemp("large") / "large.ome.tif", paint_brightfield(2600, 2600))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, large_slide) -> dict[str, bytes]:
+    """Return what an index holds that was made in one go."""
+    index = tmp_path_factory.mktemp("undisturbed") / "index"
+    finish("index", large_slide, "--index", index, "--device", "cpu")
+    return slide_content(index)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+def test_index_goes_on_where_it_stopped(tmp_path, large_slide, undisturbed, sign):
+    index = tmp_path / "index"
+    arguments = ("index", large_slide, "--index", index, "--device", "cpu")
+    code, err = stop_when(start(*arguments), lambda: any(index.glob("slides/*/comir/0/c/**/?")), sign)
+    if sign == signal.SIGINT:
+        assert code == 130
+        assert (
+            err.splitlines()[-1]
+            == "Stopped; what is finished is kept, and the same command goes on from there."
+        )
+        assert "Traceback" not in err
+        assert_nothing_half_written(index)
+    else:
+        assert code == -signal.SIGKILL
+    assert list(index.rglob("slide.json")) == []
+
+    finish(*arguments)
+    assert len(list(index.rglob("slide.json"))) == 1
+    assert slide_content(index) == undisturbed
+    assert_nothing_half_written(index)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for seed, name in enumerate("ab"):
+        write_image(folder / "bf" / f"{name}.tif", paint_brightfield(320, 320, seed))
+        write_image(folder / "shg" / f"{name}.tif", paint_signal(320, 320, seed))
+    return folder
