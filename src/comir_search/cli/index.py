@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
         )
     )
-    print(f"{args.index}: {len(index.slides)} slides, {index.modality}")
+    count = len(index.slides)
+    print(f"{args.index}: {count} slide{'' if count == 1 else 's'}, {index.modality}")
     for slide in index.slides:
         print(f"  {slide.name}  {slide.width_px} x {slide.height_px} px  {slide.pixel_size_um:g} um/px")
     return 0
