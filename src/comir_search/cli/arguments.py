@@ -39,7 +39,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_index(parser: argparse.ArgumentParser) -> None:
     """Add ``--index``."""
-    parser.add_argument("--index", required=True, metavar="DIR", help="folder of the index, or its fsspec URL")
+    parser.add_argument("--index", required=True, metavar="DIR", help="the index: a folder, or an fsspec URL")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
