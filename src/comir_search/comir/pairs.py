@@ -1,0 +1,138 @@
+"""Aligned image pairs: two folders of equally named images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comir_search.comir.intensity import measure_intensity
+from comir_search.errors import ComirSearchError
+from comir_search.slides import open_slide
+
+SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One place seen in both modalities, normalised, at the model's pixel size.
+
+    Parameters
+    ----------
+    name : str
+        File stem.
+    first : ndarray (rows, columns, channels) float32
+        The brightfield side.
+    second : ndarray (rows, columns, channels) float32
+        The signal side.
+    """
+
+    name: str
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by stem, sorted."""
+    if not folder.is_dir():
+        raise ComirSearchError(f"{folder} is not a folder; give the folder that holds the images.")
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+
+
+def list_pairs(first: Path, second: Path, names: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
+    """Return (name, first file, second file) for every name that both folders hold.
+
+    Parameters
+    ----------
+    first, second : Path
+        Folders of equally named images.
+    names : sequence of str, optional
+        Use only these stems.
+
+    Raises
+    ------
+    ComirSearchError
+        If a folder or a name is missing, or no name is in both.
+    """
+    firsts, seconds = list_images(Path(first)), list_images(Path(second))
+    wanted = list(names) if names else [name for name in firsts if name in seconds]
+    for name in wanted:
+        for folder, found in ((first, firsts), (second, seconds)):
+            if name not in found:
+                raise ComirSearchError(f"{folder} holds no image named {name!r}; check --names.")
+    if not wanted:
+        raise ComirSearchError(f"{first} and {second} share no image name; pairs must be equally named.")
+    return [(name, firsts[name], seconds[name]) for name in wanted]
+
+
+def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: str) -> NDArray[np.generic]:
+    """Bring an image to (rows, columns, channels).
+
+    RGB with equal channels counts as grey; grey where colour is asked is repeated.
+
+    Raises
+    ------
+    ComirSearchError
+        If a colour image is given where the modality is grey.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[2] == channels:
+        return image
+    if channels == 1:
+        spread = image.astype(np.float32).max(axis=2) - image.astype(np.float32).min(axis=2)
+        if spread.max() > 0:
+            raise ComirSearchError(
+                f"{name} is a colour image, but {modality} images are grey; give a one-channel image "
+                f"or choose the other modality."
+            )
+        return image[..., :1]
+    return np.repeat(image[..., :1], channels, axis=2)
+
+
+def load_pair(
+    name: str,
+    files: tuple[Path, Path],
+    *,
+    modalities: Sequence[tuple[str, int, str]],
+    pixel_size_um: float,
+    default_pixel_size_um: float,
+) -> Pair:
+    """Read a pair at the model's pixel size and normalise it.
+
+    Parameters
+    ----------
+    name : str
+    files : (Path, Path)
+        The two sides.
+    modalities : sequence of (name, channels, intensity kind)
+        Of the two sides.
+    pixel_size_um : float
+        The model's.
+    default_pixel_size_um : float
+        That of images which state none.
+
+    Raises
+    ------
+    ComirSearchError
+        If the sides differ in size by more than 2 %: they cannot be aligned.
+    """
+    sides = []
+    for file, (modality, channels, kind) in zip(files, modalities, strict=True):
+        with open_slide(file) as slide:
+            size_um = slide.pixel_size_um or default_pixel_size_um
+        with open_slide(file, pixel_size_um=size_um) as slide:
+            height, width = slide.scaled_shape(pixel_size_um)
+            image = slide.read_scaled(pixel_size_um, 0, 0, width, height)
+            image = as_channels(image, channels, str(file), modality)
+            sides.append(measure_intensity(image, kind, np.dtype(slide.dtype)).apply(image))
+    shapes = np.array([side.shape[:2] for side in sides])
+    if (abs(shapes[0] - shapes[1]) > 0.02 * shapes[0]).any():
+        raise ComirSearchError(
+            f"{files[0]} and {files[1]} differ in size ({shapes[0][1]} x {shapes[0][0]} and {shapes[1][1]} x "
+            f"{shapes[1][0]} px); pairs must be aligned."
+        )
+    rows, columns = shapes.min(axis=0)
+    return Pair(name, sides[0][:rows, :columns], sides[1][:rows, :columns])

@@ -1,0 +1,293 @@
+"""A whole training: from two folders of pairs to a model file, resumable."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from comir_search.comir.embedding import code, decode, embed_array
+from comir_search.comir.model import BF, SHG, Modality, Model, choose_device
+from comir_search.comir.pairs import Pair, list_pairs, load_pair
+from comir_search.comir.sampling import Sampler
+from comir_search.comir.training import Recipe, Trainer, prefetch
+from comir_search.errors import ComirSearchError
+from comir_search.io.atomic import atomic_path
+from comir_search.progress import Job, Tick
+from comir_search.retrieval.confidence import Calibration
+from comir_search.retrieval.vocabulary import Vocabulary
+from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
+from comir_search.slides import open_slide
+
+STEPS = {"compact": 6000, "tiramisu": 736}
+CHECKPOINT_EVERY = 100
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+def train_steps(
+    bf: str | Path,
+    shg: str | Path,
+    out: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    pixel_size_um: float = 2.0,
+    architecture: str = "compact",
+    steps: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    recipe: Recipe | None = None,
+    calibration: Calibration | None = None,
+    licence: str = "",
+) -> Job[Model]:
+    """Train a model on aligned pairs and write it.
+
+    Beside the model lie ``OUT.loss.csv`` (step, loss) and, until the end,
+    ``OUT.checkpoint``, from which `resume` goes on; batches depend on the
+    seed and the step alone, so a resumed run sees what an uninterrupted one sees.
+
+    Parameters
+    ----------
+    bf, shg : path
+        Folders of equally named, aligned images; any two modalities.
+    out : path
+        The model file to write.
+    names : sequence of str, optional
+        Use only these images.
+    pixel_size_um : float
+        At which the model works, and that of images which state none.
+    architecture : {"compact", "tiramisu"}
+    steps : int, optional
+        Training steps; by default 6000 for the compact network and the published
+        736 for the Tiramisu.
+    device : {"auto", "cpu", "cuda"}
+    seed : int
+    resume : bool
+        Go on from the checkpoint of an interrupted run.
+    recipe : Recipe, optional
+        Replaces what follows from `architecture`, `steps` and `seed`.
+    calibration : Calibration, optional
+        From scores to confidence; by default that of the shipped model.
+    licence : str
+        Note for the model's card.
+
+    Yields
+    ------
+    Tick
+        ``partial`` is the mean loss since the last tick.
+
+    Raises
+    ------
+    ComirSearchError
+        If pairs are missing, unaligned in size or too small, or the checkpoint is
+        of another run.
+    """
+    out = Path(out)
+    recipe = recipe or _recipe(architecture, steps, seed)
+    files = list_pairs(Path(bf), Path(shg), names)
+    sides = _sides([(first, second) for _, first, second in files])
+    pairs = []
+    for done, (name, first, second) in enumerate(files):
+        yield Tick("reading pairs", done, len(files))
+        pair = load_pair(
+            name,
+            (first, second),
+            modalities=[(side.name, side.channels, side.intensity) for side in sides],
+            pixel_size_um=pixel_size_um,
+            default_pixel_size_um=pixel_size_um,
+        )
+        if min(pair.first.shape[:2]) < recipe.crop_px:
+            raise ComirSearchError(
+                f"{first} is only {pair.first.shape[1]} x {pair.first.shape[0]} px at {pixel_size_um:g} um; training "
+                f"needs at least {recipe.crop_px} px on each side."
+            )
+        pairs.append(pair)
+    sampler = Sampler(pairs, recipe.crop_px, recipe.seed)
+    trainer = Trainer(sampler, [side.channels for side in sides], recipe, choose_device(device))
+    run = _Run(out, trainer, data_hash=_hash(pairs))
+    started = time.monotonic()
+    if resume:
+        run.load()
+    for batch in _closing(prefetch(sampler, recipe.batch, trainer.step, recipe.steps)):
+        loss = trainer.advance(batch)
+        run.losses.append((trainer.step, loss))
+        if trainer.step % CHECKPOINT_EVERY == 0:
+            run.save()
+        yield Tick("training", trainer.step, recipe.steps, loss)
+    run.save()
+    networks = nn.ModuleDict(
+        {side.name: network.cpu() for side, network in zip(sides, trainer.networks, strict=True)}
+    )
+    card: dict[str, Any] = {
+        "training": {
+            **asdict(recipe),
+            "images": [pair.name for pair in pairs],
+            "data_sha256": run.data_hash,
+            "seconds": round(time.monotonic() - started, 1),
+            "final_loss": round(float(np.mean([loss for _, loss in run.losses[-200:]])), 4),
+        },
+        "licence": licence or "Whatever the licence of the training images allows.",
+    }
+    model = Model(
+        networks,
+        sides,
+        architecture=recipe.architecture,
+        comir_channels=recipe.comir_channels,
+        pixel_size_um=pixel_size_um,
+        calibration=calibration or _shipped_calibration(),
+        card=card,
+    )
+    model.vocabulary = yield from learn_model_vocabulary_steps(model, pairs, seed=recipe.seed)
+    model.save(out)
+    run.finish()
+    return model
+
+
+def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: int = 0) -> Job[Vocabulary]:
+    """Learn a model's vocabulary from the CoMIRs of pairs."""
+    comirs = []
+    for done, pair in enumerate(pairs):
+        yield Tick("embedding pairs", done, len(pairs))
+        both = [
+            (decode(code(embed_array(model, image, modality))) + 1) / 2
+            for image, modality in zip((pair.first, pair.second), model.modalities, strict=True)
+        ]
+        comirs.append((both[0], both[1]))
+    vocabulary = yield from learn_vocabulary_steps(
+        comirs, stride=model.stride, pixel_size_um=model.pixel_size_um, seed=seed
+    )
+    return vocabulary
+
+
+def _recipe(architecture: str, steps: int | None, seed: int) -> Recipe:
+    if architecture not in STEPS:
+        raise ComirSearchError(f"There is no network named {architecture!r}; use 'compact' or 'tiramisu'.")
+    steps = STEPS[architecture] if steps is None else steps
+    if steps < 1:
+        raise ComirSearchError(f"{steps} training steps are too few; give at least 1.")
+    if architecture == "tiramisu":
+        return Recipe("tiramisu", comir_channels=1, steps=steps, batch=16, crop_px=128, seed=seed)
+    return Recipe(steps=steps, seed=seed)
+
+
+def _sides(files: Sequence[tuple[Path, Path]]) -> tuple[Modality, Modality]:
+    """Return both modalities: colour where any image shows some, else a signal."""
+    sides = []
+    for number, default in enumerate((BF, SHG)):
+        colour = any(_is_colour(pair[number]) for pair in files)
+        sides.append(Modality(default.name, *((3, "full_scale") if colour else (1, "signal"))))
+    return sides[0], sides[1]
+
+
+def _is_colour(file: Path) -> bool:
+    with open_slide(file) as slide:
+        if slide.channels == 1:
+            return False
+        image, _ = slide.overview(256)
+    values = image.astype(np.float32)
+    return bool((values.max(axis=2) > values.min(axis=2)).any())
+
+
+def _hash(pairs: Sequence[Pair]) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(pair.name.encode())
+        digest.update(pair.first.tobytes())
+        digest.update(pair.second.tobytes())
+    return digest.hexdigest()
+
+
+def _shipped_calibration() -> Calibration | None:
+    from comir_search.comir.model import DEFAULT_MODEL, load_model
+
+    return load_model(device="cpu").calibration if DEFAULT_MODEL.is_file() else None
+
+
+def _closing(batches: Any) -> Any:
+    """Iterate batches; stop their thread when the job is closed."""
+    try:
+        yield from batches
+    finally:
+        batches.close()
+
+
+class _Run:
+    """The files of a run: checkpoint and loss curve."""
+
+    def __init__(self, out: Path, trainer: Trainer, data_hash: str) -> None:
+        self.checkpoint = out.with_name(out.name + ".checkpoint")
+        self.curve = out.with_name(out.name + ".loss.csv")
+        self.trainer, self.data_hash = trainer, data_hash
+        self.losses: list[tuple[int, float]] = []
+
+    def _identity(self) -> dict[str, Any]:
+        return {"recipe": asdict(self.trainer.recipe), "data_sha256": self.data_hash}
+
+    def _parameters(self) -> list[Tensor]:
+        return [*self.trainer.networks.parameters(), self.trainer.log_scale]
+
+    def save(self) -> None:
+        """Write the checkpoint and the loss curve, each complete or not at all."""
+        tensors = {f"networks.{name}": tensor for name, tensor in self.trainer.networks.state_dict().items()}
+        tensors["log_scale"] = self.trainer.log_scale.detach()
+        for number, parameter in enumerate(self._parameters()):
+            for name in _STATE:
+                tensors[f"optimiser.{number}.{name}"] = self.trainer.optimiser.state[parameter][name]
+        header = {"run": json.dumps({**self._identity(), "step": self.trainer.step, "losses": self.losses})}
+        payload = save_tensors({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header)
+        with atomic_path(self.checkpoint) as temporary:
+            temporary.write_bytes(payload)
+        with atomic_path(self.curve) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "loss"])
+            writer.writerows((step, f"{loss:.5f}") for step, loss in self.losses)
+
+    def load(self) -> None:
+        """Go on from the checkpoint, where there is one.
+
+        Raises
+        ------
+        ComirSearchError
+            If it is damaged or of another run.
+        """
+        if not self.checkpoint.is_file():
+            return
+        try:
+            with safe_open(self.checkpoint, "pt") as file:
+                header = json.loads((file.metadata() or {})["run"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            raise ComirSearchError(f"{self.checkpoint} is damaged ({error}); delete it to start anew.") from error
+        if {key: header[key] for key in self._identity()} != json.loads(json.dumps(self._identity())):
+            raise ComirSearchError(
+                f"{self.checkpoint} belongs to a run with other images or settings; train with those, or without "
+                f"--resume to start anew."
+            )
+        trainer = self.trainer
+        trainer.networks.load_state_dict(
+            {name.removeprefix("networks."): t for name, t in tensors.items() if name.startswith("networks.")}
+        )
+        with torch.no_grad():
+            trainer.log_scale.copy_(tensors["log_scale"])
+        for number, parameter in enumerate(self._parameters()):
+            state = {name: tensors[f"optimiser.{number}.{name}"] for name in _STATE}
+            trainer.optimiser.state[parameter] = {
+                name: tensor if name == "step" else tensor.to(parameter.device) for name, tensor in state.items()
+            }
+        trainer.step = int(header["step"])
+        self.losses = [(int(step), float(loss)) for step, loss in header["losses"]]
+
+    def finish(self) -> None:
+        """Remove the checkpoint: the model is written."""
+        self.checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""From what the stages measured to the probability that a candidate is right.
+
+A logistic regression on a few measurements, fitted on searches whose answer is
+known, among them queries whose tissue is not in the index at all (see
+`comir_search.evaluation.calibration`). It belongs to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURES = ("score", "margin", "signal", "log_side")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Weights of the logistic regression.
+
+    Parameters
+    ----------
+    weights : tuple of float
+        One for each of `FEATURES`, then the intercept.
+    threshold : float
+        Confidence from which a first candidate counts as found.
+    """
+
+    weights: tuple[float, ...]
+    threshold: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "features": list(FEATURES)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Build from `to_dict`'s values."""
+        return cls(tuple(float(weight) for weight in values["weights"]), float(values["threshold"]))
+
+    def confidence(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability of being right for rows of `FEATURES`."""
+        logits = np.asarray(features, float) @ self.weights[:-1] + self.weights[-1]
+        return 1 / (1 + np.exp(-logits))
+
+
+# Used by models that were never calibrated: cautious, and said so.
+UNCALIBRATED = Calibration((12.0, 25.0, 0.0, 0.0, -6.0), 0.9)
+
+
+def measure(scores: Sequence[float], signal: float, side_um: float) -> NDArray[np.float64]:
+    """Return the features of every candidate of one search.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        Correlation of each distinct candidate, at the finest level.
+    signal : float
+        Share of the query that says anything.
+    side_um : float
+        Shorter side of the query.
+
+    Returns
+    -------
+    ndarray (len(scores), len(FEATURES))
+        The margin is to the best *other* candidate, negative for all but the
+        first.
+    """
+    values = np.asarray(scores, float)
+    margins = np.empty_like(values)
+    for number in range(len(values)):
+        others = np.delete(values, number)
+        margins[number] = values[number] - (others.max() if len(others) else 0.0)
+    constant = np.ones_like(values)
+    return np.stack([values, margins, signal * constant, np.log(side_um / 256.0) * constant], axis=1)

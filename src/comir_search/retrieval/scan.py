@@ -1,0 +1,112 @@
+"""First stage (b): correlate turned copies of the query with whole slides, coarsely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+
+from comir_search.comir.embedding import decode
+from comir_search.retrieval.correlation import Spectra, correlate_window, transform_templates
+from comir_search.retrieval.index import IndexedSlide
+from comir_search.retrieval.places import Place, keep_distinct
+from comir_search.retrieval.query import Query
+from comir_search.retrieval.templates import turn_templates
+
+MIN_WINDOW_PX = 192
+PLACES_PER_TILE = 24
+
+
+class Scanner:
+    """Turned copies of one query, transformed once for every tile of every slide.
+
+    Parameters
+    ----------
+    query : Query
+    level : int
+        Pyramid level to scan.
+    angles_deg : sequence of float
+    """
+
+    def __init__(self, query: Query, level: int, angles_deg: np.ndarray) -> None:
+        self.query, self.level, self.angles_deg = query, level, angles_deg
+        templates = turn_templates(query.comir, query.size_px, angles_deg, level=level)
+        size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
+        self.spectra: Spectra = transform_templates(templates, size + size % 2)
+        self.step_px = self.spectra.size - self.spectra.side + 1
+
+    def tiles(self, slide: IndexedSlide) -> list[tuple[int, int]]:
+        """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
+        factor = 2**self.level
+        _, rows, columns = slide.comir_shape
+        tissue = slide.tissue
+        tiles = []
+        for y in range(0, -(-rows // factor), self.step_px):
+            for x in range(0, -(-columns // factor), self.step_px):
+                part = _part(tissue, (rows, columns), x * factor, y * factor, self.step_px * factor)
+                if part.any():
+                    tiles.append((x, y))
+        return tiles
+
+    def scan(self, slide: IndexedSlide, number: int, tile: tuple[int, int], count: int) -> list[Place]:
+        """Return the best places of one tile, best first.
+
+        Parameters
+        ----------
+        slide : IndexedSlide
+        number : int
+            The slide's position in the index.
+        tile : (int, int)
+        count : int
+            At most this many.
+        """
+        spectra, factor = self.spectra, 2**self.level
+        x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
+        window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
+        scores, best = correlate_window(spectra, window).max(0)
+        radius = max(1, int(self.query.short_side_px / factor / 8))
+        peaks = torch.nn.functional.max_pool2d(scores[None], 2 * radius + 1, 1, radius)[0] == scores
+        ys, xs = torch.nonzero(peaks, as_tuple=True)
+        values = scores[ys, xs]
+        order = values.argsort(descending=True)[:count]
+        return [
+            Place(
+                number,
+                float(xs[i] + tile[0]) * factor,
+                float(ys[i] + tile[1]) * factor,
+                float(self.angles_deg[best[ys[i], xs[i]]]),
+                float(values[i]),
+                mirrored=self.query.mirrored,
+            )
+            for i in order.tolist()
+        ]
+
+
+def _part(mask: np.ndarray, shape: tuple[int, int], x: int, y: int, side: int) -> np.ndarray:
+    """Return the part of a coarse mask under a square of the fine grid."""
+    scale_y, scale_x = mask.shape[0] / shape[0], mask.shape[1] / shape[1]
+    rows = slice(int(y * scale_y), int(np.ceil((y + side) * scale_y)))
+    columns = slice(int(x * scale_x), int(np.ceil((x + side) * scale_x)))
+    return mask[rows, columns]
+
+
+def scan_slides(
+    scanner: Scanner, slides: list[tuple[int, IndexedSlide]], count: int, radius_px: float
+) -> Iterator[tuple[int, int, list[Place]]]:
+    """Scan slides tile by tile.
+
+    Yields
+    ------
+    done, total : int
+        Tiles.
+    places : list of Place
+        The best so far, distinct, best first.
+    """
+    work = [(number, slide, tile) for number, slide in slides for tile in scanner.tiles(slide)]
+    places: list[Place] = []
+    for done, (number, slide, tile) in enumerate(work):
+        yield done, len(work), places
+        places = keep_distinct([*places, *scanner.scan(slide, number, tile, PLACES_PER_TILE)], radius_px, count)
+    yield len(work), len(work), places

@@ -1,0 +1,164 @@
+"""The visual vocabulary: what turns a CoMIR into a map of words.
+
+It belongs to the model, so indexes are append-only. At each point of a grid and
+for each block size the SURF descriptors of all CoMIR channels are joined,
+projected onto the directions in which matching points of the two modalities
+agree best (linear discriminants), and given the nearest of the block size's
+words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from comir_search.features.surf import surf_maps
+
+NO_WORD = 65535
+_ASSIGN_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words of every block size.
+
+    Parameters
+    ----------
+    step_px : int
+        CoMIR pixels between grid points.
+    block_px : tuple of int
+        Block sizes, CoMIR pixels.
+    projection : ndarray (n_blocks, channels * 64, dimensions) float32
+    offset : ndarray (n_blocks, dimensions) float32
+        Subtracted after projecting.
+    words : ndarray (n_blocks, n_words, dimensions) float32
+    idf : ndarray (n_blocks, n_words) float32
+        Inverse document frequency of each word over windows of the training side
+        that is indexed.
+    """
+
+    step_px: int
+    block_px: tuple[int, ...]
+    projection: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    words: NDArray[np.float32]
+    idf: NDArray[np.float32]
+
+    @property
+    def n_blocks(self) -> int:
+        """Words per grid point."""
+        return len(self.block_px)
+
+    @property
+    def n_words(self) -> int:
+        """Words of each block size."""
+        return int(self.words.shape[1])
+
+    @property
+    def halo_px(self) -> int:
+        """CoMIR pixels around an area that its words depend on."""
+        return max(self.block_px) * 21 // 40 + 2
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is not an array, JSON-ready."""
+        return {"step_px": self.step_px, "block_px": list(self.block_px)}
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return the arrays by name."""
+        return {"projection": self.projection, "offset": self.offset, "words": self.words, "idf": self.idf}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]], settings: Mapping[str, Any]) -> Vocabulary:
+        """Build from `arrays` and `settings`."""
+        return cls(int(settings["step_px"]), tuple(settings["block_px"]), **arrays)
+
+    def project(self, comir: NDArray[np.float32] | Tensor) -> Tensor:
+        """Describe a CoMIR on the grid.
+
+        Parameters
+        ----------
+        comir : (channels, rows, columns) float32
+            In [0, 1].
+
+        Returns
+        -------
+        Tensor (n_blocks, rows // step, columns // step, dimensions) float32
+            NaN where the CoMIR is flat in every channel.
+        """
+        joined = join_channels(comir, self.step_px, self.block_px)
+        projection, offset = torch.from_numpy(self.projection), torch.from_numpy(self.offset)
+        projected = torch.einsum("byxd,bde->byxe", joined, projection) - offset[:, None, None]
+        flat = (joined == 0).all(-1, keepdim=True)
+        return projected.masked_fill_(flat, torch.nan)
+
+    def assign(self, projected: Tensor) -> NDArray[np.uint16]:
+        """Return the nearest word of each projected descriptor, `NO_WORD` where flat.
+
+        Parameters
+        ----------
+        projected : Tensor (n_blocks, rows, columns, dimensions)
+
+        Returns
+        -------
+        ndarray (n_blocks, rows, columns) uint16
+            Exact: what is found is what brute force finds, for it is brute force, as
+            one matrix product per block size.
+        """
+        found = np.empty(projected.shape[:3], np.uint16)
+        for block, descriptors in enumerate(projected):
+            nearest, _ = self.nearest(descriptors.flatten(0, 1), block, 1)
+            found[block] = nearest[:, 0].reshape(found.shape[1:])
+        return found
+
+    def nearest(
+        self, descriptors: Tensor, block: int, count: int
+    ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Return the `count` nearest words of descriptors and the squared distances.
+
+        Parameters
+        ----------
+        descriptors : Tensor (n, dimensions)
+        block : int
+            Number of the block size.
+        count : int
+
+        Returns
+        -------
+        words : ndarray (n, count) uint16
+            `NO_WORD` where the descriptor is NaN.
+        distances : ndarray (n, count) float32
+        """
+        words = torch.from_numpy(self.words[block])
+        norms = (words**2).sum(1)
+        numbers = np.empty((len(descriptors), count), np.uint16)
+        distances = np.empty((len(descriptors), count), np.float32)
+        for first in range(0, len(descriptors), _ASSIGN_CHUNK):
+            part = descriptors[first : first + _ASSIGN_CHUNK]
+            flat = torch.isnan(part).any(1)
+            part = part.nan_to_num(0.0)
+            near = torch.addmm(norms, part, words.T, alpha=-2).topk(count, largest=False)
+            numbers[first : first + len(part)] = near.indices.masked_fill(flat[:, None], NO_WORD).numpy()
+            distances[first : first + len(part)] = (near.values + (part**2).sum(1, keepdim=True)).numpy()
+        return numbers, distances
+
+
+def join_channels(comir: NDArray[np.float32] | Tensor, step_px: int, block_px: Sequence[int]) -> Tensor:
+    """Return the SURF descriptors of all channels side by side.
+
+    Parameters
+    ----------
+    comir : (channels, rows, columns) float32
+        In [0, 1].
+
+    Returns
+    -------
+    Tensor (n_blocks, rows // step, columns // step, channels * 64) float32
+    """
+    maps = surf_maps(torch.as_tensor(comir), step_px=step_px, block_px=block_px)
+    return maps.permute(1, 2, 3, 0, 4).flatten(3)
