@@ -1,0 +1,251 @@
+"""Published CoMIR checkpoints: read without running them, equal to the same weights in our network."""
+
+import io
+import os
+import pickle
+import sys
+import types
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from comir_search.comir.checkpoint import StandIn, import_checkpoint, read_checkpoint
+from comir_search.comir.model import load_model
+from comir_search.errors import ComirSearchError
+
+WIDTHS_DOWN = [(32, 60), (60, 81), (81, 96), (96, 108), (108, 117), (117, 123)]
+WIDTHS_UP = [213, 204, 192, 177, 156, 128]
+
+
+# A network with the names and the structure of the published one, written for this test.
+class DenseLayer(nn.Module):
+    def __init__(self, n_in):
+        super().__init__()
+        self.dropout, self.efficient, self.has_bn = 0.2, True, True
+        self.batchnorm = nn.BatchNorm2d(n_in)
+        self.relu = nn.ReLU(True)
+        self.conv = nn.Conv2d(n_in, 12, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.relu(self.batchnorm(x)))
+
+
+class DenseBlock(nn.Module):
+    def __init__(self, n_in, upsample):
+        super().__init__()
+        self.layers = nn.ModuleList([DenseLayer(n_in + 12 * i) for i in range(4)])
+        self.upsample = upsample
+
+    def forward(self, x):
+        parts = [x]
+        for layer in self.layers:
+            parts.append(layer(torch.cat(parts, 1)))
+        return torch.cat(parts[1:] if self.upsample else parts, 1)
+
+
+class TransitionDown(nn.Sequential):
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.add_module("batchnorm", nn.BatchNorm2d(n_in))
+        self.add_module("relu", nn.ReLU(inplace=True))
+        self.add_module("conv", nn.Conv2d(n_in, n_out, 1))
+        self.add_module("dropout", nn.Dropout2d(0.2))
+        self.add_module("pool", nn.MaxPool2d(2))
+
+
+class TransitionUp(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.upsampling_layer = nn.Sequential(
+            nn.UpsamplingNearest2d(scale_factor=2), nn.Conv2d(n, n, 3, padding=1), nn.ReLU(inplace=True)
+        )
+
+
+class ModNet(nn.Module):
+    def __init__(self, n_in, n_out=1):
+        super().__init__()
+        self.activation_func, self.activation_kwargs, self.down_blocks = None, {}, (4,) * 6
+        self.conv_init = nn.Conv2d(n_in, 32, 3, padding=1)
+        self.layers_down = nn.ModuleList([DenseBlock(n, False) for n, _ in WIDTHS_DOWN])
+        self.transitions_down = nn.ModuleList([TransitionDown(n + 48, m) for n, m in WIDTHS_DOWN])
+        self.bottleneck = DenseBlock(123, True)
+        self.transitions_up = nn.ModuleList([TransitionUp(48) for _ in WIDTHS_UP])
+        self.layers_up = nn.ModuleList([DenseBlock(n, n != 128) for n in WIDTHS_UP])
+        self.final_conv = nn.Conv2d(176, n_out, 1, bias=False)
+        self.log_transform = n_in == 1
+
+    def forward(self, x):
+        x, skips = self.conv_init(x), []
+        for dense, down in zip(self.layers_down, self.transitions_down, strict=True):
+            x = dense(x)
+            skips.append(x)
+            x = down(x)
+        x = self.bottleneck(x)
+        for up, dense in zip(self.transitions_up, self.layers_up, strict=True):
+            x = dense(torch.cat([skips.pop(), up.upsampling_layer(x)], 1))
+        return self.final_conv(x)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Both networks with lively statistics, their classes where the published ones were."""
+    package, models = types.ModuleType("models"), types.ModuleType("models.tiramisu")
+    for module in (package, models):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for layer in (DenseLayer, DenseBlock, TransitionDown, TransitionUp):
+        monkeypatch.setattr(layer, "__module__", "models.tiramisu")
+        setattr(models, layer.__name__, layer)
+    monkeypatch.setattr(ModNet, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "ModNet", ModNet, raising=False)
+    torch.manual_seed(0)
+    networks = {"modelA": ModNet(1), "modelB": ModNet(3)}
+    for network in networks.values():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        network.eval()
+    return networks
+
+
+def save(content, path, zipped):
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_imported_networks_equal_the_published_ones(published, tmp_path, zipped):
+    path = save(published, tmp_path / "model.pt", zipped)
+    model = import_checkpoint(path, pixel_size_um=1.5)
+    model.save(tmp_path / "model.safetensors")
+    model = load_model(tmp_path / "model.safetensors", "cpu")
+    assert (model.architecture, model.comir_channels, model.pixel_size_um) == ("tiramisu", 1, 1.5)
+    assert model.modality("shg").intensity == "log_full_scale"
+    assert model.modality("bf").intensity == "full_scale"
+    for key, side, channels in (("modelA", "shg", 1), ("modelB", "bf", 3)):
+        image = torch.rand(1, channels, 64, 128)
+        with torch.inference_mode():
+            torch.testing.assert_close(model.network(side)(image), published[key](image), atol=1e-4, rtol=0)
+
+
+def test_state_dicts_and_three_channels_are_imported(published, tmp_path):
+    networks = {"modelA": ModNet(1, 3).state_dict(), "modelB": ModNet(3, 3).state_dict()}
+    path = save(networks, tmp_path / "states.pt", True)
+    assert import_checkpoint(path, pixel_size_um=1.0).comir_channels == 3
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_tensors_come_back_as_saved(tmp_path, zipped):
+    base = torch.arange(24, dtype=torch.float64).reshape(4, 6)
+    content = {"view": base[1:, ::2].T, "half": base.half(), "flags": base > 3, "list": [1, "two", None, {3}]}
+    loaded = read_checkpoint(save(content, tmp_path / "tensors.pt", zipped))
+    for name in ("view", "half", "flags"):
+        assert torch.equal(loaded[name], content[name]) and loaded[name].dtype == content[name].dtype
+    assert loaded["list"] == content["list"]
+
+
+class Hostile:
+    def __init__(self, call, *arguments):
+        self.reduced = call, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+HOSTILE = [
+    (Hostile(os.system, "echo run > {}"), "system"),
+    (Hostile(eval, "open('{}', 'w')"), "eval"),
+    (Hostile(exec, "open('{}', 'w')"), "exec"),
+    (Hostile(getattr, "text", "upper"), "getattr"),
+    (Hostile(torch.load, "{}"), "torch.serialization.load"),
+]
+
+
+@pytest.mark.parametrize(("hostile", "name"), HOSTILE, ids=[name for _, name in HOSTILE])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_hostile_pickle_is_refused_by_name(tmp_path, hostile, name, zipped):
+    mark = tmp_path / "mark"
+    call, arguments = hostile.reduced
+    arguments = [part.format(mark) if isinstance(part, str) else part for part in arguments]
+    path = save({"modelA": Hostile(call, *arguments), "modelB": 1}, tmp_path / "hostile.pt", zipped)
+    with pytest.raises(ComirSearchError, match=name):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+def test_known_name_in_an_unknown_module_is_refused(tmp_path):
+    path = tmp_path / "hostile.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"cevil.tiramisu\nModNet\n.")
+    with pytest.raises(ComirSearchError, match=r"evil\.tiramisu\.ModNet"):
+        read_checkpoint(path)
+
+
+def test_stand_ins_are_inert():
+    stand_in = type("ModNet", (StandIn,), {})()
+    stand_in.__dict__.update(_parameters={"weight": torch.ones(1)}, _modules=None, tensors=print)
+    assert [name for name, _ in StandIn.tensors(stand_in)] == ["weight"]
+    assert not callable(stand_in)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_truncated_file_is_refused(published, tmp_path, zipped):
+    path = save({"modelA": torch.ones(1000), "modelB": torch.ones(9)}, tmp_path / "model.pt", zipped)
+    path.write_bytes(path.read_bytes()[:2500])
+    with pytest.raises(ComirSearchError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_tensor_outside_its_storage_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    torch.save(torch.ones(4), buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith("data.pkl"))
+    # The pickled size (4,) becomes (200,): K\x04 is a one-byte integer, \x85 a tuple of it.
+    members[name] = members[name].replace(b"K\x04\x85", b"K\xc8\x85")
+    path = tmp_path / "tensor.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
+    with pytest.raises(ComirSearchError, match="damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"modelA": 1})])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    with pytest.raises(ComirSearchError, match=r"model\.pt is no PyTorch checkpoint"):
+        read_checkpoint(path)
+
+
+def test_other_networks_are_refused(tmp_path, published):
+    published["modelA"].conv_init = nn.Conv2d(1, 16, 3)
+    with pytest.raises(ComirSearchError, match=r"modelA of .* biomedical configuration"):
+        import_checkpoint(save(published, tmp_path / "other.pt", True), pixel_size_um=1.0)
+    with pytest.raises(ComirSearchError, match="holds no CoMIR networks"):
+        import_checkpoint(save([1, 2], tmp_path / "list.pt", True), pixel_size_um=1.0)
+    both_grey = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(1).state_dict()}
+    with pytest.raises(ComirSearchError, match="one grey and one RGB"):
+        import_checkpoint(save(both_grey, tmp_path / "grey.pt", True), pixel_size_um=1.0)
+
+
+def test_missing_file():
+    with pytest.raises(ComirSearchError, match="does not exist"):
+        read_checkpoint("nowhere.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+def test_command_converts(published, tmp_path, command):
+    path = save(published, tmp_path / "model.pt", False)
+    answer = command("import-model", path, "--out", tmp_path / "out.safetensors", "--pixel-size", "0.5")
+    assert answer.code == 0 and "0.5 um" in answer.out
+    assert load_model(tmp_path / "out.safetensors").pixel_size_um == 0.5
+    answer = command("import-model", tmp_path / "absent.pt", "--out", tmp_path / "none.safetensors")
+    assert (
+        answer.code == 1 and "absent.pt" in answer.sentence and not (tmp_path / "none.safetensors").exists()
+    )
