@@ -76,6 +76,14 @@ def test_reopens_exactly(project, tmp_path):
         assert os.listdir(tmp_path) == ["work.comirproj"]
 
 
+def test_queries_can_be_corrected(project):
+    query = project.add_query("q", modality="shg", pixel_size_um=0.5)
+    project.update_query(query, pixel_size_um=0.25)
+    assert (project.query(query).modality, project.query(query).pixel_size_um) == ("shg", 0.25)
+    project.update_query(query, modality="bf")
+    assert (project.query(query).modality, project.query(query).pixel_size_um) == ("bf", 0.25)
+
+
 def test_verdicts_keep_reviewer_time_and_note(project):
     query = project.add_query("q")
     assert project.verdict_of(query, candidate()).verdict is Verdict.NONE

@@ -232,6 +232,16 @@ class Project:
             ),
         )
 
+    def update_query(
+        self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
+    ) -> None:
+        """Correct what is known of a query; what is not given stays."""
+        self._write(
+            "UPDATE query SET modality = coalesce(?, modality), pixel_size_um = coalesce(?, pixel_size_um)"
+            " WHERE id = ?",
+            (modality, pixel_size_um, query_id),
+        )
+
     def query_image(self, query_id: int) -> np.ndarray | None:
         """Return the pixels kept in the project, or None for a query in a file."""
         rows = self._read("SELECT image FROM query WHERE id = ?", (query_id,))

@@ -1,0 +1,112 @@
+"""The report: complete, self-contained, and safe whatever names and notes hold."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from comir_search.io.project import Project
+from comir_search.io.report import write_report, write_report_steps
+from comir_search.records import Candidate, SearchResult, Verdict
+from comir_search.slides import open_slide
+
+
+class Outline(HTMLParser):
+    """Counts tags and refuses any that is left open."""
+
+    VOID = frozenset({"meta", "img", "image", "polygon", "circle", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.counts, self.text, self.links = [], {}, [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.links += [value for name, value in attributes if name in ("src", "href") and value[0] != "#"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def outline_of(path):
+    outline = Outline()
+    outline.feed(path.read_text(encoding="utf-8"))
+    assert outline.open == []
+    return outline, " ".join(" ".join(outline.text).split())
+
+
+@pytest.fixture
+def project(tmp_path):
+    pixels = np.random.default_rng(0).integers(100, 255, (300, 400, 3), dtype=np.uint8)
+    path = tmp_path / "a&b.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    with Project.create(tmp_path / "study.comirproj") as project:
+        with open_slide(path) as slide:
+            project.add_slide(slide.info)
+            fingerprint = slide.fingerprint
+        query = project.add_query("<q>.tif", image=pixels[:64, :64, 0], modality="shg")
+        candidates = tuple(
+            Candidate(rank, "a&b.tif", 60.0 * rank, 150, 1.0, 64, 64, 20.0, False, 0.5, 0.5, fingerprint)
+            for rank in range(1, 6)
+        )
+        result = SearchResult("<q>.tif", True, "Clear & plain.", {"total": 1.0}, candidates)
+        project.set_result(query, result, {"model": "m-1234", "index": "i-5678", "top": 5})
+        project.set_verdict(query, candidates[4], Verdict.ACCEPTED, note="<script>x</script>", reviewer="Ada")
+        project.set_verdict(query, candidates[0], Verdict.REJECTED, reviewer="Grace")
+        project.add_query("dark.tif", path=tmp_path / "gone.tif")
+        project.settings = {"index": "/data/index"}
+        yield project
+
+
+def test_report_is_complete(project, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, project, top=2)
+    outline, text = outline_of(path)
+    # The accepted candidate and the first two: query, candidate and both; and one overview.
+    assert outline.counts["img"] == 9 and outline.counts["svg"] == 1 and outline.counts["polygon"] == 10
+    assert all(link.startswith("data:image/jpeg;base64,") for link in outline.links)
+    for link in outline.links:
+        with Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))) as image:
+            image.verify()
+    assert "script" not in outline.counts and "<script>x</script>" in text
+    for needed in ("<q>.tif", "a&b.tif", "Clear & plain.", "Ada", "Grace", "m-1234", "i-5678", "/data/index"):
+        assert needed in text
+    assert "1 of 2 queries found. Candidates accepted: 1, rejected: 1, unsure: 0." in text
+    assert "Accepted match" in text and "Not searched yet." in text
+    assert re.search(r"Place 300\.0, 150\.0 µm", text)
+    assert project.slides[0].fingerprint in text
+
+
+def test_report_without_the_slide_says_so(project, tmp_path):
+    (tmp_path / "a&b.tif").unlink()
+    write_report(tmp_path / "report.html", project)
+    outline, text = outline_of(tmp_path / "report.html")
+    assert "the slide is not where it was" in text and "svg" not in outline.counts
+
+
+def test_stopped_report_leaves_nothing(project, tmp_path):
+    job = write_report_steps(tmp_path / "report.html", project)
+    next(job)
+    job.close()
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_report_on_some_queries(project, tmp_path):
+    write_report(tmp_path / "report.html", project, project.queries[1:])
+    _, text = outline_of(tmp_path / "report.html")
+    assert "<q>.tif" not in text and "dark.tif" in text
