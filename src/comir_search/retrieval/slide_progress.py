@@ -1,0 +1,115 @@
+"""What is finished of a slide, kept on the disk so that another run can go on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from comir_search.errors import ComirSearchError
+from comir_search.progress import Job, Tick
+from comir_search.retrieval.index import Index
+from comir_search.retrieval.indexed_slide import (
+    SLIDES,
+    DamagedChunk,
+    IndexedSlide,
+    SlideRecord,
+    pack_bits,
+    unpack_bits,
+)
+from comir_search.retrieval.layout import comir_array
+from comir_search.retrieval.storage import Storage
+
+PROGRESS_FILE = "progress.json"
+
+Cell = tuple[int, int]
+Kind = Literal["regions", "blocks"]
+KINDS: tuple[Kind, Kind] = ("regions", "blocks")
+
+
+class SlideProgress:
+    """The regions and blocks of a slide, and which of them the disk holds.
+
+    Parameters
+    ----------
+    storage : Storage
+    target : IndexedSlide
+
+    Attributes
+    ----------
+    cells : dict of str to list of (int, int)
+        All regions and all blocks that hold tissue.
+    done : dict of str to set of (int, int)
+        Those that are finished.
+    """
+
+    def __init__(self, storage: Storage, target: IndexedSlide) -> None:
+        self._storage, self.target = storage, target
+        self.cells: dict[Kind, list[Cell]] = {
+            "regions": target.grid.regions(),
+            "blocks": target.grid.blocks(),
+        }
+        self.done: dict[Kind, set[Cell]] = {kind: set() for kind in KINDS}
+
+    @classmethod
+    def read(cls, index: Index, fingerprint: str) -> SlideProgress | None:
+        """Return what an earlier run recorded; None where it recorded nothing of use."""
+        try:
+            values = index.storage.read_json(f"{SLIDES}/{fingerprint}/{PROGRESS_FILE}")
+            if values is None:
+                return None
+            progress = cls(index.storage, index.slide_of(SlideRecord.from_dict(values["record"])))
+            for kind, cells in progress.cells.items():
+                finished = unpack_bits(values[kind], (len(cells),))
+                progress.done[kind] = {cell for cell, is_done in zip(cells, finished, strict=True) if is_done}
+        except (ComirSearchError, KeyError, TypeError, ValueError):
+            return None
+        return progress
+
+    def write(self) -> None:
+        """Put it on the disk, in place of what was there."""
+        values: dict[str, Any] = {"record": self.target.record.to_dict()}
+        for kind, cells in self.cells.items():
+            values[kind] = pack_bits(np.array([cell in self.done[kind] for cell in cells], bool))
+        self._storage.write_json(f"{self.target.folder}/{PROGRESS_FILE}", values)
+
+    def mark(self, kind: Kind, cell: Cell) -> None:
+        """Record that the disk holds a region or block."""
+        self.done[kind].add(cell)
+        self.write()
+
+    def left(self, kind: Kind) -> list[Cell]:
+        """Return the regions or blocks that are not finished, in reading order."""
+        return [cell for cell in self.cells[kind] if cell not in self.done[kind]]
+
+    def check_steps(self) -> Job[None]:
+        """Read again what is recorded as finished, and take off the record what the disk does not hold.
+
+        A machine that lost its power may have kept the record and lost a chunk.
+
+        Raises
+        ------
+        DamagedChunk
+            If the tissue mask or an array's description is damaged, so that the slide has to be begun again.
+        """
+        grid, stage = self.target.grid, f"checking {self.target.name}"
+        for array in self.target.layout.arrays:
+            self.target.check_array(array)
+        for row, column in zip(*grid.chunk_grid("tissue").nonzero(), strict=True):
+            self.target.read_chunk("tissue", (int(row), int(column)))
+        cells = [(kind, cell) for kind in KINDS for cell in self.cells[kind] if cell in self.done[kind]]
+        for number, (kind, cell) in enumerate(cells):
+            yield Tick(stage, number, len(cells))
+            if kind == "regions":
+                chunks = [(comir_array(0), chunk) for chunk in grid.region_chunks(cell)]
+            else:
+                chunks = [
+                    (array, chunk)
+                    for array in self.target.layout.derived_arrays
+                    for chunk in grid.block_chunks(array, cell)
+                ]
+            try:
+                for array, chunk in chunks:
+                    self.target.read_chunk(array, chunk)
+            except DamagedChunk:
+                self.done[kind].discard(cell)

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import fake_model
+import numpy as np
+import pytest
+
+from comir_search.errors import ComirSearchError, PixelSizeMissing
+from comir_search.progress import finish
+from comir_search.retrieval import indexing
+from comir_search.retrieval.index import DamagedChunk, Index
+from comir_search.retrieval.indexing import index_slides, index_slides_steps
+from comir_search.slides import slide_from_array
+
+
+def files_of(index_path: Path) -> dict[str, bytes]:
+    """Return every file of an index by name, except the lock and what knows absolute paths."""
+    return {
+        path.relative_to(index_path).as_posix(): path.read_bytes()
+        for path in sorted(index_path.rglob("*"))
+        if path.is_file() and path.name not in ("writer.lock", "slide.json", "progress.json")
+    }
+
+
+def assert_same_index(first: Path, second: Path) -> None:
+    """Check that two indexes are equal bit for bit, but for where their slides lay."""
+    left, right = files_of(first), files_of(second)
+    assert list(left) == list(right)
+    assert [name for name in left if left[name] != right[name]] == []
+    for file in first.rglob("slide.json"):
+        records = [json.loads((path / file.relative_to(first)).read_text()) for path in (first, second)]
+        for record in records:
+            del record["absolute_path"], record["relative_path"]
+        assert records[0] == records[1]
+
+
+@pytest.fixture
+def empty(fake, slide_file, tmp_path) -> Path:
+    """An index without slides, in small regions."""
+    return Index.create(tmp_path / "index", fake, "bf", region_px=256).path
+
+
+def test_stages_and_regions_are_told(empty, slide_file):
+    ticks = []
+    index = finish(index_slides_steps([slide_file], empty), ticks.append)
+    (slide,) = index.slides
+    stages = list(dict.fromkeys(tick.stage for tick in ticks))
+    assert stages == ["opening slides", "measuring disc.tif", "embedding disc.tif", "words disc.tif"]
+    for stage, cells in (("embedding", slide.grid.regions()), ("words", slide.grid.blocks())):
+        told = [(tick.done, tick.total) for tick in ticks if tick.stage.startswith(stage)]
+        assert told[0] == (0, len(cells))
+        assert told[-1] == (len(cells), len(cells))
+        assert told == sorted(told)
+
+
+def test_region_size_does_not_show(index, slide_file, tmp_path):
+    whole = index_slides([slide_file], tmp_path / "large").slides[0]
+    assert whole.layout.region_px == 1024
+    (slide,) = index.slides
+    # Larger chunks take in more glass; what both hold is the same.
+    pixels = np.kron(slide.grid.stored, np.ones((slide.layout.chunk_px,) * 2, bool))[:750, :750]
+    both = slide.read_comir(0, 0, 0, 750, 750), whole.read_comir(0, 0, 0, 750, 750)
+    np.testing.assert_array_equal(both[0][:, pixels], both[1][:, pixels])
+
+
+def test_indexed_slides_are_skipped_and_new_ones_added(index, slide_file, monkeypatch):
+    before = files_of(index.path)
+    calls = []
+    embed = fake_model.embed_region
+    module = sys.modules["comir_search.comir.embedding"]
+    monkeypatch.setattr(module, "embed_region", lambda *key: calls.append(key[1].name) or embed(*key))
+    fake_model.write_slide(slide_file.parent / "more.tif", 700, seed=5)
+    shutil.copy(slide_file, slide_file.parent / "copy of disc.tif")
+    after = index_slides([slide_file.parent], index.path)
+    assert set(calls) == {"more.tif"}
+    assert len(after.slides) == 2
+    assert before.items() <= files_of(index.path).items()
+
+
+def test_a_slide_that_moved_is_known_and_its_place_noted(index, slide_file, tmp_path):
+    moved = tmp_path / "moved.tif"
+    slide_file.rename(moved)
+    (slide,) = index_slides([moved], index.path).slides
+    assert (slide.name, slide.path) == ("moved.tif", moved)
+
+
+def test_another_pixel_size_is_refused_with_the_way_out(index, slide_file):
+    with pytest.raises(ComirSearchError, match=r"disc.tif .*2 um per pixel, not 0.5; .*compact .*--remove"):
+        index_slides([slide_file], index.path, pixel_size_um=0.5)
+
+
+def test_a_slide_without_pixel_size_is_named(empty, tmp_path):
+    bare = fake_model.write_slide(tmp_path / "bare.tif", 600, pixel_size_um=None)
+    with pytest.raises(PixelSizeMissing, match=r"bare.tif .*--pixel-size"):
+        index_slides([bare], empty)
+    (slide,) = index_slides([bare], empty, pixel_size_um=2.0).slides
+    assert (slide.pixel_size_um, slide.record.pixel_size_source) == (2.0, "user")
+
+
+def test_bad_slides_leave_nothing_behind(fake, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ComirSearchError, match="holds no slide"):
+        index_slides([tmp_path / "nothing"], tmp_path / "index")
+    (tmp_path / "noise.tif").write_bytes(b"II*\0" + bytes(100))
+    good = fake_model.write_slide(tmp_path / "good.tif", 600)
+    with pytest.raises(ComirSearchError, match=r"noise.tif"):
+        index_slides([good, tmp_path / "noise.tif"], tmp_path / "index")
+    with pytest.raises(ComirSearchError, match="not 'ihc'"):
+        index_slides([good], tmp_path / "index", modality="ihc")
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_made_otherwise_is_refused(index, slide_file):
+    with pytest.raises(ComirSearchError, match="was made with another model; leave --model out"):
+        index_slides([slide_file], index.path, model=fake_model.FakeModel("other"))
+    with pytest.raises(ComirSearchError, match="modality bf, not shg"):
+        index_slides([slide_file], index.path, modality="shg")
+    index_slides([slide_file], index.path, model=fake_model.FakeModel(), modality="bf")
+
+
+def test_a_slide_of_glass_is_indexed_and_empty(empty, tmp_path):
+    import tifffile
+
+    file = tmp_path / "glass.tif"
+    image = np.full((700, 700, 3), 240, np.uint8)
+    tifffile.imwrite(file, image, photometric="rgb", resolution=(5000, 5000), resolutionunit=3)
+    (slide,) = index_slides([file], empty).slides
+    assert not slide.tissue.any()
+    assert not slide.grid.stored.any()
+    assert (slide.read_comir(0, 0, 0, 350, 350) == 128).all()
+    assert (slide.read_words(0, 0, 44, 44) == 65535).all()
+
+
+def test_cancelling_ends_at_once_and_resumes(empty, slide_file, finished):
+    threads = threading.active_count()
+    for stop_at in (("embedding", 3), ("embedding", 12), ("words", 2)):
+        job = index_slides_steps([slide_file], empty)
+        for tick in job:
+            if tick.stage.startswith(stop_at[0]) and tick.done >= stop_at[1]:
+                break
+        started = time.monotonic()
+        job.close()
+        assert time.monotonic() - started < 1
+        assert threading.active_count() == threads
+        assert Index.open(empty).slides == []
+    ticks = []
+    finish(index_slides_steps([slide_file], empty), ticks.append)
+    first = next(tick for tick in ticks if tick.stage.startswith("words"))
+    assert first.done >= 2
+    assert_same_index(empty, finished / "index")
+
+
+def test_a_region_whose_chunk_was_lost_is_done_again(empty, slide_file, finished, monkeypatch):
+    job = index_slides_steps([slide_file], empty)
+    for tick in job:
+        if tick.stage.startswith("words") and tick.done >= 2:
+            break
+    job.close()
+    folder = next((empty / "slides").glob("?" * 32))
+    for chunk in ("comir/0/c/0/2/3", "comir/2/c/0/0/0"):
+        (folder / chunk).write_bytes(b"")  # as a power cut may leave it
+    (folder / "comir/0/c/0/2/2").unlink()
+    (folder / "words/c/0/0/0.0123abcd.partial").write_bytes(b"half")
+    index_slides([slide_file], empty)
+    assert_same_index(empty, finished / "index")
+
+
+@pytest.mark.parametrize("harm", ["progress.json", "words/zarr.json", "tissue/c/0/0"])
+def test_a_slide_is_begun_again_where_its_beginning_is_damaged(empty, slide_file, finished, harm):
+    job = index_slides_steps([slide_file], empty)
+    for tick in job:
+        if tick.stage.startswith("embedding") and tick.done >= 3:
+            break
+    job.close()
+    (next((empty / "slides").glob("?" * 32)) / harm).write_bytes(b"{")
+    index_slides([slide_file], empty)
+    assert_same_index(empty, finished / "index")
+
+
+def test_a_full_disk_is_one_sentence_and_resumes(empty, slide_file, finished, monkeypatch):
+    from zarr.storage import LocalStore
+
+    put, written = LocalStore.set, []
+
+    async def fill(self, key, value):
+        if "/c/" in key:
+            written.append(key)
+        if len(written) > 25:
+            raise OSError(errno.ENOSPC, "No space left on device", key)
+        await put(self, key, value)
+
+    monkeypatch.setattr(LocalStore, "set", fill)
+    with pytest.raises(
+        ComirSearchError, match=r"^The disk that holds \S+ is full; free some space and run the same"
+    ):
+        index_slides([slide_file], empty)
+    monkeypatch.setattr(LocalStore, "set", put)
+    ticks = []
+    finish(index_slides_steps([slide_file], empty), ticks.append)
+    assert next(tick for tick in ticks if tick.stage.startswith("embedding")).done >= 10
+    assert_same_index(empty, finished / "index")
+
+
+def test_a_failing_slide_is_reported_and_the_threads_end(empty, slide_file, monkeypatch):
+    from comir_search.slides.tiff import TiffSlide
+
+    read, threads = TiffSlide.read_scaled, threading.active_count()
+
+    def fail(self, pixel_size_um, x, y, width, height):
+        if pixel_size_um == 2.0 and y > 500:
+            raise ComirSearchError("disc.tif: a tile cannot be decoded")
+        return read(self, pixel_size_um, x, y, width, height)
+
+    monkeypatch.setattr(TiffSlide, "read_scaled", fail)
+    with pytest.raises(ComirSearchError, match="cannot be decoded"):
+        index_slides([slide_file], empty)
+    assert threading.active_count() == threads
+    monkeypatch.setattr(TiffSlide, "read_scaled", read)
+    assert len(index_slides([slide_file], empty).slides) == 1
+
+
+KILLS = """
+import os, random, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import fake_model
+import zarr
+fake_model.install()
+from comir_search.progress import finish
+from comir_search.retrieval.indexing import index_slides_steps
+slide, index, log, kills = sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
+embed, embedding = fake_model.embed_region, sys.modules["comir_search.comir.embedding"]
+
+def slow_embed(*arguments):
+    time.sleep(0.02)
+    made = embed(*arguments)
+    os.write(logged, f"{arguments[4:6]}\\n".encode())
+    return made
+
+embedding.embed_region = slow_embed
+chance, killed = random.Random(3), 0
+while True:
+    child = os.fork()
+    if child == 0:
+        logged = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        finish(index_slides_steps([slide], index))
+        os._exit(0)
+    if killed < kills:
+        time.sleep(chance.uniform(0.02, 0.25))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        killed += 1
+    else:
+        assert status == 0, status
+        print(killed)
+        sys.exit()
+"""
+
+
+def test_twenty_kills_at_any_moment_leave_the_same_index(empty, slide_file, finished, tmp_path):
+    log = tmp_path / "embedded"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, Path(__file__).parent, slide_file, empty, log, "20"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    killed = int(done.stdout)
+    assert killed >= 10
+    assert_same_index(empty, finished / "index")
+    regions = len(Index.open(empty).slides[0].grid.regions())
+    embedded = len(log.read_text().splitlines())
+    assert regions <= embedded <= regions + killed  # at most one region's work lost a kill
+
+
+class Expanse:
+    """A brightfield slide of any size that is nowhere in memory: stripes of tissue."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, side_px: int):
+        self.shape = (side_px, side_px, 3)
+
+    def __getitem__(self, cut):
+        if cut[0] is Ellipsis:
+            return self
+        y, x = (np.arange(*part.indices(side)) for part, side in zip(cut, self.shape[:2], strict=False))
+        wave = 128 + 80 * np.sin(y[:, None] / 9) * np.cos(x[None] / 7)
+        image = np.where((x // 600 % 2 == 0)[None], wave, 240).astype(np.uint8)
+        return np.repeat(image[..., None], 3, axis=2)
+
+
+def test_memory_does_not_grow_with_the_slide(fake, tmp_path):
+    peaks = {}
+    for side_px in (1536, 6144):
+        index = Index.create(tmp_path / str(side_px), fake, "bf", region_px=256, cache_bytes=1 << 20)
+        slide = slide_from_array(Expanse(side_px), pixel_size_um=2.0, name="expanse")
+        job = indexing._index_slide_steps(index, slide, tmp_path / "expanse", indexing.LocalRunner(index))
+        tracemalloc.start()
+        for tick in job:
+            if tick.stage.startswith("measuring"):
+                tracemalloc.reset_peak()
+        peaks[side_px] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        index.refresh()
+        assert index.slides[0].grid.stored.mean() > 0.5
+    assert peaks[6144] < peaks[1536] + (2 << 20)
+    assert peaks[6144] < 20 << 20
+
+
+def test_reading_overlaps_embedding(empty, slide_file, monkeypatch):
+    from comir_search.slides.tiff import TiffSlide
+
+    events, read, embed = [], TiffSlide.read_scaled, fake_model.embed_region
+
+    def logged_read(self, pixel_size_um, *box):
+        if pixel_size_um == 2.0:
+            events.append("read")
+        return read(self, pixel_size_um, *box)
+
+    def logged_embed(*arguments):
+        events.append("embed begins")
+        time.sleep(0.02)
+        made = embed(*arguments)
+        events.append("embed ends")
+        return made
+
+    monkeypatch.setattr(TiffSlide, "read_scaled", logged_read)
+    monkeypatch.setattr(sys.modules["comir_search.comir.embedding"], "embed_region", logged_embed)
+    index_slides([slide_file], empty)
+    begins = [number for number, event in enumerate(events) if event == "embed begins"]
+    during = [events[number : events.index("embed ends", number)].count("read") for number in begins]
+    assert sum(count > 0 for count in during) > len(begins) // 2
+    ahead = [events[:number].count("read") - order - 1 for order, number in enumerate(begins)]
+    assert max(ahead) <= 3  # bounded
+
+
+def test_reads_of_an_incomplete_slide_name_what_is_missing(empty, slide_file):
+    job = index_slides_steps([slide_file], empty)
+    for tick in job:
+        if tick.stage.startswith("embedding") and tick.done >= 1:
+            break
+    job.close()
+    from comir_search.retrieval.slide_progress import SlideProgress
+
+    index = Index.open(empty)
+    progress = SlideProgress.read(index, next((empty / "slides").glob("?" * 32)).name)
+    with pytest.raises(DamagedChunk, match="missing"):
+        progress.target.read_comir(0, 0, 0, 750, 750)
