@@ -1,0 +1,210 @@
+"""Slides and candidates as layers, and the view that keeps them in step with a session.
+
+Candidates stay in level-0 pixels of their slide; the layer's scale is the
+slide's, so drawing, search and export share one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from comir_search.geometry import candidate_corners_px, corner_to_center
+from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.records import Candidate, Verdict
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Layer, Points, Shapes
+
+    from comir_search.slides import Slide
+
+KEY = "comir_search"  # our own part of a layer's metadata
+CANDIDATES, PINS = "Candidates", "Candidate numbers"
+PIN_PX = 22
+LINE_SHARE = 0.02  # of a candidate's shorter side
+UNITS_KNOWN, UNITS_MISSING = ("um", "um"), ("pixel", "pixel")
+
+
+def slide_layer(
+    slide: Slide, contrast_limits: tuple[float, float] | None = None
+) -> tuple[Any, dict[str, Any], str]:
+    """Return a slide as napari's layer data: lazy levels, in um where the pixel size is known."""
+    levels = slide.levels
+    size_um = slide.pixel_size_um
+    options: dict[str, Any] = {
+        "name": slide.name,
+        "multiscale": len(levels) > 1,
+        "rgb": slide.channels == 3,
+        "scale": (size_um or 1.0,) * 2,
+        "units": UNITS_KNOWN if size_um else UNITS_MISSING,
+        "axis_labels": ("y", "x"),
+        "metadata": {
+            KEY: {"fingerprint": slide.fingerprint, "path": slide.info.path, "pixel_size_um": size_um}
+        },
+    }
+    if contrast_limits is not None and slide.channels == 1:
+        options["contrast_limits"] = contrast_limits
+    return levels if len(levels) > 1 else levels[0], options, "image"
+
+
+def fingerprint_of(layer: Layer) -> str | None:
+    """Return the fingerprint of the slide that a layer shows, None for other layers."""
+    return layer.metadata.get(KEY, {}).get("fingerprint")
+
+
+def candidate_outlines(candidates: Sequence[Candidate]) -> list[np.ndarray]:
+    """Return the outlines as napari takes them: (4, 2) of (row, column), pixel centres."""
+    return [corner_to_center(candidate_corners_px(candidate))[:, ::-1] for candidate in candidates]
+
+
+def verdict_colour(verdict: Verdict) -> tuple[float, float, float, float]:
+    """Return a verdict's colour as red, green, blue, alpha in [0, 1]."""
+    red, green, blue = VERDICT_COLOURS[verdict]
+    return red / 255, green / 255, blue / 255, 1.0
+
+
+class CandidateLayers:
+    """Candidates on one slide: rectangles coloured by verdict, and a numbered pin on each.
+
+    The pins keep their size on the screen, so candidates are found on a whole
+    slide too. A pin sits on the corner that is the query's top left.
+
+    Parameters
+    ----------
+    viewer : napari viewer or ViewerModel
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._outlines: Shapes | None = None
+        self._pins: Points | None = None
+        self._ranks: list[int] = []
+
+    @property
+    def outlines(self) -> Shapes | None:
+        """The rectangles, while they are in the viewer."""
+        return (
+            self._outlines if self._outlines is not None and self._outlines in self._viewer.layers else None
+        )
+
+    @property
+    def pins(self) -> Points | None:
+        """The pins, while they are in the viewer."""
+        return self._pins if self._pins is not None and self._pins in self._viewer.layers else None
+
+    def show(
+        self,
+        candidates: Sequence[Candidate],
+        verdicts: Sequence[Verdict],
+        current: int | None,
+        slide_layer: Image,
+    ) -> None:
+        """Draw candidates over a slide, replacing what was drawn before.
+
+        Parameters
+        ----------
+        candidates : sequence of Candidate
+            All on the slide.
+        verdicts : sequence of Verdict
+            What was said of each.
+        current : int or None
+            Rank of the candidate to draw bolder.
+        slide_layer : Image
+            The slide; scale and units are taken from it.
+        """
+        visible = True if self.outlines is None else self.outlines.visible
+        active = self._viewer.layers.selection.active
+        self.clear()
+        self._ranks = [candidate.rank for candidate in candidates]
+        if not candidates:
+            return
+        frame = {
+            "scale": slide_layer.scale,
+            "units": slide_layer.units,
+            "axis_labels": ("y", "x"),
+            "opacity": 1.0,
+            "visible": visible,
+            "metadata": {KEY: {"role": "candidates"}},
+        }
+        corners = candidate_outlines(candidates)
+        self._outlines = self._viewer.add_shapes(
+            corners,
+            shape_type="polygon",
+            name=CANDIDATES,
+            features={
+                "rank": [str(candidate.rank) for candidate in candidates],
+                "confidence": [candidate.confidence for candidate in candidates],
+                "angle_deg": [candidate.angle_deg for candidate in candidates],
+                "slide": [candidate.slide for candidate in candidates],
+                "verdict": [verdict.value for verdict in verdicts],
+            },
+            face_color=[0.0, 0.0, 0.0, 0.0],
+            edge_width=1,
+            **frame,
+        )
+        self._pins = self._viewer.add_points(
+            [outline[0] for outline in corners],
+            name=PINS,
+            size=1,
+            canvas_size_limits=(PIN_PX, PIN_PX),
+            border_width=0,
+            features={"rank": [str(candidate.rank) for candidate in candidates]},
+            text={"string": "{rank}", "size": 10, "color": "white", "anchor": "center"},
+            **frame,
+        )
+        self.mark(candidates, verdicts, current)
+        self._outlines.editable = self._pins.editable = False
+        if active is not None and active in self._viewer.layers:
+            self._viewer.layers.selection.active = active
+
+    def mark(self, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], current: int | None) -> None:
+        """Colour rectangles and pins by verdict, and draw the current one bolder."""
+        if self.outlines is None or len(self._ranks) != len(candidates):
+            return
+        colours = [verdict_colour(verdict) for verdict in verdicts]
+        self.outlines.edge_color = colours
+        self.outlines.edge_width = [
+            _line_px(candidate, candidate.rank == current) for candidate in candidates
+        ]
+        self.outlines.features["verdict"] = [verdict.value for verdict in verdicts]
+        self.outlines.refresh()
+        if self.pins is not None:
+            self.pins.face_color = self.pins.border_color = colours
+
+    def clear(self) -> None:
+        """Take the layers out of the viewer."""
+        for layer in (self.pins, self.outlines):
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+        self._outlines, self._pins, self._ranks = None, None, []
+
+    def rank_at(self, position: Sequence[float]) -> int | None:
+        """Return the rank of the candidate at a world position, None where there is none."""
+        if self.outlines is None or not self.outlines.visible:
+            return None
+        value = self.outlines.get_value(position, world=True)
+        return None if value is None or value[0] is None else self._ranks[value[0]]
+
+    def toggle(self) -> None:
+        """Show or hide rectangles and pins."""
+        if self.outlines is not None:
+            visible = not self.outlines.visible
+            for layer in (self.outlines, self.pins):
+                if layer is not None:
+                    layer.visible = visible
+
+
+def _line_px(candidate: Candidate, is_current: bool) -> float:
+    shorter_px = min(candidate.width_um, candidate.height_um) / candidate.pixel_size_um
+    return LINE_SHARE * shorter_px * (2.0 if is_current else 1.0)
+
+
+def fly_to(viewer: Any, candidate: Candidate, share: float = 0.4) -> None:
+    """Put a candidate in the middle of the canvas, filling `share` of it."""
+    y_um, x_um = corner_to_center([candidate.center_y_px, candidate.center_x_px]) * candidate.pixel_size_um
+    extent_um = float(np.hypot(candidate.width_um, candidate.height_um))
+    camera = viewer.scene.camera
+    camera.center = (0.0, float(y_um), float(x_um))
+    camera.zoom = share * min(viewer.canvas.size) / extent_um

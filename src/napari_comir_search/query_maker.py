@@ -1,0 +1,160 @@
+"""Making queries: from files, from layers, and from a rectangle that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtCore import QObject, Signal
+
+from comir_search.errors import ComirSearchError
+from napari_comir_search import drawing, jobs
+from napari_comir_search.session import Session
+from napari_comir_search.worker import JobRunner
+
+
+class QueryMaker(QObject):
+    """Adds queries to a session.
+
+    Parameters
+    ----------
+    viewer : napari viewer
+    session : Session
+    runner : JobRunner
+        Reads and cuts images.
+
+    Attributes
+    ----------
+    outline : Outline or None
+        The rectangle being drawn.
+    drawing_changed : Signal()
+        A rectangle is being drawn, has been drawn, or is gone.
+    failed : Signal(str)
+        What failed and how to mend it.
+    """
+
+    drawing_changed = Signal()
+    failed = Signal(str)
+
+    def __init__(
+        self, viewer: Any, session: Session, runner: JobRunner, parent: QObject | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.viewer, self.session, self.runner = viewer, session, runner
+        self.outline: drawing.Outline | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The kinds of image that a query can be."""
+        return ("bf", "shg") if self.session.index is None else self.session.index.model.modalities
+
+    def add_files(self, paths: Sequence[str | Path]) -> None:
+        """Add queries from their files."""
+        if paths:
+            job = jobs.describe_slides_steps([Path(path) for path in paths])
+            self.runner.run("Opening the query", job, self._add_files)
+
+    def _add_files(self, opened: jobs.Opened) -> None:
+        if opened.problems:
+            self.failed.emit(opened.problems[0])
+        for info in opened.infos:
+            self.session.add_query(
+                info.name,
+                path=info.path,
+                modality=self._guess_modality(info.channels),
+                pixel_size_um=info.pixel_size_um,
+                source={"pixel size": info.pixel_size_source, "shape": [info.height_px, info.width_px]},
+            )
+
+    def add_layer(self, layer: Image) -> None:
+        """Add a whole image layer as a query."""
+        try:
+            data, size_um = drawing.full_resolution(layer), drawing.layer_pixel_size_um(layer)
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+            return
+        source = {"layer": layer.name, "pixel size": "layer" if size_um else "missing"}
+        self.runner.run(
+            f"Reading {layer.name}",
+            drawing.read_steps(data, layer.name),
+            lambda image: self._add_image(layer.name, image, size_um, source),
+        )
+
+    def draw_on(self, layer: Image) -> None:
+        """Begin to draw a query on an image layer."""
+        self.stop_drawing()
+        try:
+            self.outline = drawing.Outline(self.viewer, layer)
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+            return
+        self.outline.layer.events.data.connect(self._take_shape)
+        self.viewer.layers.events.removed.connect(self._drop_outline)
+        self.drawing_changed.emit()
+
+    def _take_shape(self, event: Any) -> None:
+        """Once a rectangle is there, let it be moved and turned."""
+        if str(event.action) == "added" and self.outline is not None:
+            self.outline.keep_last()
+        self.drawing_changed.emit()
+
+    def _drop_outline(self, event: Any) -> None:
+        """Stop drawing when the user takes the layer, or the one drawn on, away."""
+        if self.outline is not None and event.value in (self.outline.layer, self.outline.target):
+            self.stop_drawing()
+
+    def stop_drawing(self) -> None:
+        """Take the drawn rectangle away."""
+        outline, self.outline = self.outline, None
+        if outline is not None:
+            outline.layer.events.data.disconnect(self._take_shape)
+            self.viewer.layers.events.removed.disconnect(self._drop_outline)
+            outline.close()
+            self.drawing_changed.emit()
+
+    def cut_drawn(self) -> None:
+        """Make the drawn rectangle a query."""
+        outline = self.outline
+        if outline is None:
+            return
+        try:
+            place = outline.place()
+            size_um = drawing.layer_pixel_size_um(outline.target)
+            data = drawing.full_resolution(outline.target)
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+            return
+        source = {
+            "layer": outline.target.name,
+            "place": asdict(place),
+            "pixel size": "layer" if size_um else "missing",
+        }
+        name = f"{Path(outline.target.name).stem} cut {len(self.session.queries) + 1}"
+        self.stop_drawing()
+        self.runner.run(
+            f"Cutting {name}",
+            drawing.cut_steps(data, place, name),
+            lambda image: self._add_image(name, image, size_um, source),
+        )
+
+    def _add_image(self, name: str, image: np.ndarray, size_um: float | None, source: dict[str, Any]) -> None:
+        channels = 3 if image.ndim == 3 and image.shape[2] >= 3 else 1
+        self.session.add_query(
+            name,
+            image,
+            modality=self._guess_modality(channels),
+            pixel_size_um=size_um,
+            source=source | {"shape": list(image.shape[:2])},
+        )
+
+    def _guess_modality(self, channels: int) -> str:
+        """Return the side that is not indexed if the channels allow it, else the other."""
+        index = self.session.index
+        if index is None:
+            return "bf" if channels == 3 else "shg"
+        sought = index.model.other(index.modality)
+        return sought if channels == index.model.channels_of(sought) else index.modality

@@ -1,0 +1,173 @@
+"""Keeps a viewer in step with a session: the slide shown, its candidates, the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from comir_search.records import Candidate, Verdict
+from napari_comir_search.layers import CandidateLayers, fingerprint_of, fly_to, slide_layer
+from napari_comir_search.session import Session
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from comir_search.slides import Slide
+
+
+class SlideView:
+    """What the canvas shows of a session.
+
+    Parameters
+    ----------
+    viewer : napari viewer or ViewerModel
+    session : Session
+    open_slide : callable
+        ``open_slide(fingerprint, then)`` opens a slide beside the window and
+        calls ``then(slide, contrast_limits)``.
+    """
+
+    def __init__(
+        self, viewer: Any, session: Session, open_slide: Callable[[str, Callable[..., None]], None]
+    ) -> None:
+        self.viewer = viewer
+        self.session = session
+        self.candidates = CandidateLayers(viewer)
+        self.shown: str | None = None  # fingerprint of the slide on the canvas
+        self._wanted: str | None = None  # the one asked for last; it may still be opening
+        self._open_slide = open_slide
+        self._slides: dict[str, Slide] = {}  # open as long as their layer is there
+        session.events.result.connect(self.draw)
+        session.events.judgement.connect(self._mark)
+        session.events.candidate.connect(self.follow)
+        viewer.layers.events.removed.connect(self._forget)
+        viewer.mouse_drag_callbacks.append(self._pick)
+
+    def close(self) -> None:
+        """Let go of the viewer."""
+        self.session.events.result.disconnect(self.draw)
+        self.session.events.judgement.disconnect(self._mark)
+        self.session.events.candidate.disconnect(self.follow)
+        if self._pick in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._pick)
+        self.clear()
+        self.viewer.layers.events.removed.disconnect(self._forget)
+
+    def clear(self) -> None:
+        """Take candidates, and slides that were opened here, off the canvas; close their files."""
+        self.candidates.clear()
+        for fingerprint in list(self._slides):
+            self.viewer.layers.remove(self.layer(fingerprint))
+
+    def layer(self, fingerprint: str) -> Image | None:
+        """Return the layer of a slide, whoever opened it."""
+        return next((layer for layer in self.viewer.layers if fingerprint_of(layer) == fingerprint), None)
+
+    def show(self, fingerprint: str, then: Callable[[], None] | None = None) -> None:
+        """Put a slide on the canvas, opening it first if need be, and hide the others.
+
+        `then` is called once it is there.
+        """
+        self._wanted = fingerprint
+        layer = self.layer(fingerprint)
+        if layer is None:
+            self._open_slide(fingerprint, lambda slide, limits: self._add(slide, limits, then))
+            return
+        is_other = self.shown != fingerprint
+        self.shown = fingerprint
+        for other in self.viewer.layers:
+            if fingerprint_of(other) is not None:
+                other.visible = other is layer
+        self.viewer.layers.selection.active = layer
+        if is_other:
+            if then is None:
+                self.viewer.reset_view()
+            self.draw()
+        if then is not None:
+            then()
+
+    def reload(self, fingerprint: str) -> None:
+        """Show a slide anew after its pixel size was changed."""
+        layer = self.layer(fingerprint)
+        if layer is not None:
+            self.viewer.layers.remove(layer)
+            self.show(fingerprint)
+
+    def follow(self) -> None:
+        """Fly to the current candidate, on whichever slide it lies."""
+        candidate = self.session.candidate
+        item = None if candidate is None else self.session.slide_of(candidate)
+        if candidate is None or item is None:
+            return
+        self.show(item.fingerprint, then=self._land)
+
+    def draw(self) -> None:
+        """Draw the candidates that lie on the slide shown."""
+        layer = None if self.shown is None else self.layer(self.shown)
+        candidates = self._on_slide()
+        if layer is None or layer.units[0] == "pixel":
+            self.candidates.clear()
+            return
+        self.candidates.show(candidates, self._verdicts(candidates), self._rank(), layer)
+
+    def _add(self, slide: Slide, limits: tuple[float, float] | None, then: Callable[[], None] | None) -> None:
+        if self.layer(slide.fingerprint) is not None:
+            slide.close()
+        else:
+            data, options, _ = slide_layer(slide, limits)
+            active = self.viewer.layers.selection.active
+            self._slides[slide.fingerprint] = slide
+            self.viewer.add_image(data, **options, visible=False)
+            # Slides lie below whatever is drawn on them.
+            self.viewer.layers.move(len(self.viewer.layers) - 1, 0)
+            self.viewer.layers.selection.active = active
+            self.viewer.canvas.overlays.scale_bar.visible = slide.pixel_size_um is not None
+        if self._wanted == slide.fingerprint:
+            self.show(slide.fingerprint, then)
+
+    def _land(self) -> None:
+        candidate = self.session.candidate
+        if candidate is not None:
+            self._mark()
+            fly_to(self.viewer, candidate)
+
+    def _mark(self) -> None:
+        candidates = self._on_slide()
+        self.candidates.mark(candidates, self._verdicts(candidates), self._rank())
+
+    def _on_slide(self) -> list[Candidate]:
+        on_slide = []
+        for candidate in self.session.candidates:
+            item = self.session.slide_of(candidate)
+            if item is not None and item.fingerprint == self.shown:
+                on_slide.append(candidate)
+        return on_slide
+
+    def _verdicts(self, candidates: list[Candidate]) -> list[Verdict]:
+        return [self.session.verdict(candidate.rank) for candidate in candidates]
+
+    def _rank(self) -> int | None:
+        return None if self.session.candidate is None else self.session.candidate.rank
+
+    def _forget(self, event: Any) -> None:
+        fingerprint = fingerprint_of(event.value)
+        if fingerprint is None:
+            return
+        slide = self._slides.pop(fingerprint, None)
+        if slide is not None:
+            slide.close()
+        if self.shown == fingerprint:
+            self.shown = None
+
+    def _pick(self, viewer: Any, event: Any) -> Generator[None, None, None]:
+        """Select the candidate that is clicked; a drag pans as ever."""
+        yield
+        while event.type == "mouse_move":
+            if event.handled:
+                return
+            yield
+            if event.type == "mouse_move":
+                return
+        rank = self.candidates.rank_at(event.position)
+        if rank is not None:
+            self.session.select_candidate(rank)

@@ -1,0 +1,265 @@
+"""The dock: repository, query, search, results and export, in the order of the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_comir_search.keymap import Keymap
+from napari_comir_search.session import Session
+from napari_comir_search.settings import read_preferences
+from napari_comir_search.widgets.export import ExportWidget
+from napari_comir_search.widgets.key_table import KeyTable
+from napari_comir_search.widgets.message_bar import MessageBar
+from napari_comir_search.widgets.query import QueryWidget
+from napari_comir_search.widgets.repository import RepositoryWidget
+from napari_comir_search.widgets.results import ResultsWidget
+from napari_comir_search.widgets.search import SearchWidget
+from napari_comir_search.widgets.section import Section
+from napari_comir_search.workbench import Workbench
+
+if TYPE_CHECKING:
+    import napari
+
+SECTIONS = (
+    ("Repository", "repository", "The slides to search, and their index."),
+    ("Query", "query", "The patch whose place is sought."),
+    ("Search", "search", "Find the place."),
+    ("Results", "results", "The candidates, and what you say of them."),
+    ("Export", "export", "Hand the results over."),
+)
+AFTER_SEARCH = ("results", "export")
+
+
+class SearchDock(QWidget):
+    """Everything from a folder of slides to a verified place.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        The viewer beside which the dock stands.
+    folder : path, optional
+        Where projects lie that have no name yet; by default the user's data folder.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer, folder: str | Path | None = None) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.session = Session(folder or projects_folder(), read_preferences().reviewer or None)
+        self.workbench = Workbench(viewer, self.session, self)
+        self.message = MessageBar()
+        self.repository = RepositoryWidget(self.workbench)
+        self.query = QueryWidget(self.workbench)
+        self.search = SearchWidget(self.workbench)
+        self.results = ResultsWidget(self.workbench)
+        self.export = ExportWidget(self.workbench)
+        self.sections = {
+            name: Section(title, getattr(self, name), tip, self) for title, name, tip in SECTIONS
+        }
+        self._build()
+        self.setAcceptDrops(True)
+        self.keymap = Keymap(viewer, self.actions())
+        self._is_open = True
+        self._has_unfolded = False
+        self._connect()
+        self.refresh()
+
+    def actions(self) -> dict[str, object]:
+        """Return what each key does."""
+        from comir_search.records import Verdict
+
+        session, workbench = self.session, self.workbench
+        return {
+            "next": lambda: session.step_candidate(1),
+            "previous": lambda: session.step_candidate(-1),
+            "unverified": workbench.step_unverified,
+            "accept": lambda: workbench.judge(Verdict.ACCEPTED),
+            "reject": lambda: workbench.judge(Verdict.REJECTED),
+            "unsure": lambda: workbench.judge(Verdict.UNSURE),
+            "undo": workbench.undo,
+            "toggle": workbench.view.candidates.toggle,
+            "mode": lambda: None,
+        }
+
+    def _build(self) -> None:
+        self.project_label = QLabel()
+        self.project_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.menu_button = QPushButton("Project")
+        self.menu_button.setToolTip("Open, keep or leave a project; see the keys.")
+        menu = QMenu(self.menu_button)
+        menu.setToolTipsVisible(True)
+        for text, action, tip in (
+            ("New", self.workbench.new_project, "Begin an empty project; this one is kept."),
+            ("Open …", self._open_project, "Open a project file as it was left."),
+            ("Save as …", self._save_as, "Go on under another name. Everything is saved as you work."),
+            ("Keyboard shortcuts", self.show_keys, "Show the keys."),
+        ):
+            menu.addAction(text, action).setToolTip(tip)
+        self.menu_button.setMenu(menu)
+        head = QHBoxLayout()
+        head.addWidget(self.project_label, 1)
+        head.addWidget(self.menu_button)
+        self.locate_button = QPushButton("Look for moved slides …")
+        self.locate_button.setToolTip("Choose a folder; moved slides in it are known again by their content.")
+        self.locate_button.clicked.connect(self._locate)
+        self.locate_button.hide()
+        column = QWidget()
+        stack = QVBoxLayout(column)
+        stack.setContentsMargins(2, 0, 6, 0)
+        stack.setSpacing(4)
+        for name, section in self.sections.items():
+            stack.addWidget(section)
+            if name == "results":
+                section.button.toggled.connect(self._share_height)
+        stack.addStretch(1)
+        self._stack = stack
+        self.scroll = QScrollArea()
+        self.scroll.setWidget(column)
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 4, 2, 4)
+        layout.addLayout(head)
+        layout.addWidget(self.message)
+        layout.addWidget(self.locate_button)
+        layout.addWidget(self.scroll, 1)
+        self.setMinimumWidth(400)
+
+    def _connect(self) -> None:
+        workbench, events = self.workbench, self.session.events
+        workbench.failed.connect(self.message.show_error)
+        workbench.told.connect(self.message.show_info)
+        workbench.slides_missed.connect(self._offer_search)
+        for event in (
+            events.project,
+            events.slides,
+            events.queries,
+            events.query,
+            events.result,
+            events.judgement,
+        ):
+            event.connect(self.refresh)
+        events.result.connect(self._unfold)
+        for runner in workbench.runners:
+            runner.started.connect(self._begin)
+            runner.ended.connect(self.refresh)
+        for name in AFTER_SEARCH:
+            self.sections[name].set_open(False)
+
+    def refresh(self, *_: object) -> None:
+        """Show the project's name and each part's state."""
+        path = self.session.project.path
+        self.project_label.setText("Untitled project" if self.session.is_untitled else path.stem)
+        self.project_label.setToolTip(f"{path}\nEvery change is on the disk at once.")
+        for name, section in self.sections.items():
+            section.set_note(getattr(getattr(self, name), "summary", ""))
+
+    def _unfold(self) -> None:
+        """Make room for the first results; what the user folds or unfolds later stays so."""
+        if self.session.candidates and not self._has_unfolded:
+            self._has_unfolded = True
+            for name, section in self.sections.items():
+                section.set_open(name in AFTER_SEARCH or name == "search")
+
+    def _share_height(self, is_open: bool) -> None:
+        """Give spare height to the table while it is there."""
+        self._stack.setStretchFactor(self.sections["results"], 4 if is_open else 0)
+
+    def show_keys(self) -> None:
+        """Show the keyboard table."""
+        table = KeyTable(self)
+        table.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        table.show()
+
+    def leave(self) -> None:
+        """Stop all work, save, and let go of the viewer. Called when the dock goes away."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        events = self.session.events
+        for event in (
+            events.project,
+            events.slides,
+            events.queries,
+            events.query,
+            events.result,
+            events.judgement,
+        ):
+            event.disconnect(self.refresh)
+        events.result.disconnect(self._unfold)
+        for part in (self.repository, self.query, self.search, self.results, self.export):
+            part.close_down()
+        self.keymap.close()
+        self.workbench.close()
+
+    def event(self, event: QEvent) -> bool:
+        """Leave when the dock is taken out of its window."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None and hasattr(self, "_is_open"):
+            self.leave()
+        return super().event(event)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Take files."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Take files as queries where they are dropped on the query, as slides elsewhere."""
+        paths = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
+        place = event.position().toPoint() if hasattr(event, "position") else event.pos()
+        section = self.sections["query"]
+        is_query = section.rect().contains(section.mapFrom(self, place))
+        event.acceptProposedAction()
+        if is_query:
+            self.workbench.maker.add_files(paths)
+        else:
+            self.workbench.take(paths)
+
+    def _begin(self) -> None:
+        self.message.hide()
+
+    def _open_project(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open a project", "", "Projects (*.comirproj)")
+        if path:
+            self.workbench.open_project(path)
+
+    def _save_as(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save the project as", "", "Projects (*.comirproj)")
+        if path:
+            self.workbench.save_as(path if path.endswith(".comirproj") else f"{path}.comirproj")
+
+    def _offer_search(self, names: list[str]) -> None:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        self.message.show_error(
+            f"{names[0]}{more} is no longer where it was: choose the folder that holds it now."
+        )
+        self.locate_button.show()
+
+    def _locate(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder that holds the moved slides")
+        if folder:
+            self.locate_button.hide()
+            self.workbench.relocate(folder)
+
+
+def projects_folder() -> Path:
+    """Return where projects lie that have no name yet."""
+    from platformdirs import user_data_path
+
+    return user_data_path("napari-comir-search") / "projects"

@@ -1,0 +1,26 @@
+"""The keys in a small window."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QWidget
+
+from napari_comir_search.keymap import KEYS, key_of
+
+
+class KeyTable(QDialog):
+    """Lists every key with its meaning."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Keys of CoMIR search")
+        layout = QGridLayout(self)
+        layout.setContentsMargins(18, 14, 18, 14)
+        layout.setHorizontalSpacing(24)
+        for row, key in enumerate(KEYS):
+            name = QLabel(key_of(key.action))
+            name.setStyleSheet("font-weight: bold;")
+            layout.addWidget(name, row, 0)
+            layout.addWidget(QLabel(key.meaning), row, 1)
+        note = QLabel("They work while the canvas or the dock has the focus, not while you type a note.")
+        note.setWordWrap(True)
+        layout.addWidget(note, len(KEYS), 0, 1, 2)

@@ -1,0 +1,80 @@
+"""One sentence to the user, with its details to copy."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+
+STYLES = {
+    "error": "background: #d55e00; color: white;",
+    "info": "background: #0072b2; color: white;",
+}
+
+
+class MessageBar(QWidget):
+    """The last message, until it is dismissed or replaced."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.label = QLabel()
+        self.label.setWordWrap(True)
+        self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.copy_button = QPushButton("Copy details")
+        self.copy_button.setToolTip(
+            "Copy this message with the versions in use, to send to whoever helps you."
+        )
+        self.copy_button.clicked.connect(self._copy)
+        self.close_button = QToolButton()
+        self.close_button.setText("×")
+        self.close_button.setToolTip("Dismiss this message.")
+        self.close_button.clicked.connect(self.hide)
+        buttons = QHBoxLayout()
+        buttons.addStretch(1)
+        buttons.addWidget(self.copy_button)
+        buttons.addWidget(self.close_button)
+        self._frame = QWidget()
+        self._frame.setObjectName("comir-message")
+        layout = QVBoxLayout(self._frame)
+        layout.setContentsMargins(8, 6, 6, 6)
+        layout.addWidget(self.label)
+        layout.addLayout(buttons)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self._frame)
+        self.hide()
+
+    def show_error(self, sentence: str) -> None:
+        """Say what failed and how to mend it."""
+        self._show(sentence, "error")
+
+    def show_info(self, sentence: str) -> None:
+        """Say what was done."""
+        self._show(sentence, "info")
+
+    @property
+    def text(self) -> str:
+        """What is shown, "" when nothing is."""
+        return "" if self.isHidden() else self.label.text()
+
+    def _show(self, sentence: str, kind: str) -> None:
+        self.label.setText(sentence)
+        self.copy_button.setVisible(kind == "error")
+        self._frame.setStyleSheet(
+            f"#comir-message {{ {STYLES[kind]} border-radius: 4px; }}"
+            "#comir-message QLabel { color: white; background: transparent; }"
+        )
+        self.show()
+
+    def _copy(self) -> None:
+        QGuiApplication.clipboard().setText(f"{self.label.text()}\n\n{describe_versions()}")
+
+
+def describe_versions() -> str:
+    """Return the versions that matter in a report, one a line."""
+    names = ("napari-comir-search", "napari", "torch", "zarr", "tifffile", "numpy")
+    lines = [f"{name} {version(name)}" for name in names]
+    return "\n".join([*lines, f"Python {platform.python_version()}, {platform.platform()}"])

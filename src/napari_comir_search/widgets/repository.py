@@ -1,0 +1,208 @@
+"""The repository: which slides there are and how far each has come into the index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtCore import QModelIndex, QPoint, QSize, Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QHBoxLayout,
+    QInputDialog,
+    QLabel,
+    QListView,
+    QMenu,
+    QPushButton,
+    QSizePolicy,
+    QStackedLayout,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_comir_search.items import IndexState, SlideItem
+from napari_comir_search.jobs import Thumbnail
+from napari_comir_search.widgets.progress_row import ProgressRow
+from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideDelegate, SlideListModel
+from napari_comir_search.workbench import Workbench
+
+HINT = "Drop slides or a folder of slides here,\nor click Add folder."
+FEWEST_ROWS, MOST_ROWS = 2, 4  # that the list shows at once
+
+
+class RepositoryWidget(QWidget):
+    """Add slides, see their state, index them.
+
+    Parameters
+    ----------
+    workbench : Workbench
+    """
+
+    def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.workbench, self.session = workbench, workbench.session
+        self.folder_button = QPushButton("Add folder …")
+        self.folder_button.setToolTip("Add all slides of a folder and the folders in it.")
+        self.folder_button.clicked.connect(self._add_folder)
+        self.files_button = QPushButton("Add slides …")
+        self.files_button.setToolTip(
+            "Add single slides: OME-TIFF, SVS, NDPI, MRXS, OME-Zarr, TIFF, PNG and more."
+        )
+        self.files_button.clicked.connect(self._add_files)
+        self.model = SlideListModel(self)
+        self.list = QListView()
+        self.list.setModel(self.model)
+        self.list.setItemDelegate(SlideDelegate(self.list))
+        self.list.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.list.setToolTip("The slides to search. Double-click one to show it; right-click it for more.")
+        self.list.customContextMenuRequested.connect(self._open_menu)
+        self.list.doubleClicked.connect(self._show)
+        self.hint = QLabel(HINT)
+        self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.hint.setStyleSheet("border: 1px dashed palette(mid); border-radius: 6px;")
+        self._stack_frame = QWidget()
+        self._stack = QStackedLayout(self._stack_frame)
+        self._stack.addWidget(self.hint)
+        self._stack.addWidget(self.list)
+        self.index_label = QLabel()
+        self.index_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.index_button = QPushButton("Index all")
+        self.index_button.clicked.connect(self._index_all)
+        self.place_button = QPushButton("Change …")
+        self.place_button.setToolTip("Choose another index folder, or one that exists already.")
+        self.place_button.clicked.connect(self._choose_index)
+        self.progress = ProgressRow(
+            workbench.indexing, "Stop", "Stop indexing. What is done is kept; Index goes on from there."
+        )
+        self.loading_progress = ProgressRow(workbench.loading, "Stop", "Stop looking for slides.")
+
+        add_row = QHBoxLayout()
+        add_row.addWidget(self.folder_button)
+        add_row.addWidget(self.files_button)
+        index_row = QHBoxLayout()
+        index_row.addWidget(self.index_label, 1)
+        index_row.addWidget(self.place_button)
+        index_row.addWidget(self.index_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 4)
+        layout.addLayout(add_row)
+        layout.addWidget(self._stack_frame)
+        layout.addWidget(self.loading_progress)
+        layout.addLayout(index_row)
+        layout.addWidget(self.progress)
+
+        self.session.events.slides.connect(self.refresh)
+        workbench.slide_pictured.connect(self._take_picture)
+        workbench.indexing.started.connect(self.refresh)
+        workbench.indexing.ended.connect(self.refresh)
+        self.refresh()
+
+    def close_down(self) -> None:
+        """Listen no more."""
+        self.session.events.slides.disconnect(self.refresh)
+
+    @property
+    def summary(self) -> str:
+        """One line for the section's title."""
+        items = self.session.slides
+        if not items:
+            return "no slides yet"
+        done = len(self.session.searchable)
+        return f"{len(items)} slide{'s' if len(items) > 1 else ''}, {done} indexed"
+
+    def refresh(self) -> None:
+        """Show the session as it is now."""
+        items = self.session.slides
+        self.model.set_items(items)
+        self._stack.setCurrentWidget(self.list if items else self.hint)
+        rows = min(max(len(items), FEWEST_ROWS), MOST_ROWS)
+        self._stack_frame.setFixedHeight(rows * ROW_HEIGHT_PX + 6)
+        path = self.session.index_path
+        text = "The index is made beside the slides." if path is None else f"Index: {path.name}"
+        self.index_label.setText(text)
+        self.index_label.setToolTip("" if path is None else str(path))
+        left = self._to_index()
+        busy = self.workbench.indexing.is_running
+        self.index_button.setEnabled(bool(left) and not busy)
+        self.index_button.setText(
+            "Resume" if any(item.state is IndexState.PART for item in left) else "Index all"
+        )
+        self.index_button.setToolTip(self._index_tip(items, left, busy))
+        self.place_button.setEnabled(bool(items) and not busy)
+
+    def _index_tip(self, items: list[SlideItem], left: list[SlideItem], busy: bool) -> str:
+        if busy:
+            return "Indexing is under way."
+        if not items:
+            return "Add slides first: an index is made once, then searched as often as you like."
+        if not left:
+            return "All slides are indexed."
+        return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
+
+    def _to_index(self) -> list[SlideItem]:
+        return [
+            item for item in self.session.slides if item.state not in (IndexState.DONE, IndexState.MISSING)
+        ]
+
+    def _index_all(self) -> None:
+        self.workbench.index(self._to_index())
+
+    def _add_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder of slides")
+        if folder:
+            self.workbench.take([folder])
+
+    def _add_files(self) -> None:
+        files, _ = QFileDialog.getOpenFileNames(self, "Slides")
+        if files:
+            self.workbench.take(files)
+
+    def _choose_index(self) -> None:
+        path = self.session.index_path
+        folder = QFileDialog.getExistingDirectory(self, "Index folder", str(path.parent if path else ""))
+        if folder:
+            chosen = Path(folder)
+            is_index = (chosen / "index.json").is_file()
+            is_empty = not any(chosen.iterdir())
+            self.workbench.open_index(chosen if is_index or is_empty else chosen / "repository.comirindex")
+
+    def _show(self, index: QModelIndex) -> None:
+        item = self.model.item(index)
+        if item is not None:
+            self.workbench.view.show(item.fingerprint)
+
+    def _take_picture(self, thumbnail: Thumbnail) -> None:
+        self.model.set_picture(thumbnail.key, thumbnail.image)
+
+    def _open_menu(self, position: QPoint) -> None:
+        item = self.model.item(self.list.indexAt(position))
+        if item is None:
+            return
+        menu = QMenu(self)
+        menu.addAction("Show", lambda: self.workbench.view.show(item.fingerprint))
+        index_action = menu.addAction("Index this slide", lambda: self.workbench.index([item]))
+        index_action.setEnabled(item.state is not IndexState.DONE and not self.workbench.indexing.is_running)
+        menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
+        menu.addSeparator()
+        menu.addAction("Remove from the project", lambda: self.session.remove_slide(item.fingerprint))
+        menu.exec(self.list.viewport().mapToGlobal(position))
+        menu.deleteLater()
+
+    def _ask_pixel_size(self, item: SlideItem) -> None:
+        size_um, is_given = QInputDialog.getDouble(
+            self,
+            "Pixel size",
+            f"Micrometres per pixel of {item.info.name}:",
+            item.info.pixel_size_um or 0.5,
+            0.001,
+            100.0,
+            4,
+        )
+        if is_given:
+            self.workbench.set_pixel_size(item.fingerprint, size_um)
+
+    def sizeHint(self) -> QSize:
+        """Return a width that fits beside the canvas."""
+        return QSize(360, super().sizeHint().height())

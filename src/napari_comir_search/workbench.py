@@ -1,0 +1,294 @@
+"""What the dock can do: each action starts the right job and hands its result to the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QObject, Signal
+
+from comir_search.errors import ComirSearchError
+from comir_search.records import Verdict
+from napari_comir_search import exporting, jobs
+from napari_comir_search.items import SlideItem
+from napari_comir_search.query_maker import QueryMaker
+from napari_comir_search.session import Session
+from napari_comir_search.settings import read_preferences
+from napari_comir_search.view import SlideView
+from napari_comir_search.worker import JobRunner
+
+THUMBNAIL_PX = 44
+
+
+class Workbench(QObject):
+    """The actions behind the dock's buttons and keys.
+
+    Parameters
+    ----------
+    viewer : napari viewer
+    session : Session
+
+    Attributes
+    ----------
+    loading, indexing, searching, opening, cutting, exporting, ... : JobRunner
+        One for each kind of work; kinds do not wait for each other.
+    maker : QueryMaker
+        Adds queries.
+    failed, told : Signal(str)
+        A sentence to show: what failed and how to mend it, or what was done.
+    slides_missed : Signal(list)
+        Names of a project's slides that are no longer where they were.
+    query_pictured : Signal(object)
+        A `QueryPreview`.
+    slide_pictured, candidate_pictured : Signal(object)
+        A `Thumbnail`.
+    """
+
+    failed = Signal(str)
+    told = Signal(str)
+    slides_missed = Signal(list)
+    query_pictured = Signal(object)
+    slide_pictured = Signal(object)
+    candidate_pictured = Signal(object)
+
+    def __init__(self, viewer: Any, session: Session, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        self.session = session
+        self.loading, self.indexing, self.searching = JobRunner(self), JobRunner(self), JobRunner(self)
+        self.opening, self.pictures, self.cutting = JobRunner(self), JobRunner(self), JobRunner(self)
+        self.slide_pictures, self.previewing, self.exporting = (
+            JobRunner(self),
+            JobRunner(self),
+            JobRunner(self),
+        )
+        self.runners = [child for child in self.children() if isinstance(child, JobRunner)]
+        for runner in self.runners:
+            runner.failed.connect(self._tell_failure)
+        self.view = SlideView(viewer, session, self._open_slide)
+        self.maker = QueryMaker(viewer, session, self.cutting, self)
+        self.maker.failed.connect(self.failed)
+
+    def close(self) -> None:
+        """Stop all work and let go of the viewer and the project."""
+        for runner in self.runners:
+            runner.close()
+        self.maker.stop_drawing()
+        self.view.close()
+        self.session.close()
+
+    def _tell_failure(self, error: ComirSearchError) -> None:
+        damaged = getattr(error, "slide", None)  # a chunk of its index cannot be read
+        if damaged is not None:
+            self.session.mark_damaged(damaged)
+        self.failed.emit(str(error))
+
+    # Files that are dropped or opened
+
+    def take(self, paths: Sequence[str | Path]) -> None:
+        """Take what was dropped: a project, an index, or slides and folders of slides."""
+        files = [Path(path) for path in paths]
+        if len(files) == 1 and files[0].suffix == ".comirproj":
+            self.open_project(files[0])
+        elif len(files) == 1 and (files[0] / "index.json").is_file():
+            self.open_index(files[0])
+        else:
+            self.add_slides(files)
+
+    def open_project(self, path: str | Path) -> None:
+        """Open a project with its slides and its index."""
+        self._stop_for_project()
+        try:
+            self.session.open_project(path)
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+            return
+        self.loading.run(
+            "Opening the project", jobs.restore_slides_steps(self.session.project), self._restore
+        )
+
+    def new_project(self) -> None:
+        """Begin an empty project."""
+        self._stop_for_project()
+        self.session.new_project()
+
+    def save_as(self, path: str | Path) -> None:
+        """Go on with the project under another name."""
+        try:
+            self.session.save_as(path)
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+
+    def relocate(self, folder: str | Path) -> None:
+        """Look in a folder for slides of the project that moved."""
+        self.loading.run(
+            "Looking for moved slides",
+            jobs.restore_slides_steps(self.session.project, [folder]),
+            self._restore,
+        )
+
+    def _restore(self, opened: jobs.Opened) -> None:
+        self._take_slides(opened)
+        if opened.missing:
+            self.slides_missed.emit(opened.missing)
+        item = self.session.slide(self.session.project.view.get("slide", ""))
+        if item is not None:
+            self.view.show(item.fingerprint)
+
+    def _stop_for_project(self) -> None:
+        for runner in self.runners:
+            runner.cancel()
+        self.maker.stop_drawing()
+        self.view.clear()
+
+    # The repository
+
+    def add_slides(self, paths: Sequence[Path]) -> None:
+        """Add slides and folders of slides."""
+        self.loading.run("Opening slides", jobs.describe_slides_steps(paths), self._take_slides)
+
+    def _take_slides(self, opened: jobs.Opened) -> None:
+        new = self.session.add_slides(opened.infos)
+        if opened.problems:
+            more = (
+                f" ({len(opened.problems) - 1} more could not be opened.)" if len(opened.problems) > 1 else ""
+            )
+            self.failed.emit(opened.problems[0] + more)
+        if new and self.view.shown is None:
+            self.view.show(new[0].fingerprint)
+        self._picture_slides()
+        if self.session.index_path is not None:
+            self.open_index(self.session.index_path)
+
+    def _picture_slides(self) -> None:
+        self.slide_pictures.run(
+            "Thumbnails",
+            jobs.slide_thumbnails_steps(self.session.slides),
+            on_partial=self.slide_pictured.emit,
+        )
+
+    def _open_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
+        item = self.session.slide(fingerprint)
+        if item is not None:
+            self.opening.run(
+                f"Opening {item.info.name}", jobs.open_slide_steps(item.info), lambda found: then(*found)
+            )
+
+    def set_pixel_size(self, fingerprint: str, pixel_size_um: float) -> None:
+        """Correct a slide's pixel size, on the canvas too."""
+        self.session.set_pixel_size(fingerprint, pixel_size_um)
+        self.view.reload(fingerprint)
+
+    def options(self) -> jobs.IndexOptions:
+        """Return how slides are indexed."""
+        preferences = read_preferences()
+        return jobs.IndexOptions(model=preferences.model, device=preferences.device)
+
+    def open_index(self, path: Path) -> None:
+        """Open an index and see which slides are in it."""
+        self.loading.run(
+            "Opening the index",
+            jobs.open_index_steps(path, self.session.slides, self.options()),
+            self._take_index,
+        )
+
+    def index(self, items: Sequence[SlideItem]) -> None:
+        """Index slides; what is done already is not done again."""
+        path = self.session.index_path
+        without = [item.info.name for item in items if item.info.pixel_size_um is None]
+        if without:
+            self.failed.emit(
+                f"{without[0]} states no pixel size: right-click it, choose Set pixel size, then index again."
+            )
+        elif path is not None and items:
+            job = jobs.index_steps(path, items, self.session.slides, self.options())
+            self.indexing.run("Starting to index", job, self._take_index, self._take_index)
+
+    def _take_index(self, opened: jobs.OpenedIndex) -> None:
+        self.session.set_index(opened.path, opened.index, opened.states)
+
+    # Search and review
+
+    def preview_query(self) -> None:
+        """Show the current query as the network sees it."""
+        query = self.session.query
+        if query is not None:
+            image = self.session.project.query_image(query.id)
+            job = jobs.preview_steps(self.session.index, query, image)
+            self.previewing.run("Reading the query", job, self.query_pictured.emit)
+
+    def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
+        """Search the current query."""
+        query, index = self.session.query, self.session.index
+        if query is None or index is None:
+            return
+        image = self.session.project.query_image(query.id)
+        job = jobs.search_steps(index, query, image, top=top, mirror=mirror, slides=slides)
+        provenance = {
+            "index": str(index.path),
+            "model": index.model.fingerprint,
+            "options": {"top": top, "mirror": mirror, "slides": list(slides or [])},
+        }
+        self._searched = (query.id, provenance)
+        self.searching.run(
+            f"Searching {query.name}",
+            job,
+            lambda result: self.session.end_search(query.id, result, provenance),
+            lambda result: self.session.show_partial(query.id, result),
+        )
+
+    def keep_partial(self) -> None:
+        """Keep what a search had found when it was stopped."""
+        if self.session.is_refining:
+            self.session.end_search(*self._searched[:1], provenance=self._searched[1] | {"stopped": True})
+
+    def picture_candidates(self) -> None:
+        """Make the pictures of the current candidates."""
+        pairs = [(candidate, self.session.slide_of(candidate)) for candidate in self.session.candidates]
+        known = [(candidate, item.info) for candidate, item in pairs if item is not None]
+        self.pictures.run(
+            "Thumbnails",
+            jobs.candidate_thumbnails_steps(known, THUMBNAIL_PX),
+            on_partial=self.candidate_pictured.emit,
+        )
+
+    def export(self, kind: str, path: Path, *, all_queries: bool) -> None:
+        """Write results: "csv", "geojson" or "html"."""
+        current = self.session.query
+        queries = [
+            query
+            for query in self.session.queries
+            if query.result is not None and (all_queries or query == current)
+        ]
+        job = exporting.export_steps(kind, path, self.session.project, queries, self.session.slides)
+        self.exporting.run(f"Writing {path.name}", job, self.told.emit)
+
+    def judge(self, verdict: Verdict, note: str | None = None) -> None:
+        """Give a verdict on the current candidate and have it on the disk."""
+        self.session.reviewer = read_preferences().reviewer or None
+        try:
+            self.session.judge(verdict, note)
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+
+    def undo(self) -> None:
+        """Take the last verdict back."""
+        if not self.session.undo():
+            self.told.emit("There is no verdict to take back.")
+
+    def step_unverified(self) -> None:
+        """Go to the next candidate nobody has judged."""
+        if not self.session.step_unverified():
+            self.told.emit(describe_counts(self.session.counts))
+
+
+def describe_counts(counts: dict[Verdict, int]) -> str:
+    """Return the summary of a review in one sentence."""
+    total = sum(counts.values())
+    return (
+        f"All {total} candidates are judged: {counts[Verdict.ACCEPTED]} accepted, "
+        f"{counts[Verdict.REJECTED]} rejected, {counts[Verdict.UNSURE]} unsure."
+        if total
+        else "There are no candidates to judge: search a query first."
+    )

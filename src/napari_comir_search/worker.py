@@ -1,0 +1,195 @@
+"""Run the engine's jobs beside the window, one at a time, and stop them at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from napari.qt.threading import GeneratorWorker, create_worker
+from qtpy.QtCore import QObject, Signal
+
+from comir_search.errors import ComirSearchError
+from comir_search.progress import Job, Tick, TimeLeft
+
+TICK_INTERVAL_S = 0.05  # the window hears of a job at most this often
+
+
+class JobError(Exception):
+    """A bug or a failing device, met while a job ran; the cause is attached."""
+
+
+class JobRunner(QObject):
+    """Runs one job at a time in a thread and reports on it in the window's thread.
+
+    A job is a generator of `Tick`. Cancelling closes it in its own thread at
+    the next tick, so its ``finally`` blocks run there. What it had found by
+    then has been handed out as partial results already.
+
+    Attributes
+    ----------
+    started : Signal(str)
+        With the title of the job.
+    ticked : Signal(object, object)
+        With the tick and the seconds left in its stage (or None).
+    ended : Signal(str)
+        With "done", "cancelled" or "failed"; the last that is heard of a job.
+    failed : Signal(object)
+        With a `ComirSearchError`. Other errors go to napari's own dialog.
+    """
+
+    started = Signal(str)
+    ticked = Signal(object, object)
+    ended = Signal(str)
+    failed = Signal(object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._worker: _JobWorker | None = None
+        self._waiting: Callable[[], None] | None = None
+        self._time_left = TimeLeft()
+        self._on_result: Callable[[Any], None] | None = None
+        self._on_partial: Callable[[Any], None] | None = None
+        self._closed = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a job is under way, or stopping."""
+        return self._worker is not None
+
+    def run(
+        self,
+        title: str,
+        job: Job[Any],
+        on_result: Callable[[Any], None] | None = None,
+        on_partial: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Start a job; one that is under way is cancelled first.
+
+        Parameters
+        ----------
+        title : str
+            What is being done, as shown to the user.
+        job : generator of Tick
+            The work. It must not touch layers or widgets.
+        on_result, on_partial : callable, optional
+            Called in the window's thread with the result, and with the partial
+            results that ticks carry. Not called after a cancel.
+        """
+        if self._closed:
+            job.close()
+            return
+        start = partial(self._start, title, job, on_result, on_partial)
+        if self._worker is None:
+            start()
+        else:
+            self._waiting = start
+            if not self._worker.succeeded:
+                self.cancel()
+
+    def cancel(self) -> None:
+        """Ask the job to stop at its next tick."""
+        if self._worker is not None:
+            self._on_result = self._on_partial = None
+            self._worker.cancelled = True
+            self._worker.quit()
+
+    def close(self) -> None:
+        """Stop for good: nothing is reported and nothing can be started any more."""
+        self._closed, self._waiting = True, None
+        self.cancel()
+
+    def _start(
+        self,
+        title: str,
+        job: Job[Any],
+        on_result: Callable[[Any], None] | None,
+        on_partial: Callable[[Any], None] | None,
+    ) -> None:
+        self._waiting = None
+        self._time_left = TimeLeft()
+        self._on_result, self._on_partial = on_result, on_partial
+        worker = create_worker(
+            _Titled(_drive, title=title), job, _worker_class=_JobWorker, _start_thread=False
+        )
+        worker.yielded.connect(self._take_tick)
+        worker.returned.connect(self._take_result)
+        worker.finished.connect(self._take_end)
+        self._worker = worker
+        self.started.emit(title)
+        worker.start()
+
+    def _take_tick(self, tick: Tick) -> None:
+        if self._closed or self._worker is None or self._worker.cancelled:
+            return
+        if tick.partial is not None and self._on_partial is not None:
+            self._on_partial(tick.partial)
+        self.ticked.emit(tick, self._time_left.update(tick))
+
+    def _take_result(self, result: Any) -> None:
+        worker = self._worker
+        if self._closed or worker is None or worker.cancelled:
+            return
+        worker.succeeded = not isinstance(result, ComirSearchError)
+        if not worker.succeeded:
+            self.failed.emit(result)
+        elif self._on_result is not None:
+            self._on_result(result)
+
+    def _take_end(self) -> None:
+        worker, self._worker = self._worker, None
+        if self._closed or worker is None:
+            return
+        self._on_result = self._on_partial = None
+        self.ended.emit("cancelled" if worker.cancelled else "done" if worker.succeeded else "failed")
+        if self._waiting is not None:
+            self._waiting()
+
+
+class _JobWorker(GeneratorWorker):
+    """A worker that closes its job, whichever way it ends, in its own thread."""
+
+    def __init__(self, function: Callable[..., Any], job: Job[Any]) -> None:
+        super().__init__(function, job)
+        self.job = job
+        self.cancelled = False
+        self.succeeded = False
+
+    def work(self) -> Any:
+        """Run the job; called by the thread."""
+        try:
+            return super().work()
+        finally:
+            self.job.close()
+
+
+class _Titled(partial):
+    """A generator function that reads well in napari's question before closing."""
+
+    def __new__(cls, function: Callable[..., Any], *args: Any, title: str = "", **kwargs: Any) -> _Titled:
+        self = super().__new__(cls, function, *args, **kwargs)
+        self.title = title
+        return self
+
+    def __str__(self) -> str:
+        return self.title
+
+
+def _drive(job: Job[Any]) -> Generator[Tick, None, Any]:
+    """Pass the ticks on that are worth showing; hand an expected failure back as the result."""
+    shown_s, stage = 0.0, None
+    try:
+        while True:
+            tick = next(job)
+            now_s = time.monotonic()
+            if tick.partial is not None or tick.stage != stage or now_s - shown_s >= TICK_INTERVAL_S:
+                shown_s, stage = now_s, tick.stage
+                yield tick
+    except StopIteration as stop:
+        return stop.value
+    except ComirSearchError as error:
+        return error
+    except RuntimeError as error:
+        # The worker takes these for its own death and would report nothing at all.
+        raise JobError(f"{type(error).__name__}: {error}") from error
