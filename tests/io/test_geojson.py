@@ -61,6 +61,13 @@ def test_each_slide_gets_its_file(tmp_path):
     assert len(read_geojson(tmp_path / "out.geojson")) == 2
 
 
+def test_slides_of_the_same_name_are_kept_apart(tmp_path):
+    other = replace(BASE, rank=2, fingerprint="0123456789")
+    paths = write_geojson(tmp_path / "out.geojson", [result(BASE, other)])
+    assert [path.name for path in paths] == ["out.a.svs.01234567.geojson", "out.a.svs.f1.geojson"]
+    assert [len(read_geojson(path)) for path in paths] == [1, 1]
+
+
 def test_no_candidate_is_an_empty_collection(tmp_path):
     write_geojson(tmp_path / "out.geojson", [result()])
     assert json.loads((tmp_path / "out.geojson").read_text()) == {"type": "FeatureCollection", "features": []}

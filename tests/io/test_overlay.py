@@ -26,7 +26,7 @@ def place(rank=1, x=500.0, y=400.0, angle_deg=30.0, name="a.tif"):
 
 
 def draw(path, results, queries, slides):
-    write_overlay(path, results, queries, {each.name: each for each in slides})
+    write_overlay(path, results, queries, slides)
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
@@ -79,7 +79,7 @@ def test_no_candidate_at_all(tmp_path):
 
 def test_unwritable_place_is_said(tmp_path):
     with pytest.raises(ComirSearchError, match="its folder does not exist"):
-        write_overlay(tmp_path / "none" / "out.png", [SearchResult("q.tif", False, "")], [query()], {})
+        write_overlay(tmp_path / "none" / "out.png", [SearchResult("q.tif", False, "")], [query()], [])
 
 
 @pytest.mark.parametrize("span_um, bar_um", [(3000, 500), (999, 100), (52000, 10000), (10, 2)])

@@ -81,14 +81,14 @@ def candidate_to_feature(query: str, candidate: Candidate, judgement: Judgement)
 def candidates_to_geojson(
     results: Sequence[SearchResult],
     verdicts: Sequence[Mapping[int, Judgement]] | None = None,
-    slide: str | None = None,
+    slide: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return candidates as a FeatureCollection, of all slides or of the one named."""
+    """Return candidates as a FeatureCollection, of all slides or of one (name, fingerprint)."""
     features = [
         candidate_to_feature(result.query, candidate, judged.get(candidate.rank, Judgement(Verdict.NONE)))
         for result, judged in zip(results, verdicts or [{}] * len(results), strict=True)
         for candidate in result.candidates
-        if slide is None or candidate.slide == slide
+        if slide is None or (candidate.slide, candidate.fingerprint) == slide
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -125,14 +125,16 @@ def write_geojson(
     """
     path = Path(path)
     write_text(path, json.dumps(candidates_to_geojson(results, verdicts), allow_nan=False))
-    slides = sorted({candidate.slide for result in results for candidate in result.candidates})
+    slides = sorted({(each.slide, each.fingerprint) for result in results for each in result.candidates})
     if len(slides) < 2:
         return [path]
+    names = [name for name, _ in slides]
     paths = []
-    for slide in slides:
-        beside = path.with_name(f"{path.stem}.{Path(slide).name}{path.suffix or '.geojson'}")
-        write_text(beside, json.dumps(candidates_to_geojson(results, verdicts, slide), allow_nan=False))
-        paths.append(beside)
+    for name, fingerprint in slides:
+        label = Path(name).name if names.count(name) == 1 else f"{Path(name).name}.{fingerprint[:8]}"
+        paths.append(path.with_name(f"{path.stem}.{label}{path.suffix or '.geojson'}"))
+        features = candidates_to_geojson(results, verdicts, (name, fingerprint))
+        write_text(paths[-1], json.dumps(features, allow_nan=False))
     return paths
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ def write_overlay(
     path: str | Path,
     results: Sequence[SearchResult],
     queries: Sequence[Slide],
-    slides: Mapping[str, Slide],
+    slides: Sequence[Slide],
     top: int = 5,
 ) -> None:
     """Draw results as PNG.
@@ -59,7 +59,7 @@ def write_overlay(
         At least one.
     queries : sequence of Slide
         The queries, in the order of the results.
-    slides : mapping from name to Slide
+    slides : sequence of Slide
         The slides that can be opened; candidates on others are listed only.
     top : int, optional
         Number of candidates drawn of a single result.
@@ -109,11 +109,19 @@ def _number_candidates(results: Sequence[SearchResult], queries: Sequence[Slide]
     ]
 
 
-def _slides_to_show(entries: Sequence[_Entry], slides: Mapping[str, Slide]) -> list[Slide]:
+def _slide_of(candidate: Candidate | None, slides: Sequence[Slide]) -> Slide | None:
+    """Return the slide that a candidate lies on, known by its fingerprint if the candidate has one."""
+    if candidate is None:
+        return None
+    if candidate.fingerprint:
+        return next((slide for slide in slides if slide.fingerprint == candidate.fingerprint), None)
+    return next((slide for slide in slides if slide.name == candidate.slide), None)
+
+
+def _slides_to_show(entries: Sequence[_Entry], slides: Sequence[Slide]) -> list[Slide]:
     """Return the slides that hold entries, in their order; any slide where none does."""
-    names = [entry.candidate.slide for entry in entries if entry.candidate is not None]
-    shown = [slides[name] for name in dict.fromkeys(names) if name in slides]
-    return shown or list(slides.values())[:1]
+    hit = (_slide_of(entry.candidate, slides) for entry in entries)
+    return list(dict.fromkeys(slide for slide in hit if slide is not None)) or list(slides[:1])
 
 
 def _draw_slides(slides: Sequence[Slide], entries: Sequence[_Entry]) -> Image.Image:
@@ -166,7 +174,7 @@ def _draw_slide(
     canvas.paste(picture.resize((round(width * SUPERSAMPLING), round(height * SUPERSAMPLING))), x, y)
     edge = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
     canvas.line(edge, LINE, 1)
-    here = [entry for entry in entries if entry.candidate and entry.candidate.slide == slide.name]
+    here = [entry for entry in entries if _slide_of(entry.candidate, [slide])]
     for entry in reversed(here):  # the best is drawn last, on top
         assert entry.candidate is not None
         corners = [(x + px * scale, y + py * scale) for px, py in candidate_corners_px(entry.candidate)]
@@ -191,9 +199,7 @@ def _draw_slide(
         canvas.text(label, x + width - bar - label_width - 8, y + height + 8, 13)
 
 
-def _draw_legend(
-    canvas: Canvas, entries: Sequence[_Entry], slides: Mapping[str, Slide], single: bool
-) -> float:
+def _draw_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Sequence[Slide], single: bool) -> float:
     """Draw the legend; return its height."""
     if single:
         return _draw_single_legend(canvas, entries, slides)
@@ -219,7 +225,7 @@ def _draw_legend(
     return y
 
 
-def _draw_single_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Mapping[str, Slide]) -> float:
+def _draw_single_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Sequence[Slide]) -> float:
     best, result = entries[0], entries[0].result
     canvas.text("Found" if result.found else "Not found", 0, 0, 20, bold=True)
     y = canvas.wrap(result.reason, 0, 32, LEGEND_WIDTH_PX, 13, PALE) + 10
@@ -266,10 +272,10 @@ def _show_query(query: Slide) -> NDArray[np.uint8]:
     return to_display(query.overview(600)[0])
 
 
-def _show_candidate(entry: _Entry, slides: Mapping[str, Slide]) -> NDArray[np.uint8] | None:
+def _show_candidate(entry: _Entry, slides: Sequence[Slide]) -> NDArray[np.uint8] | None:
     """Return the candidate turned as its query shows it, or None where its slide is not at hand."""
-    candidate = entry.candidate
-    if candidate is None or candidate.slide not in slides:
+    candidate, slide = entry.candidate, _slide_of(entry.candidate, slides)
+    if candidate is None or slide is None:
         return None
     pixel_size_um = max(candidate.width_um, candidate.height_um) / 600
-    return to_display(extract_candidate(slides[candidate.slide], candidate, pixel_size_um))
+    return to_display(extract_candidate(slide, candidate, pixel_size_um))

@@ -44,9 +44,10 @@ td, th { text-align: left; padding: 3px 18px 3px 0; vertical-align: top; font-we
 th { color: #5f6368; } table.list { width: 100%; }
 table.list td, table.list th { border-bottom: 1px solid #e8eaed; }
 td.number { font-variant-numeric: tabular-nums; } code { font-size: 13px; overflow-wrap: anywhere; }
-.candidate { display: grid; grid-template-columns: repeat(3, 230px) 1fr; gap: 14px; margin: 18px 0; }
+.candidate { display: grid; grid-template-columns: repeat(3, 230px) 1fr; gap: 14px; margin: 18px 0;
+  align-items: start; }
 .candidate { break-inside: avoid; } figure { margin: 0; } figure img { width: 100%; display: block; }
-figcaption { font-size: 13px; color: #5f6368; padding-top: 3px; }
+.candidate table { margin: 0; } figcaption { font-size: 13px; color: #5f6368; padding-top: 3px; }
 .badge { color: #fff; border-radius: 10px; padding: 1px 10px; font-size: 13px; white-space: nowrap; }
 .note { white-space: pre-wrap; overflow-wrap: anywhere; }
 .slide { max-width: 640px; width: 100%; height: auto; }
@@ -335,6 +336,8 @@ def _data_url(picture: NDArray[np.uint8]) -> str:
 
 
 def _badge(verdict: Verdict) -> str:
+    if verdict is Verdict.NONE:
+        return '<span class="pale">not judged</span>'
     label = VERDICT_LABELS[verdict]
     return f'<span class="badge" style="background: {_css(VERDICT_COLOURS[verdict])}">{label}</span>'
 
