@@ -23,7 +23,10 @@ _VENDORS = {
 class OpenSlideSlide(TiledSlide):
     """A slide that OpenSlide reads. Use `open_slide`.
 
-    What was never scanned is transparent in OpenSlide and white here.
+    What was never scanned is transparent in OpenSlide and white here. OpenSlide
+    takes places in pixels of level 0 only and interpolates where the ratio of
+    two levels is not whole: pixels of coarser levels may then be off by up to
+    a quarter of a pixel.
 
     Parameters
     ----------

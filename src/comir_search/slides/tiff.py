@@ -8,6 +8,7 @@ ours, so that a read touches only the tiles it needs.
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # failures are 
 
 _VIRTUAL_STRIP_BYTES = 1 << 20
 _LARGEST_TILE_BYTES = 1 << 30
+_TAG_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by type
 _JPEG = {6, 7, 34892, 33007}
 _JPEG_2000 = {33003, 33004, 33005, 34712}
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
@@ -77,6 +79,7 @@ class TiffSlide(TiledSlide):
         try:
             self._levels = _find_levels(tiff, name)
             for number, level in enumerate(self._levels):
+                _check_tags(tiff, level, path)
                 _check_complete(level, number, path)
             page = self._levels[0].pages[0]
             keyframe = self._levels[0].keyframe
@@ -177,10 +180,16 @@ def _find_levels(tiff: Any, name: str) -> list[_Level]:
     main = candidates[0] if tiff.is_svs else max(candidates, key=_area)
     first = _describe_level(main.levels[0], name)
     levels = [first]
-    others = (
-        [] if tiff.is_svs else [series for series in candidates if series is not main and _is_reduced(series)]
-    )
-    reduced = list(main.levels[1:]) + sorted(others, key=_area, reverse=True)
+    # Readers group most levels by themselves; the rest are tiled copies marked as such. In an SVS the
+    # mark says nothing, and a level that takes the place of the thumbnail is known by its tiles.
+    others = [
+        series
+        for series in candidates
+        if series is not main
+        and series.keyframe.is_tiled
+        and (tiff.is_svs or series.keyframe.subfiletype & 1)
+    ]
+    reduced = sorted([*main.levels[1:], *others], key=_area, reverse=True)
     for series in reduced:
         level = _describe_level(series, name)
         if _continues(levels, level):
@@ -190,11 +199,6 @@ def _find_levels(tiff: Any, name: str) -> list[_Level]:
 
 def _area(series: Any) -> int:
     return int(series.keyframe.imagelength) * int(series.keyframe.imagewidth)
-
-
-def _is_reduced(series: Any) -> bool:
-    """Whether a series is marked as a reduced copy of another, and tiled as levels are."""
-    return bool(series.keyframe.subfiletype & 1) and bool(series.keyframe.is_tiled)
 
 
 def _continues(levels: list[_Level], level: _Level) -> bool:
@@ -267,6 +271,30 @@ def _describe_level(series: Any, name: str) -> _Level:
     )
 
 
+def _check_tags(tiff: Any, level: _Level, path: Path) -> None:
+    """Raise where the file ends before the value of a tag, which tifffile passes over in silence."""
+    if tiff.is_ndpi:  # its offsets have more bits than its tags have room for
+        return
+    size = path.stat().st_size
+    count = struct.Struct(tiff.byteorder + ("Q" if tiff.is_bigtiff else "H"))
+    entry = struct.Struct(tiff.byteorder + ("HHQQ" if tiff.is_bigtiff else "HHII"))
+    inline_bytes = 8 if tiff.is_bigtiff else 4
+    with path.open("rb") as file:
+        for page in level.pages:
+            file.seek(page.offset)
+            tags = file.read(count.unpack(file.read(count.size))[0] * entry.size)
+            for _, kind, length, offset in entry.iter_unpack(tags):
+                value_bytes = length * _TAG_BYTES.get(kind, 1)
+                if value_bytes > inline_bytes and offset + value_bytes > size:
+                    raise _truncated(path.name, size, offset + value_bytes)
+
+
+def _truncated(name: str, size: int, end: int) -> ComirSearchError:
+    return ComirSearchError(
+        f"{name} is truncated: {size:,} of at least {end:,} bytes are there, copy or export it again"
+    )
+
+
 def _check_complete(level: _Level, number: int, path: Path) -> None:
     """Raise where the file ends before the level's last tile."""
     size = path.stat().st_size
@@ -290,10 +318,7 @@ def _check_complete(level: _Level, number: int, path: Path) -> None:
                 )
             end = int(np.where(counts > 0, offsets + counts, 0).max(initial=0))
         if end > size:
-            raise ComirSearchError(
-                f"{path.name} is truncated: {size:,} of at least {end:,} bytes are there, copy or export it "
-                "again"
-            )
+            raise _truncated(path.name, size, end)
 
 
 def _find_kind(level: _Level, name: str) -> tuple[int, np.dtype[Any]]:
