@@ -287,7 +287,7 @@ def import_checkpoint(path: str | Path, *, pixel_size_um: float) -> Model:
         logarithmic[side] = getattr(content[key], "log_transform", side == "shg")
     if set(networks) != {"bf", "shg"}:
         raise ComirSearchError(
-            f"{path} is not for one grey and one RGB image; only networks for SHG and brightfield can be imported."
+            f"{path} is not for grey and RGB images; only networks for SHG and brightfield can be imported."
         )
     channels = {network.head.out_channels for network in networks.values()}
     if len(channels) > 1:

@@ -1,0 +1,147 @@
+"""Evaluate a search by the paper's protocol: from which window of the repository a query comes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+
+HELP = "accuracy on aligned pairs, by the paper's protocol"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    parser.add_argument("--bf", required=True, metavar="DIR", help="brightfield images")
+    parser.add_argument("--shg", required=True, metavar="DIR", help="aligned SHG images, named equally")
+    arguments.add_model(parser)
+    parser.add_argument(
+        "--preset",
+        choices=("default", "paper"),
+        default="default",
+        help="the product's own search, or the published pipeline (default: %(default)s)",
+    )
+    parser.add_argument("--query", metavar="NAME", help="side of the queries, shg or bf (default: shg)")
+    parser.add_argument(
+        "--repository", metavar="NAME", help="side of the repository (default: the other one)"
+    )
+    parser.add_argument(
+        "--query-size",
+        type=_size,
+        metavar="PX|full",
+        default=None,
+        help="side of the queries, px of the model; full: as large as the window (default: full)",
+    )
+    parser.add_argument(
+        "--repository-size",
+        type=arguments.positive_int,
+        metavar="PX",
+        help="side of the windows that the repository is cut into (default: whole images)",
+    )
+    parser.add_argument(
+        "--max-rotation",
+        type=_not_negative,
+        metavar="DEG",
+        help="queries are turned by up to this (default: 30; full queries and twins: 0)",
+    )
+    parser.add_argument(
+        "--max-shift",
+        type=_not_negative,
+        metavar="PX",
+        help="and shifted by up to this (default: 100; full queries and twins: 0)",
+    )
+    parser.add_argument(
+        "--transformed", metavar="DIR", help="transformed twins that the queries are cut from"
+    )
+    published = parser.add_argument_group(
+        "choices of the published pipeline", "each of the first three asks for that pipeline"
+    )
+    published.add_argument("--representation", choices=("comir", "raw"), help="(default: comir)")
+    published.add_argument(
+        "--features", choices=("surf", "sift", "sift-dense", "resnet", "global"), help="(default: surf)"
+    )
+    published.add_argument(
+        "--rerank", choices=("none", "bow", "pose"), help="(default: bow in the preset paper, else pose)"
+    )
+    published.add_argument(
+        "--rerank-top", type=arguments.positive_int, default=30, metavar="N", help="(default: %(default)s)"
+    )
+    published.add_argument(
+        "--vocabulary-size",
+        type=arguments.positive_int,
+        default=20_000,
+        metavar="N",
+        help="(default: %(default)s)",
+    )
+    published.add_argument("--weights", metavar="FILE", help="torchvision's ResNet weights")
+    parser.add_argument(
+        "--pixel-size",
+        type=arguments.positive_float,
+        metavar="UM",
+        help="um per pixel of images that state none (default: the model's)",
+    )
+    arguments.add_device(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of turns, shifts and vocabularies")
+    arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the table."""
+    from comir_search.evaluation.evaluate import EvaluationSettings, evaluate_steps
+
+    settings = EvaluationSettings(
+        bf=args.bf,
+        shg=args.shg,
+        model=None if args.model is None else str(args.model),
+        preset=args.preset,
+        query=args.query,
+        repository=args.repository,
+        query_size_px=args.query_size or None,
+        repository_size_px=args.repository_size,
+        max_rotation_deg=args.max_rotation,
+        max_shift_px=args.max_shift,
+        transformed=args.transformed,
+        representation=args.representation,
+        features=args.features,
+        rerank=args.rerank,
+        rerank_top=args.rerank_top,
+        vocabulary_size=args.vocabulary_size,
+        weights=args.weights,
+        pixel_size_um=args.pixel_size,
+        device=args.device,
+        seed=args.seed,
+    )
+    table = show(evaluate_steps(settings))
+    arguments.write_json(args.json, table)
+    print(_lines(table))
+    return 0
+
+
+def _lines(table: dict[str, Any]) -> str:
+    """Return the table as text."""
+    used = table["settings"]
+    search = (
+        "the product's search"
+        if used["features"] is None
+        else f"{used['features']} on {used['representation']}, re-ranking: {used['rerank']}"
+    )
+    lines = [
+        f"{used['query']} in {used['repository']}, {search}",
+        f"{table['n_queries']} queries, {table['n_repository']} windows, {table['seconds']['total']:.0f} s",
+        "rank   found   95 % interval    chance",
+    ]
+    for rank, share in table["acc"].items():
+        low, high = table["ci95"][rank]
+        lines.append(f"{rank:>4}  {share:6.1%}  {low:6.1%} - {high:6.1%}  {table['chance'][rank]:6.1%}")
+    return "\n".join(lines)
+
+
+def _size(text: str) -> int:
+    """Read pixels, or "full" as 0."""
+    return 0 if text == "full" else arguments.positive_int(text)
+
+
+def _not_negative(text: str) -> float:
+    """Read a number of zero or more."""
+    return 0.0 if text in ("0", "0.0") else arguments.positive_float(text)

@@ -1,0 +1,82 @@
+"""The product's own search over windows: its places, each counted for the nearest window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from comir_search.evaluation.protocol import Window
+from comir_search.evaluation.views import View, Viewer
+from comir_search.progress import Job
+from comir_search.records import Candidate
+from comir_search.retrieval.index import Index
+from comir_search.retrieval.indexing import index_slides_steps
+from comir_search.retrieval.search import search_steps
+from comir_search.slides import slide_from_array
+
+TOP = 50
+
+
+class DefaultSearch:
+    """Rank windows by the places that a search of the whole images finds.
+
+    Verified candidates come first, then the other places of the first stage.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    files : mapping of str to Path
+        Images of the repository by id.
+    windows : sequence of Window
+    modality : str
+        Of the repository.
+    folder : Path
+        Where the index is written.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        files: Mapping[str, Path],
+        windows: Sequence[Window],
+        modality: str,
+        folder: Path,
+    ) -> None:
+        self._viewer, self._model = viewer, viewer.model
+        self._files, self._modality, self._folder = files, modality, folder
+        self._windows: dict[str, list[tuple[int, Window]]] = {}
+        ids = {path.name: image for image, path in files.items()}
+        names = {image: name for name, image in ids.items()}
+        for number, window in enumerate(windows):
+            self._windows.setdefault(names[window.image], []).append((number, window))
+
+    def prepare_steps(self, windows: Sequence[View]) -> Job[None]:
+        """Index the images."""
+        stated = [path for path in self._files.values() if self._viewer.pixel_size_of(path)]
+        others = [path for path in self._files.values() if path not in set(stated)]
+        for paths, size_um in ((stated, None), (others, self._viewer.default_pixel_size_um)):
+            if paths:
+                yield from index_slides_steps(
+                    paths, self._folder, model=self._model, modality=self._modality, pixel_size_um=size_um
+                )
+        self._index = Index.open(self._folder, device=self._model.device.type)
+
+    def rank_steps(self, query: View) -> Job[list[int]]:
+        """Return the windows in the order in which places fall into them."""
+        if query.image.max() == query.image.min():
+            return []  # a search refuses it: it shows nothing
+        image = query.image[..., 0] if query.image.shape[2] == 1 else query.image
+        slide = slide_from_array(image, pixel_size_um=self._model.pixel_size_um, name="query")
+        result = yield from search_steps(
+            self._index, slide, modality=query.modality, top=TOP, first_stage=True
+        )
+        places = [*result.candidates, *result.first_stage.get("fused", ())]
+        return list(dict.fromkeys(self._nearest_window(place) for place in places))
+
+    def _nearest_window(self, place: Candidate) -> int:
+        here = np.array([place.center_x_um, place.center_y_um]) / self._model.pixel_size_um
+        entries = self._windows[place.slide]
+        distances = [float(np.hypot(*(here - window.center))) for _, window in entries]
+        return entries[int(np.argmin(distances))][0]

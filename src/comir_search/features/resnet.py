@@ -1,0 +1,138 @@
+"""ResNet features as the replacement study has them, with weights that the user supplies.
+
+The network is that of He et al. 2016 with bottleneck blocks (ResNet-50, -101,
+-152); parameters are named as in torchvision, so its weight files fit.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from comir_search.errors import ComirSearchError
+
+POOLED_PX = 8
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+_WIDTHS = (64, 128, 256, 512)
+
+
+class _Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolution beside a shortcut."""
+
+    def __init__(self, n_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if stride > 1 or n_in != 4 * width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(n_in, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the sum of both ways."""
+        shortcut = features if self.downsample is None else self.downsample(features)
+        features = self.bn1(self.conv1(features)).relu()
+        features = self.bn2(self.conv2(features)).relu()
+        out: Tensor = (self.bn3(self.conv3(features)) + shortcut).relu()
+        return out
+
+
+class ResNet(nn.Module):
+    """All layers up to the last convolutional block.
+
+    Parameters
+    ----------
+    blocks : sequence of int
+        Bottlenecks in each of the four layers: (3, 8, 36, 3) is ResNet-152.
+    """
+
+    def __init__(self, blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        n_in = 64
+        for number, (count, width) in enumerate(zip(blocks, _WIDTHS, strict=True)):
+            layer = nn.Sequential()
+            for index in range(count):
+                layer.append(_Bottleneck(n_in, width, 2 if number and not index else 1))
+                n_in = 4 * width
+            self.add_module(f"layer{number + 1}", layer)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features (n, 2048, rows / 32, columns / 32)."""
+        features = self.maxpool(self.bn1(self.conv1(image)).relu())
+        for number in range(len(_WIDTHS)):
+            features = self.get_submodule(f"layer{number + 1}")(features)
+        return features
+
+
+def load_resnet(path: str | Path, device: torch.device) -> ResNet:
+    """Load a ResNet of any depth from torchvision's weights.
+
+    Parameters
+    ----------
+    path : path
+        State dict as safetensors, or as ``torch.save`` writes it (read without
+        running anything in it).
+    device : torch.device
+
+    Raises
+    ------
+    ComirSearchError
+        If the file is missing, damaged or holds another network.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ComirSearchError(f"{path} is no safetensors file or is damaged ({error}).") from error
+    else:
+        from comir_search.comir.checkpoint import read_checkpoint
+
+        tensors = read_checkpoint(path)
+    if isinstance(tensors, dict):
+        tensors = {name: tensor for name, tensor in tensors.items() if not str(name).startswith("fc.")}
+        names = [re.match(r"layer(\d)\.(\d+)\.", str(name)) for name in tensors]
+        numbers = [(int(match[1]), int(match[2])) for match in names if match]
+        blocks = tuple(len({block for layer, block in numbers if layer == wanted}) for wanted in (1, 2, 3, 4))
+        if all(blocks):
+            network = ResNet(blocks)
+            try:
+                network.load_state_dict(tensors)
+            except (RuntimeError, AttributeError, TypeError) as error:
+                raise ComirSearchError(
+                    f"{path} holds another network; give torchvision's weights of ResNet-50, -101 or -152."
+                ) from error
+            return network.eval().requires_grad_(False).to(device)
+    raise ComirSearchError(f"{path} holds no ResNet; give torchvision's weights of ResNet-50, -101 or -152.")
+
+
+def resnet_maps(network: ResNet, image: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the last block's maps (2048, rows / 32, columns / 32) of a grey image in [0, 1]."""
+    device = network.conv1.weight.device
+    grey = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(device).expand(1, 3, -1, -1)
+    mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _DEVIATION))
+    with torch.inference_mode():
+        maps: NDArray[np.float32] = network((grey - mean) / deviation)[0].cpu().numpy()
+    return maps
+
+
+def pooled_features(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average maps adaptively to 8 x 8: 2048 features of 64 values, one for each channel."""
+    pooled = nn.functional.adaptive_avg_pool2d(torch.from_numpy(maps), POOLED_PX)
+    return pooled.flatten(1).numpy()
