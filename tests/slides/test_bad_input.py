@@ -103,7 +103,7 @@ def test_file_cut_while_open(tmp_path):
 
 
 def test_strip_too_large_to_decode(tmp_path, monkeypatch):
-    monkeypatch.setattr("comir_search.slides.tiff._LARGEST_TILE_BYTES", 50_000)
+    monkeypatch.setattr("comir_search.slides.tiff_layout._LARGEST_TILE_BYTES", 50_000)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, paint(200, 200), photometric="rgb", compression="deflate", rowsperstrip=200)
     assert (

@@ -54,7 +54,8 @@ def test_companions_are_left_out(tmp_path):
         "v/own.jpg",
     )
     (tmp_path / "v/v.vms").write_text(
-        "[Virtual Microscope Specimen]\nImageFile=v_0.jpg\nImageFile(1,0)=v_1.jpg\nMacroImage=x\nMapFile=v_macro.jpg\n"
+        "[Virtual Microscope Specimen]\nImageFile=v_0.jpg\nImageFile(1,0)=v_1.jpg\n"
+        "NoLayers=1\nMapFile=v_macro.jpg\n"
     )
     assert found(tmp_path, root=tmp_path) == ["m.mrxs", "v/own.jpg", "v/v.vms"]
 

@@ -4,7 +4,8 @@
 def test_slides_import_without_torch_qt_and_napari(run_python):
     loaded = run_python(
         "import sys, comir_search.slides\n"
-        "print([name for name in ('torch', 'sklearn', 'napari', 'qtpy', 'openslide', 'zarr', 'dask') if name in sys.modules])"
+        "late = ('torch', 'sklearn', 'napari', 'qtpy', 'openslide', 'zarr', 'dask')\n"
+        "print([name for name in late if name in sys.modules])"
     )
     assert loaded.strip() == "[]"
 

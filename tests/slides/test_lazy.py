@@ -10,7 +10,7 @@ import tifffile
 
 from comir_search.slides import open_slide
 from comir_search.slides.cache import TileCache
-from comir_search.slides.slide import TILE_CACHE
+from comir_search.slides.tiled import TILE_CACHE
 
 from .conftest import paint
 

@@ -265,7 +265,7 @@ def test_aperio(tmp_path):
     """An SVS: tiled levels, a thumbnail in strips between them, label and macro behind."""
     image = paint(1030, 900)
     path = tmp_path / "a.svs"
-    about = "Aperio Image Library v12\r\n900x1030 [0,0 900x1030] (240x240) JPEG/RGB Q=30|AppMag = 40|MPP = 0.2525|X = 1"
+    about = "Aperio Image Library v12\r\n900x1030 (240x240) JPEG/RGB Q=30|AppMag = 40|MPP = 0.2525|X = 1"
     quarter = halve(halve(image))
     options = {"photometric": "rgb", "compression": "jpeg", "metadata": None}
     with tifffile.TiffWriter(path) as tiff:

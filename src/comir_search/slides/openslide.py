@@ -9,7 +9,7 @@ import numpy as np
 from comir_search.errors import ComirSearchError
 from comir_search.slides.fingerprint import content_fingerprint, file_fingerprint
 from comir_search.slides.pixel_size import MISSING, PixelSize, square_pixel_size
-from comir_search.slides.slide import TiledSlide
+from comir_search.slides.tiled import TiledSlide
 
 _TILE_PX = 512
 _VENDORS = {

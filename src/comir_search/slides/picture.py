@@ -12,7 +12,7 @@ import numpy as np
 from comir_search.errors import ComirSearchError
 from comir_search.slides.fingerprint import file_fingerprint
 from comir_search.slides.pixel_size import MISSING, PixelSize, resolution_pixel_size
-from comir_search.slides.slide import TiledSlide
+from comir_search.slides.tiled import TiledSlide
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST_PX = 1 << 29

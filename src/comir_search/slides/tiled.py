@@ -1,0 +1,72 @@
+"""Slides stored in tiles, of which a read decodes only those it needs."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+
+from comir_search.errors import ComirSearchError
+from comir_search.slides.cache import TileCache
+from comir_search.slides.slide import Slide
+
+TILE_CACHE = TileCache(limit_bytes=96 << 20)
+
+_numbers = itertools.count()
+
+
+class TiledSlide(Slide):
+    """A slide that is stored in tiles, each decoded when it is needed.
+
+    Tiles lie on a regular grid; the last ones of a row or column may come whole
+    or cut at the border.
+    """
+
+    def __init__(self, **description: Any) -> None:
+        super().__init__(**description)
+        self._number = next(_numbers)
+
+    @abstractmethod
+    def _decode_tile(self, level: int, row: int, column: int) -> np.ndarray | None:
+        """Return a tile (height, width[, 3]), or None where the file holds none.
+
+        Whatever it raises is reported as a damaged file.
+        """
+
+    def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        tile_height, tile_width = self.tile_shapes[level]
+        region = self._empty(height_px, width_px)
+        for row in range(y_px // tile_height, -(-(y_px + height_px) // tile_height)):
+            for column in range(x_px // tile_width, -(-(x_px + width_px) // tile_width)):
+                tile = self._tile(level, row, column)
+                if tile is None:
+                    continue
+                top, left = row * tile_height, column * tile_width
+                y0, y1 = max(top, y_px), min(top + tile.shape[0], y_px + height_px)
+                x0, x1 = max(left, x_px), min(left + tile.shape[1], x_px + width_px)
+                region[y0 - y_px : y1 - y_px, x0 - x_px : x1 - x_px] = tile[
+                    y0 - top : y1 - top, x0 - left : x1 - left
+                ]
+        return region
+
+    def _tile(self, level: int, row: int, column: int) -> np.ndarray | None:
+        def decode() -> np.ndarray:
+            tile = self._decode_tile(level, row, column)
+            return np.empty(0, self.dtype) if tile is None else tile
+
+        try:
+            tile = TILE_CACHE.get((self._number, level, row, column), decode)
+        except ComirSearchError:
+            raise
+        except Exception as error:
+            raise ComirSearchError(
+                f"{self.name}: tile ({row}, {column}) of level {level} cannot be decoded "
+                f"({type(error).__name__}: {error}): the file is damaged, copy or export it again"
+            ) from error
+        return None if tile.size == 0 else tile
+
+    def close(self) -> None:
+        """Release the file and the tiles held of it."""
+        TILE_CACHE.drop(self._number)
