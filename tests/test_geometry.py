@@ -6,12 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comir_search import geometry
 from comir_search.opencv import cv2
 from comir_search.records import Candidate
+
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("steady")
 
 angles = st.floats(-720, 720, allow_nan=False)
 sizes = st.floats(0.05, 50)
