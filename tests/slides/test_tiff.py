@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 
 from comir_search.errors import ComirSearchError
+from comir_search.opencv import cv2
 from comir_search.slides import open_slide
 
 from .conftest import halve, paint
@@ -197,8 +199,6 @@ def test_levels_that_are_no_copies_are_left_out(tmp_path):
 
 def test_odd_pyramid(tmp_path):
     """Steps of other than two, sides rounded either way."""
-    from comir_search.opencv import cv2
-
     image = paint(1001, 777)
     sides = [(777, 1001), (259, 334), (65, 84)]
     levels = [cv2.resize(image, side, interpolation=cv2.INTER_AREA) for side in sides]
@@ -282,3 +282,27 @@ def test_aperio(tmp_path):
         assert slide.info.format == "Aperio SVS"
         assert (slide.pixel_size_um, slide.info.pixel_size_source) == (0.2525, "Aperio MPP")
         assert slide.level_downsamples == (1, 4)
+
+
+def test_aperio_jpeg_2000_in_ycbcr(tmp_path):
+    """Compression 33003 with chroma at full resolution, which decoders hand out unconverted."""
+    image = paint(240, 480)
+    luma_chroma = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+    tiles = [
+        imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(luma_chroma[:, x : x + 240]), codecformat="j2k", mct=False, reversible=True
+        )
+        for x in (0, 240)
+    ]
+    path = tmp_path / "a.svs"
+    options = {"shape": image.shape, "dtype": "uint8", "tile": (240, 240), "metadata": None}
+    tifffile.imwrite(
+        path,
+        iter(tiles),
+        compression=33003,
+        photometric="rgb",
+        description="Aperio Image Library v12",
+        **options,
+    )
+    with open_slide(path) as slide:
+        assert np.abs(slide.read_level(0, 0, 0, 480, 240).astype(int) - image).max() <= 2

@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 
 from comir_search.errors import ComirSearchError
+from comir_search.opencv import cv2
 from comir_search.slides.fingerprint import file_fingerprint
 from comir_search.slides.pixel_size import PixelSize, tiff_pixel_size
 from comir_search.slides.tiff_layout import Level, check_complete, find_levels
@@ -25,6 +26,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # failures are 
 
 _JPEG = {6, 7, 34892, 33007}
 _JPEG_2000 = {33003, 33004, 33005, 34712}
+_APERIO_YCBCR = 33003
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _COLOURS = {_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR}
 _FORMATS = (
@@ -143,7 +145,12 @@ class TiffSlide(TiledSlide):
         if keyframe.compression in _JPEG:
             tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
         decoded = keyframe.decode(data, index, **tables)[0]
-        return None if decoded is None else decoded[0]
+        if decoded is None:
+            return None
+        if keyframe.compression == _APERIO_YCBCR and data[46:48] == b"\1\1":
+            # The decoder takes chroma at full resolution (per the codestream's header) for RGB.
+            return cv2.cvtColor(decoded[0][..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB)
+        return decoded[0]
 
 
 def _find_kind(level: Level, name: str) -> tuple[int, np.dtype[Any]]:
