@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -50,4 +51,7 @@ def index(fake, finished: Path, slide_file: Path, tmp_path: Path):
     from comir_search.retrieval.index import Index
 
     shutil.copytree(finished / "index", tmp_path / "index")
+    (record,) = (tmp_path / "index").rglob("slide.json")
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps(values | {"absolute_path": str(slide_file)}))
     return Index.open(tmp_path / "index")

@@ -24,16 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from comir_search.errors import ComirSearchError
 from comir_search.retrieval.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
-from comir_search.retrieval.indexed_slide import (
-    REMOVED_FILE,
-    SLIDE_FILE,
-    SLIDES,
-    DamagedChunk,
-    IndexedSlide,
-    SlideRecord,
-)
+from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import REGION_PX, Layout
+from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
 from comir_search.retrieval.storage import Storage
+from comir_search.retrieval.writer_lock import writer_lock
 
 if TYPE_CHECKING:
     from comir_search.comir.model import Model
@@ -61,7 +56,13 @@ class Index:
         Decoded chunks of all slides.
     """
 
-    def __init__(self, storage: Storage, header: dict[str, Any], device: str, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        header: dict[str, Any],
+        device: str = "auto",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
         self.storage = storage
         self.path: Path | str = storage.folder if storage.folder is not None else storage.location
         self.modality = str(header["modality"])
@@ -72,7 +73,6 @@ class Index:
         self._model: Model | None = None
         self._slides: dict[str, IndexedSlide] = {}
         self._lock = Lock()
-        self.refresh()
 
     @classmethod
     def create(
@@ -121,12 +121,19 @@ class Index:
             "layout": layout.to_dict(),
         }
         storage.write_json(INDEX_FILE, header)
-        index = cls(storage, header, "auto", cache_bytes)
+        index = cls(storage, header, cache_bytes=cache_bytes)
         index._model = model
         return index
 
     @classmethod
-    def open(cls, path: str | Path, device: str = "auto", *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Index:
+    def open(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        leave_out_damaged: bool = False,
+    ) -> Index:
         """Open an index.
 
         Parameters
@@ -137,6 +144,9 @@ class Index:
             Where its model will run.
         cache_bytes : int
             Bound on the decoded chunks that are kept.
+        leave_out_damaged : bool
+            Open it without the slides whose slide.json is damaged, to repair
+            them.
 
         Raises
         ------
@@ -155,11 +165,13 @@ class Index:
                 f"{FORMAT_VERSION}; update napari-comir-search."
             )
         try:
-            return cls(storage, header, device, cache_bytes)
+            index = cls(storage, header, device, cache_bytes)
         except (KeyError, TypeError) as error:
             raise ComirSearchError(
                 f"{path}/{INDEX_FILE} is damaged ({error}); restore it from a copy."
             ) from error
+        index.refresh(leave_out_damaged=leave_out_damaged)
+        return index
 
     @property
     def model(self) -> Model:
@@ -174,11 +186,16 @@ class Index:
         """The complete slides, by name."""
         return sorted(self._slides.values(), key=lambda slide: (slide.name, slide.fingerprint))
 
-    def refresh(self) -> None:
+    def refresh(self, *, leave_out_damaged: bool = False) -> None:
         """Look again which slides are complete; a slide that is there already stays the same object."""
         slides: dict[str, IndexedSlide] = {}
         for fingerprint in self.storage.folders(SLIDES):
-            record = self.read_record(fingerprint)
+            try:
+                record = self.read_record(fingerprint)
+            except ComirSearchError:
+                if not leave_out_damaged:
+                    raise
+                continue
             if record is None:
                 continue
             known = self._slides.get(fingerprint)
@@ -224,8 +241,6 @@ class Index:
         ComirSearchError
             If it is not in the index, or another process writes to the index.
         """
-        from comir_search.retrieval.writer_lock import writer_lock
-
         slide = self.slide(fingerprint)
         with writer_lock(self.storage):
             self.storage.write_json(f"{slide.folder}/{REMOVED_FILE}", slide.record.to_dict())
@@ -306,8 +321,9 @@ def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
         except ComirSearchError:
             return False
 
-    if is_it(slide.path):
-        return slide.path
+    for path in (slide.path, Path(slide.record.absolute_path)):
+        if is_it(path):
+            return path
     looked = [Path(folder) for folder in folders]
     found = [path for folder in looked if folder.is_dir() for path in find_slides([folder])]
     # The same name is the likeliest; opening every slide of a folder takes longest.

@@ -20,14 +20,7 @@ from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick, finish
 from comir_search.retrieval.chunk_cache import DEFAULT_CACHE_BYTES
 from comir_search.retrieval.index import INDEX_FILE, Index, layout_for
-from comir_search.retrieval.indexed_slide import (
-    REMOVED_FILE,
-    SLIDE_FILE,
-    SLIDES,
-    DamagedChunk,
-    IndexedSlide,
-    SlideRecord,
-)
+from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import BoolGrid, comir_array
 from comir_search.retrieval.pipeline import run_stages
 from comir_search.retrieval.regions import (
@@ -39,6 +32,7 @@ from comir_search.retrieval.regions import (
     tissue_to_chunks,
 )
 from comir_search.retrieval.slide_progress import Cell, Kind, SlideProgress
+from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
 from comir_search.retrieval.storage import Storage
 from comir_search.retrieval.writer_lock import writer_lock
 
@@ -309,9 +303,8 @@ def _resume_steps(index: Index, slide: Slide, file: Path) -> Job[SlideProgress |
     same_scale = abs(record.pixel_size_um / slide.require_pixel_size() - 1) < 1e-6
     if not same_scale or (record.height_px, record.width_px) != (slide.info.height_px, slide.info.width_px):
         return None
-    for name in index.storage.sizes(progress.target.folder):
-        if name.endswith(".partial"):  # Zarr was writing this when the run ended
-            index.storage.delete(f"{progress.target.folder}/{name}")
+    for name in index.storage.leftovers(progress.target.folder):
+        index.storage.delete(name)
     moved = replace(
         record, name=slide.name, absolute_path=str(path), relative_path=index.storage.relative(path)
     )

@@ -151,6 +151,10 @@ class SlideGrid:
         span = self.chunk_side(array) * self._step(array) // self.layout.chunk_px
         return reduce_any(self.stored, span)[:rows, :columns]
 
+    def chunks(self, array: str) -> list[tuple[int, int]]:
+        """Return (row, column) of the chunks of an array that are written, in reading order."""
+        return [(int(row), int(column)) for row, column in np.argwhere(self.chunk_grid(array))]
+
     def regions(self) -> list[tuple[int, int]]:
         """Return (row, column) of the regions that hold tissue, in reading order."""
         grid = reduce_any(self.stored, self.layout.region_chunks)

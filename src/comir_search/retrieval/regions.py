@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.retrieval.indexed_slide import IndexedSlide, SlideRecord, pack_bits
+from comir_search.retrieval.indexed_slide import IndexedSlide
 from comir_search.retrieval.layout import (
     N_LEVELS,
     NO_WORD,
@@ -23,6 +23,7 @@ from comir_search.retrieval.layout import (
     comir_array,
     tissue_chunks,
 )
+from comir_search.retrieval.slide_record import SlideRecord, pack_bits
 
 if TYPE_CHECKING:
     from comir_search.comir.model import Model
@@ -212,21 +213,26 @@ def _words(
     comir: NDArray[np.uint8], target: IndexedSlide, model: Model, block: tuple[int, int]
 ) -> NDArray[np.uint16]:
     """Return the words of a block, none outside tissue."""
-    layout = target.layout
+    layout, tissue, vocabulary = target.layout, target.tissue, model.vocabulary
+    assert vocabulary is not None  # an index is not made with a model that lacks one
     step, halo = layout.word_step_px, layout.word_halo_px // layout.word_step_px
     count = layout.block_px // step
-    vocabulary = model.vocabulary
-    assert vocabulary is not None  # an index is not made with a model that lacks one
-    described = vocabulary.project(comir.astype(np.float32) / 255)
-    words = vocabulary.assign(described[:, halo : halo + count, halo : halo + count])
-    tissue = target.tissue
+    words = np.full((layout.word_maps, count, count), NO_WORD, np.uint16)
     # The tissue pixel under the middle of each point's cell.
-    cells = [
+    middles = (
         ((position * count + np.arange(count)) * step + step // 2) * layout.stride // TISSUE_PX
         for position in block
-    ]
-    inside = [np.minimum(cell, length - 1) for cell, length in zip(cells, tissue.shape, strict=True)]
-    words[:, ~tissue[np.ix_(*inside)]] = NO_WORD
+    )
+    under = [np.minimum(cells, length - 1) for cells, length in zip(middles, tissue.shape, strict=True)]
+    inside = tissue[np.ix_(*under)]
+    if not inside.any():
+        return words
+    # Only the part of the block that holds tissue is described, with the halo that it needs.
+    (y0, x0), (y1, x1) = np.argwhere(inside).min(axis=0), np.argwhere(inside).max(axis=0) + 1
+    part = comir[:, y0 * step : (y1 + 2 * halo) * step, x0 * step : (x1 + 2 * halo) * step]
+    described = vocabulary.project(part.astype(np.float32) / 255)
+    found = vocabulary.assign(described[:, halo : halo + y1 - y0, halo : halo + x1 - x0])
+    words[:, y0:y1, x0:x1] = np.where(inside[y0:y1, x0:x1], found, NO_WORD)
     return words
 
 

@@ -9,18 +9,16 @@ import numpy as np
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick
 from comir_search.retrieval.index import Index
-from comir_search.retrieval.indexed_slide import (
+from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
+from comir_search.retrieval.layout import comir_array
+from comir_search.retrieval.slide_record import (
+    PROGRESS_FILE,
     SLIDES,
-    DamagedChunk,
-    IndexedSlide,
     SlideRecord,
     pack_bits,
     unpack_bits,
 )
-from comir_search.retrieval.layout import comir_array
 from comir_search.retrieval.storage import Storage
-
-PROGRESS_FILE = "progress.json"
 
 Cell = tuple[int, int]
 Kind = Literal["regions", "blocks"]
@@ -95,8 +93,8 @@ class SlideProgress:
         grid, stage = self.target.grid, f"checking {self.target.name}"
         for array in self.target.layout.arrays:
             self.target.check_array(array)
-        for row, column in zip(*grid.chunk_grid("tissue").nonzero(), strict=True):
-            self.target.read_chunk("tissue", (int(row), int(column)))
+        for chunk in grid.chunks("tissue"):
+            self.target.read_chunk("tissue", chunk)
         cells = [(kind, cell) for kind in KINDS for cell in self.cells[kind] if cell in self.done[kind]]
         for number, (kind, cell) in enumerate(cells):
             yield Tick(stage, number, len(cells))

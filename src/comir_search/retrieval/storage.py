@@ -147,9 +147,18 @@ class Storage:
                 if path.is_file()
             }
         self._fs.invalidate_cache()
-        prefix = f"{self._root}/{name}"
+        prefix = f"{self._root}/{name}".rstrip("/")
         found = self._fs.find(prefix, detail=True)
         return {path[path.index(prefix) + len(prefix) + 1 :]: entry["size"] for path, entry in found.items()}
+
+    def leftovers(self, name: str) -> list[str]:
+        """Return what writers that were killed left in a folder and below: files under temporary names."""
+        files = ((file, file.rsplit("/", 1)[-1]) for file in self.sizes(name))
+        return [
+            f"{name}/{file}" if name else file
+            for file, last in files
+            if last.endswith(".partial") or (last.startswith(".") and ".part" in last)
+        ]
 
     def delete(self, name: str) -> None:
         """Delete a file or a folder with all it holds, if it is there."""

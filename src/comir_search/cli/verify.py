@@ -1,0 +1,35 @@
+"""Check every chunk of an index, and name what is damaged."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+from comir_search.errors import ComirSearchError
+
+HELP = "check every chunk of an index"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    arguments.add_index(parser)
+    arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is damaged; fail where anything is."""
+    from comir_search.retrieval.maintenance import verify_steps
+
+    damages = show(verify_steps(args.index))
+    arguments.write_json(args.json, [asdict(damage) for damage in damages])
+    for damage in damages:
+        print(damage)
+    if damages:
+        count = "1 part" if len(damages) == 1 else f"{len(damages)} parts"
+        raise ComirSearchError(
+            f"{args.index}: {count} damaged; run `comir-search repair --index {args.index}`."
+        )
+    print(f"{args.index}: sound")
+    return 0
