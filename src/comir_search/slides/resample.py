@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from comir_search.opencv import cv2
 
@@ -105,13 +106,12 @@ def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -
         return np.ascontiguousarray(source)
     if rows.block and rows.block == columns.block and source.dtype in (np.uint8, np.uint16, np.float32):
         return cv2.resize(source, shape[1::-1], interpolation=cv2.INTER_AREA).reshape(shape)
-    image = _mix_rows(source.astype(np.float32, copy=False), rows)
-    image = np.ascontiguousarray(image.swapaxes(0, 1))
-    image = _mix_rows(image, columns).swapaxes(0, 1)
+    exact = np.float64 if source.dtype.itemsize > 2 and source.dtype != np.float32 else np.float32
+    image = _mix_rows(source.astype(exact, copy=False), rows)
+    image = _transpose(_mix_rows(_transpose(image), columns))
     if source.dtype.kind in "ui":
-        limits = np.iinfo(source.dtype)
-        image = np.clip(np.rint(image), limits.min, limits.max)
-    result = np.ascontiguousarray(image.astype(source.dtype))
+        np.rint(image, out=image)
+    result = image.astype(source.dtype)
     result[~rows.inside] = background
     result[:, ~columns.inside] = background
     return result
@@ -119,9 +119,18 @@ def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -
 
 def _mix_rows(image: np.ndarray, taps: Taps) -> np.ndarray:
     """Return the weighted sums of rows that `taps` asks for."""
+    count, used = taps.index.shape
     index = np.clip(taps.index - taps.span[0], 0, image.shape[0] - 1)
-    weight = taps.weight.reshape(taps.weight.shape + (1,) * (image.ndim - 1))
-    mixed = image[index[:, 0]] * weight[:, 0]
-    for tap in range(1, index.shape[1]):
-        mixed += image[index[:, tap]] * weight[:, tap]
-    return mixed
+    # One pass over the rows, several times as fast as summing tap by tap.
+    weights = csr_array(
+        (taps.weight.ravel().astype(image.dtype), index.ravel(), np.arange(0, count * used + 1, used)),
+        shape=(count, image.shape[0]),
+    )
+    mixed: np.ndarray = weights @ image.reshape(image.shape[0], -1)
+    return mixed.reshape(count, *image.shape[1:])
+
+
+def _transpose(image: np.ndarray) -> np.ndarray:
+    """Return an image with rows and columns exchanged, in one piece."""
+    turned = cv2.transpose(image)
+    return turned.reshape(image.shape[1], image.shape[0], *image.shape[2:])
