@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from .conftest import paint_brightfield, paint_signal, write_image
@@ -103,3 +104,62 @@ def pairs(tmp_path_factory) -> Path:
         write_image(folder / "bf" / f"{name}.tif", paint_brightfield(320, 320, seed))
         write_image(folder / "shg" / f"{name}.tif", paint_signal(320, 320, seed))
     return folder
+
+
+OFTEN = (
+    "import sys, comir_search.comir.training_run as run\n"
+    "run.CHECKPOINT_EVERY = 1\n"
+    "from comir_search.cli import main\n"
+    "sys.exit(main(sys.argv[1:]))"
+)
+
+
+def train_command(pairs: Path, out: Path, *extra: str) -> list[str]:
+    """Return a training of a few steps that writes a checkpoint at each."""
+    options = [
+        "--bf",
+        pairs / "bf",
+        "--shg",
+        pairs / "shg",
+        "--out",
+        out,
+        "--steps",
+        6,
+        "--device",
+        "cpu",
+        *extra,
+    ]
+    return [sys.executable, "-c", OFTEN, "train", *map(str, options)]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+def test_train_goes_on_where_it_stopped(tmp_path, pairs, sign):
+    out, checkpoint = tmp_path / "model.safetensors", tmp_path / "model.safetensors.checkpoint"
+    command = train_command(pairs, out)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code, err = stop_when(process, checkpoint.exists, sign)
+    if sign == signal.SIGINT:
+        assert code == 130
+        assert (
+            err.splitlines()[-1]
+            == "Stopped; the same command with --resume goes on from the last checkpoint."
+        )
+        assert_nothing_half_written(tmp_path)
+    assert not out.exists()
+
+    subprocess.run(train_command(pairs, out, "--resume"), check=True, capture_output=True, timeout=600)
+    assert not checkpoint.exists()
+    steps = (tmp_path / "model.safetensors.loss.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in steps] == ["step", "1", "2", "3", "4", "5", "6"]
+
+    whole = tmp_path / "whole.safetensors"
+    subprocess.run(train_command(pairs, whole), check=True, capture_output=True, timeout=600)
+    assert_same_networks(out, whole)
+
+
+def assert_same_networks(first: Path, second: Path) -> None:
+    from comir_search import load_model
+
+    one, other = (load_model(path, "cpu").networks.state_dict() for path in (first, second))
+    for name, tensor in one.items():
+        np.testing.assert_allclose(tensor.numpy(), other[name].numpy(), rtol=1e-4, atol=1e-5, err_msg=name)

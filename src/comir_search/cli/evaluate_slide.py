@@ -1,0 +1,78 @@
+"""Search for queries of known place and count the hits.
+
+A hit at k is a candidate among the first k on the right slide whose centre is
+within a quarter of the query's shorter side of the true one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+
+HELP = "measure search on queries of known place"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    arguments.add_index(parser)
+    parser.add_argument("--queries", type=Path, required=True, metavar="DIR", help="folder of the queries")
+    parser.add_argument(
+        "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true places"
+    )
+    arguments.add_modality(parser, "the queries' modality (default: the one that is not indexed)")
+    parser.add_argument(
+        "--top",
+        type=arguments.positive_int,
+        default=10,
+        metavar="N",
+        help="candidates to look at (default: 10)",
+    )
+    parser.add_argument("--mirror", action="store_true", help="look for flipped queries too")
+    arguments.add_device(parser)
+    arguments.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate search on slides."""
+    from comir_search.evaluation.localisation import evaluate_slide_steps
+    from comir_search.retrieval.index import Index
+
+    index = Index.open(args.index, device=args.device)
+    job = evaluate_slide_steps(
+        index, args.queries, args.truth, modality=args.modality, top=args.top, mirror=args.mirror
+    )
+    report = show(job)
+    arguments.write_json(args.json, report)
+    print(_describe(report))
+    return 0
+
+
+def _describe(report: dict[str, Any]) -> str:
+    """Return the report as a table."""
+    found, seconds = report["found"], report["seconds_per_query"]
+    rows = [
+        ("queries", f"{report['n_queries']}, of which {report['n_absent']} on no slide"),
+        *((f"hit at {k}", _number(share)) for k, share in report["hit"].items()),
+        *((f"hit at {k}, angle within 5 degrees", _number(share)) for k, share in report["hit_pose"].items()),
+        *(
+            (f"first stage, {name.replace('_', ' at ')}", _number(value))
+            for name, value in report["recall"].items()
+        ),
+        ("found", str(found["n"])),
+        ("  right among those found", _number(found["precision"])),
+        ("  found among those with a place", _number(found["coverage"])),
+        ("  found among those with none", _number(found["false_found"])),
+        ("median error of the hits", f"{_number(report['median_error_um'])} um"),
+        ("median angle error", f"{_number(report['median_angle_error_deg'])} degrees"),
+        ("seconds per query, median and longest", f"{_number(seconds['median'])}, {_number(seconds['max'])}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,78 @@
+"""Train a model on two folders of equally named, aligned images.
+
+Beside the model lie its loss curve (OUT.loss.csv) and, until the end, the
+state of the training (OUT.checkpoint), from which --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+
+HELP = "train a model on aligned pairs of images"
+STOPPED = "Stopped; the same command with --resume goes on from the last checkpoint."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    parser.add_argument(
+        "--bf", type=Path, required=True, metavar="DIR", help="one side's images (brightfield)"
+    )
+    parser.add_argument(
+        "--shg", type=Path, required=True, metavar="DIR", help="the other side's, of equal names"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="model file to write")
+    parser.add_argument(
+        "--names", nargs="+", metavar="NAME", help="use only these images (names without suffix)"
+    )
+    parser.add_argument(
+        "--pixel-size",
+        type=arguments.positive_float,
+        default=2.0,
+        metavar="UM",
+        help="um per pixel that the model works at, also that of images which state none (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--arch",
+        choices=("compact", "tiramisu"),
+        default="compact",
+        help="network: compact, or the published and slower tiramisu (default: compact)",
+    )
+    parser.add_argument(
+        "--steps", type=arguments.positive_int, metavar="N", help="training steps (default: the recipe's)"
+    )
+    arguments.add_device(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of weights and batches (default: 0)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train a model."""
+    from comir_search.comir.training_run import train_steps
+
+    model = show(
+        train_steps(
+            args.bf,
+            args.shg,
+            args.out,
+            names=args.names,
+            pixel_size_um=args.pixel_size,
+            architecture=args.arch,
+            steps=args.steps,
+            device=args.device,
+            seed=args.seed,
+            resume=args.resume,
+        )
+    )
+    training = model.card["training"]
+    print(
+        f"{args.out}: {args.arch} network, {training['steps']} steps on {len(training['images'])} pairs, "
+        f"final loss {training['final_loss']:g}"
+    )
+    print(f"Loss curve: {args.out}.loss.csv")
+    return 0

@@ -1,0 +1,191 @@
+"""The subcommand search, on a real index of an untrained model.
+
+An untrained network embeds the same pixels alike, so brightfield patches are
+found on brightfield slides: enough to test everything but the learning.
+"""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from comir_search.io.geojson import read_geojson
+from comir_search.io.pictures import extract_candidate
+from comir_search.records import Candidate
+
+TRUTH = Candidate(1, "", 520.0, 430.0, 1.0, 300.0, 300.0, 40.0, False, 1.0, 1.0)
+KEYS = (
+    "rank",
+    "slide",
+    "center_x_px",
+    "center_y_px",
+    "center_x_um",
+    "center_y_um",
+    "width_um",
+    "height_um",
+    "angle_deg",
+    "mirrored",
+    "score",
+    "confidence",
+)
+
+
+def write_image(path, pixels, pixel_size_um):
+    kind = "rgb" if pixels.ndim == 3 else "minisblack"
+    per_cm = 1e4 / pixel_size_um
+    tifffile.imwrite(path, pixels, photometric=kind, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two slides, their index, and patches: one of the first slide, one of nowhere, one dark."""
+    import torch
+    from torch import nn
+
+    from comir_search.comir.model import BF, SHG, Model
+    from comir_search.comir.networks import build_network
+    from comir_search.evaluation.tissue import simulate_tissue
+    from comir_search.retrieval.indexing import index_slides
+    from comir_search.retrieval.vocabulary import Vocabulary
+    from comir_search.slides import open_slide
+
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "slides").mkdir()
+    for seed, name in enumerate(("one.tif", "two.tif", "nowhere.tif")):
+        place = folder / ("slides" if seed < 2 else "") / name
+        write_image(place, simulate_tissue(1000, 900, seed).brightfield, 1.0)
+    for source, name in (("slides/one.tif", "patch.tif"), ("nowhere.tif", "absent.tif")):
+        with open_slide(folder / source) as slide:
+            write_image(folder / name, extract_candidate(slide, TRUTH, 1.5), 1.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        networks = nn.ModuleDict(
+            {"bf": build_network("compact", 3, 4), "shg": build_network("compact", 1, 4)}
+        )
+    rng = np.random.default_rng(0)
+    blocks = (32, 64, 96, 128)
+    vocabulary = Vocabulary(
+        8,
+        blocks,
+        rng.normal(0, 0.1, (4, 256, 16)).astype(np.float32),
+        np.zeros((4, 16), np.float32),
+        rng.normal(0, 0.2, (4, 200, 16)).astype(np.float32),
+        np.ones((4, 200), np.float32),
+    )
+    model = Model(
+        networks,
+        (BF, SHG),
+        architecture="compact",
+        comir_channels=4,
+        pixel_size_um=2.0,
+        vocabulary=vocabulary,
+    )
+    index_slides([folder / "slides"], folder / "index", model=model, modality="bf", device="cpu")
+    return folder
+
+
+@pytest.fixture
+def search(folder, command):
+    def run(*arguments):
+        return command(
+            "search", *arguments, "--index", folder / "index", "--modality", "bf", "--device", "cpu"
+        )
+
+    return run
+
+
+def test_answers_in_every_form(search, folder, tmp_path):
+    answer = search(
+        folder / "patch.tif",
+        *("--json", tmp_path / "out.json"),
+        *("--csv", tmp_path / "out.csv"),
+        *("--geojson", tmp_path / "out.geojson"),
+        *("--overlay", tmp_path / "out.png"),
+        *("--top", 4),
+    )
+    assert answer.code == 0, answer.err
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert set(result) == {"query", "found", "reason", "seconds", "candidates"}
+    assert result["query"] == "patch.tif" and result["reason"] and result["seconds"]["total"] > 0
+    assert 1 <= len(result["candidates"]) <= 4
+    assert [each["rank"] for each in result["candidates"]] == list(range(1, len(result["candidates"]) + 1))
+    confidences = [each["confidence"] for each in result["candidates"]]
+    assert confidences == sorted(confidences, reverse=True)
+    first = result["candidates"][0]
+    assert tuple(first) == KEYS and first["slide"] == "one.tif"
+    assert np.hypot(first["center_x_um"] - 520, first["center_y_um"] - 430) < 6
+    assert abs(first["angle_deg"] - 40) < 2 and first["mirrored"] is False
+
+    table = answer.out.splitlines()
+    assert table[0].startswith("patch.tif: ") and result["reason"] in table[0]
+    assert table[1].split() == ["rank", "slide", "x", "um", "y", "um", "angle", "confidence"]
+    assert table[2].split()[:2] == ["1", "one.tif"]
+    assert float(table[2].split()[2]) == pytest.approx(first["center_x_um"], abs=0.06)
+
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["slide"] for row in csv.DictReader(file)] == [
+            each["slide"] for each in result["candidates"]
+        ]
+    annotations = read_geojson(tmp_path / "out.geojson")
+    assert annotations[0].candidate.center_x_px == pytest.approx(first["center_x_px"], abs=0.1)
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width > 600 and np.asarray(picture).std() > 10
+
+
+def test_several_queries_are_a_list(search, folder, tmp_path):
+    answer = search(folder / "patch.tif", folder / "absent.tif", "--json", tmp_path / "out.json", "--top", 1)
+    assert answer.code == 0, answer.err
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [result["query"] for result in results] == ["patch.tif", "absent.tif"]
+    assert [len(result["candidates"]) for result in results] == [1, 1]
+    assert results[0]["candidates"][0]["score"] > results[1]["candidates"][0]["score"] + 0.2
+    assert "query 2 of 2: " in answer.err
+
+
+def test_not_found_is_an_answer(search, folder, tmp_path):
+    answer = search(folder / "absent.tif", "--json", tmp_path / "out.json")
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert answer.code == 0 and result["found"] is False and len(result["reason"]) > 20
+    assert answer.out.startswith("absent.tif: not found. ")
+
+
+def test_slides_that_moved_are_not_drawn_but_found(search, folder, tmp_path):
+    moved = folder / "slides" / "one.tif"
+    moved.rename(folder / "elsewhere.tif")
+    try:
+        answer = search(folder / "patch.tif", "--overlay", tmp_path / "out.png")
+    finally:
+        (folder / "elsewhere.tif").rename(moved)
+    assert answer.code == 0 and "Not drawn: one.tif is not where it was indexed" in answer.err
+    assert (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "query, sentence", [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")]
+)
+def test_bad_queries_are_one_sentence(search, tmp_path, query, sentence):
+    (tmp_path / "empty.tif").touch()
+    (tmp_path / "text.tif").write_text("no image")
+    answer = search(tmp_path / query, "--json", tmp_path / "out.json")
+    assert answer.code == 1 and answer.out == "" and sentence in answer.sentence
+    assert "Traceback" not in answer.err and not (tmp_path / "out.json").exists()
+
+
+def test_unwritable_file_is_one_sentence(search, folder, tmp_path):
+    answer = search(folder / "patch.tif", "--csv", tmp_path / "none" / "out.csv")
+    assert answer.code == 1 and "its folder does not exist" in answer.sentence
+
+
+def test_missing_index_is_one_sentence(command, folder, tmp_path):
+    answer = command("search", folder / "patch.tif", "--index", tmp_path / "none")
+    assert answer.code == 1 and "none" in answer.sentence and "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--top", "0"], ["--top", "x"], ["--pixel-size", "-1"], ["--nonsense"]]
+)
+def test_wrong_usage(search, folder, arguments):
+    assert search(folder / "patch.tif", *arguments).code == 2
