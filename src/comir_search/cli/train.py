@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.positive_float,
         default=2.0,
         metavar="UM",
-        help="um per pixel that the model works at, also that of images which state none (default: %(default)g)",
+        help="um per pixel of the model, and of images which state none (default: %(default)g)",
     )
     parser.add_argument(
         "--arch",
