@@ -109,7 +109,7 @@ def pairs(tmp_path_factory) -> Path:
 SMALL_AND_CAREFUL = (
     "import sys, comir_search.comir.training_run as run\n"
     "run.CHECKPOINT_EVERY = 1\n"
-    "run._recipe = lambda architecture, steps, seed: run.Recipe(steps=steps, batch=4, crop_px=96, seed=seed)\n"
+    "run._recipe = lambda _, steps, seed: run.Recipe(steps=steps, batch=4, crop_px=96, seed=seed)\n"
     "from comir_search.cli import main\n"
     "sys.exit(main(sys.argv[1:]))"
 )
