@@ -94,3 +94,18 @@ def test_nonsense_is_missing(tmp_path, resolution):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, IMAGE, resolution=resolution, resolutionunit="CENTIMETER")
     assert stated(path) == (None, "missing")
+
+
+def test_philips(tmp_path):
+    path = tmp_path / "a.tiff"
+    spacings = "".join(
+        f'<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028">"{mm}" "{mm}"</Attribute>'
+        for mm in (0.0005, 0.00025)
+    )
+    text = f'<?xml version="1.0"?><DataObject ObjectType="DPUfsImport">{spacings}</DataObject>'
+    options = {"software": "Philips DP v1.0", "description": text, "metadata": None, "tile": (16, 16)}
+    tifffile.imwrite(path, IMAGE, **options)
+    with open_slide(path) as slide:
+        assert slide.info.format == "Philips TIFF"
+        assert slide.pixel_size_um == pytest.approx(0.25)
+        assert slide.info.pixel_size_source == "Philips pixel spacing"

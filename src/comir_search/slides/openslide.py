@@ -56,10 +56,9 @@ class OpenSlideSlide(TiledSlide):
             if "openslide.mpp-x" in properties and "openslide.mpp-y" in properties:
                 x_um, y_um = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
                 pixel_size = square_pixel_size(path.name, x_um, y_um, "OpenSlide mpp")
-        fingerprint = file_fingerprint(path)
-        if quick_hash := properties.get("openslide.quickhash-1"):
-            # The named file may be a small part of the slide (MRXS, VMS, DICOM).
-            fingerprint = content_fingerprint(fingerprint.encode(), quick_hash.encode())
+        # The named file may be a small part of the slide, or one of several that name it (MRXS, DICOM).
+        quick_hash = properties.get("openslide.quickhash-1")
+        fingerprint = content_fingerprint(quick_hash.encode()) if quick_hash else file_fingerprint(path)
         tiles = [
             tuple(
                 int(properties.get(f"openslide.level[{level}].tile-{side}", _TILE_PX))

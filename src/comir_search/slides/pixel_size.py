@@ -18,6 +18,7 @@ _UM_PER_UNIT = {
 }  # fmt: skip
 # Programs write these when they know nothing about the image.
 _PRINT_DPI = (1, 72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 400, 600, 720, 1200)
+_PHILIPS_SPACING = re.compile(r'DICOM_PIXEL_SPACING"[^>]*>[^0-9]*([0-9.]+)[^0-9]+([0-9.]+)')
 _LARGEST_UM = 100.0
 _SQUARE_WITHIN = 0.02
 
@@ -110,12 +111,9 @@ def tiff_pixel_size(tiff: Any, page: Any, name: str) -> PixelSize:
         found = ome_pixel_size(tiff.ome_metadata, page.imagewidth, page.imagelength, name)
         if found.um is not None:
             return found
-    if tiff.is_philips and (
-        spacing := re.search(r'DICOM_PIXEL_SPACING"[^>]*>&?[^0-9]*([0-9.]+)[^0-9]+([0-9.]+)', description)
-    ):
-        return square_pixel_size(
-            name, float(spacing[2]) * 1e3, float(spacing[1]) * 1e3, "Philips pixel spacing"
-        )
+    if tiff.is_philips and (spacings := _PHILIPS_SPACING.findall(description)):
+        y_mm, x_mm = min((float(y), float(x)) for y, x in spacings)  # one for each level
+        return square_pixel_size(name, x_mm * 1e3, y_mm * 1e3, "Philips pixel spacing")
     x, y = (_rational(page.tags.valueof(code)) for code in (282, 283))
     unit = page.tags.valueof(296, 2)
     if tiff.is_imagej:
