@@ -13,6 +13,8 @@ arrays (..., 2) of (x, y).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -135,3 +137,58 @@ def rectangle_from_corners(corners: ArrayLike) -> tuple[FloatArray, float, float
 def place_error_px(candidate: Candidate, x_px: float, y_px: float) -> float:
     """Return the distance of the candidate's centre from a place, level-0 pixels."""
     return float(np.hypot(candidate.center_x_px - x_px, candidate.center_y_px - y_px))
+
+
+def at_pixel_size(candidate: Candidate, pixel_size_um: float) -> Candidate:
+    """Return the same place in pixels of another size, from the same corner."""
+    scale = candidate.pixel_size_um / pixel_size_um
+    return replace(
+        candidate,
+        center_x_px=candidate.center_x_px * scale,
+        center_y_px=candidate.center_y_px * scale,
+        pixel_size_um=pixel_size_um,
+    )
+
+
+def adjust_candidate(candidate: Candidate, shift_um: tuple[float, float], turn_deg: float) -> Candidate:
+    """Return the place that shows the slide turned and moved in the query's frame.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    shift_um : (float, float)
+        By which the slide's content moves right and down, as the query shows
+        it, after the turn.
+    turn_deg : float
+        By which it turns counter-clockwise about the candidate's centre.
+    """
+    turned = replace(candidate, angle_deg=normalise_angle_deg(candidate.angle_deg + turn_deg))
+    # Content that moves right is content that lay to the left.
+    offset_um = turn_matrix(turned.angle_deg, candidate.mirrored) @ -np.asarray(shift_um, float)
+    return replace(
+        turned,
+        center_x_px=float(candidate.center_x_px + offset_um[0] / candidate.pixel_size_um),
+        center_y_px=float(candidate.center_y_px + offset_um[1] / candidate.pixel_size_um),
+    )
+
+
+def turn_about(center: ArrayLike, turn_deg: float, shift: ArrayLike = (0.0, 0.0)) -> FloatArray:
+    """Return the matrix (3, 3) that turns points about a centre, counter-clockwise as seen, and shifts them."""
+    center = np.asarray(center, float)
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn_matrix(-turn_deg)
+    matrix[:2, 2] = center + np.asarray(shift, float) - matrix[:2, :2] @ center
+    return matrix
+
+
+def rows_first(matrix: ArrayLike) -> FloatArray:
+    """Return a 3 x 3 matrix on (x, y) as one on (row, column), or the other way round."""
+    order = [1, 0, 2]
+    return np.asarray(matrix, float)[np.ix_(order, order)]
+
+
+def turn_between_deg(center: ArrayLike, start: ArrayLike, end: ArrayLike) -> float:
+    """Return by how much a drag from one point to another turns about a centre, counter-clockwise as seen."""
+    first, last = np.asarray(start, float) - center, np.asarray(end, float) - center
+    angles = np.rad2deg([np.arctan2(-first[1], first[0]), np.arctan2(-last[1], last[0])])
+    return normalise_angle_deg(angles[1] - angles[0])

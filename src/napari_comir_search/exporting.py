@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 
 from comir_search.io.entries import ProjectQuery
 from comir_search.progress import Job, Tick
-from napari_comir_search.items import SlideItem
 
 if TYPE_CHECKING:
     from comir_search.io.project import Project
 
 
-def export_steps(
-    kind: str, path: Path, project: Project, queries: Sequence[ProjectQuery], slides: Sequence[SlideItem]
-) -> Job[str]:
+def export_steps(kind: str, path: Path, project: Project, queries: Sequence[ProjectQuery]) -> Job[str]:
     """Write the results of queries with their verdicts.
 
     Parameters
@@ -27,8 +24,6 @@ def export_steps(
     project : Project
     queries : sequence of ProjectQuery
         All with a result.
-    slides : sequence of SlideItem
-        Where the slides lie.
 
     Returns
     -------
@@ -52,5 +47,5 @@ def export_steps(
         return f"{count} candidates written; import into QuPath: {names}."
     from comir_search.io.report import write_report_steps
 
-    yield from write_report_steps(path, project, queries, slides)
+    yield from write_report_steps(path, project, queries)
     return f"Report written to {path.name}."

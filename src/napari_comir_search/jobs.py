@@ -232,7 +232,7 @@ def search_steps(
     mirror : bool
         Whether the query may be mirrored.
     slides : sequence of str, optional
-        Fingerprints of the slides to search; all by default.
+        Names of the slides to search; all by default.
     """
     from comir_search.retrieval.search import search_steps as engine_steps
 
@@ -248,6 +248,18 @@ def search_steps(
             slides=slides,
         )
     return replace(result, query=query.name)
+
+
+def refit_steps(
+    index: Index, query: ProjectQuery, image: np.ndarray | None, candidate: Candidate
+) -> Job[Candidate]:
+    """Look for the best fit close to a place."""
+    from comir_search.retrieval.refit import refit_candidate_steps
+
+    leave_a_core()
+    with open_query(query, image) as slide:
+        fitted = yield from refit_candidate_steps(index, slide, query.modality, candidate)
+    return fitted
 
 
 def open_query(query: ProjectQuery, image: np.ndarray | None) -> Slide:
@@ -309,7 +321,11 @@ def candidate_thumbnails_steps(candidates: Iterable[tuple[Candidate, SlideInfo]]
 def _open_index(path: Path, device: str) -> Index | None:
     from comir_search.retrieval.index import Index
 
-    return Index.open(path, device=device) if (path / "index.json").exists() else None
+    if not (path / "index.json").exists():
+        return None
+    index = Index.open(path, device=device)
+    index.model  # noqa: B018 - loads it here, not when the window asks for it
+    return index
 
 
 def _states_in(

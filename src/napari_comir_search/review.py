@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from psygnal import Signal, SignalGroup
@@ -125,6 +126,20 @@ class Review:
         if rank != self._rank and (rank is None or rank in [other.rank for other in self.candidates]):
             self._rank = rank
             self.events.candidate.emit()
+
+    def replace_candidate(self, candidate: Candidate) -> None:
+        """Correct a candidate's place; verdicts stay with the place on which they were given."""
+        query, result = self.query, self.result
+        if query is None or result is None or self.is_refining:
+            return
+        candidates = tuple(
+            candidate if other.rank == candidate.rank else other for other in result.candidates
+        )
+        self.project.set_result(query.id, replace(result, candidates=candidates), query.provenance)
+        self._queries = self.project.queries
+        self._take_answer(candidate.rank)
+        self.events.result.emit()
+        self.events.candidate.emit()
 
     def step_candidate(self, step: int) -> None:
         """Go to the next (1) or previous (-1) candidate, around the end."""

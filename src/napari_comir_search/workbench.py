@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
-from comir_search.records import Verdict
+from comir_search.io.atomic import atomic_path
+from comir_search.records import Candidate, Verdict
 from napari_comir_search import exporting, jobs
+from napari_comir_search.comparison import Face, compare_steps
 from napari_comir_search.items import SlideItem
 from napari_comir_search.query_maker import QueryMaker
 from napari_comir_search.session import Session
@@ -41,6 +44,8 @@ class Workbench(QObject):
         Names of a project's slides that are no longer where they were.
     query_pictured : Signal(object)
         A `QueryPreview`.
+    compared : Signal(object)
+        A `Comparison`.
     slide_pictured, candidate_pictured : Signal(object)
         A `Thumbnail`.
     """
@@ -49,6 +54,7 @@ class Workbench(QObject):
     told = Signal(str)
     slides_missed = Signal(list)
     query_pictured = Signal(object)
+    compared = Signal(object)
     slide_pictured = Signal(object)
     candidate_pictured = Signal(object)
 
@@ -56,13 +62,17 @@ class Workbench(QObject):
         super().__init__(parent)
         self.viewer = viewer
         self.session = session
-        self.loading, self.indexing, self.searching = JobRunner(self), JobRunner(self), JobRunner(self)
-        self.opening, self.pictures, self.cutting = JobRunner(self), JobRunner(self), JobRunner(self)
-        self.slide_pictures, self.previewing, self.exporting = (
-            JobRunner(self),
-            JobRunner(self),
-            JobRunner(self),
-        )
+        self.loading = JobRunner(self)
+        self.indexing = JobRunner(self)
+        self.searching = JobRunner(self)
+        self.opening = JobRunner(self)
+        self.cutting = JobRunner(self)
+        self.previewing = JobRunner(self)
+        self.slide_pictures = JobRunner(self)
+        self.pictures = JobRunner(self)
+        self.comparing = JobRunner(self)
+        self.fitting = JobRunner(self)
+        self.exporting = JobRunner(self)
         self.runners = [child for child in self.children() if isinstance(child, JobRunner)]
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
@@ -253,6 +263,32 @@ class Workbench(QObject):
             on_partial=self.candidate_pictured.emit,
         )
 
+    def compare(self, candidate: Candidate, item: SlideItem, faces: tuple[Face, Face]) -> None:
+        """Read the pictures of the query and of a candidate."""
+        query = self.session.query
+        if query is not None:
+            image = self.session.project.query_image(query.id)
+            job = compare_steps(query, image, candidate, item.info, self.session.index, faces)
+            self.comparing.run("Reading pictures", job, self.compared.emit)
+
+    def refit(self, candidate: Candidate, then: Callable[[Candidate], None]) -> None:
+        """Look for the best fit close to a place."""
+        query, index = self.session.query, self.session.index
+        if query is not None and index is not None:
+            image = self.session.project.query_image(query.id)
+            self.fitting.run("Fitting", jobs.refit_steps(index, query, image, candidate), then)
+
+    def save_picture(self, picture: QImage, path: Path) -> None:
+        """Write a picture of the canvas as PNG."""
+        try:
+            with atomic_path(path) as temporary:
+                if not picture.save(str(temporary), "PNG"):
+                    raise ComirSearchError(f"{path} could not be written: choose another place.")
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+        else:
+            self.told.emit(f"Picture written to {path.name}.")
+
     def export(self, kind: str, path: Path, *, all_queries: bool) -> None:
         """Write results: "csv", "geojson" or "html"."""
         current = self.session.query
@@ -261,7 +297,7 @@ class Workbench(QObject):
             for query in self.session.queries
             if query.result is not None and (all_queries or query == current)
         ]
-        job = exporting.export_steps(kind, path, self.session.project, queries, self.session.slides)
+        job = exporting.export_steps(kind, path, self.session.project, queries)
         self.exporting.run(f"Writing {path.name}", job, self.told.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:

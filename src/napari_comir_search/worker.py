@@ -123,8 +123,8 @@ class JobRunner(QObject):
     def _take_tick(self, tick: Tick) -> None:
         if self._closed or self._worker is None or self._worker.cancelled:
             return
-        if tick.partial is not None and self._on_partial is not None:
-            self._on_partial(tick.partial)
+        if tick.partial is not None:
+            self._hand_over(self._on_partial, tick.partial)
         self.ticked.emit(tick, self._time_left.update(tick))
 
     def _take_result(self, result: Any) -> None:
@@ -134,8 +134,16 @@ class JobRunner(QObject):
         worker.succeeded = not isinstance(result, ComirSearchError)
         if not worker.succeeded:
             self.failed.emit(result)
-        elif self._on_result is not None:
-            self._on_result(result)
+        else:
+            self._hand_over(self._on_result, result)
+
+    def _hand_over(self, receiver: Callable[[Any], None] | None, value: Any) -> None:
+        """Call a receiver; what it states as a failure is told like one of the job's."""
+        if receiver is not None:
+            try:
+                receiver(value)
+            except ComirSearchError as error:
+                self.failed.emit(error)
 
     def _take_end(self) -> None:
         worker, self._worker = self._worker, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMainWindow,
     QMenu,
     QPushButton,
     QScrollArea,
@@ -20,10 +23,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_comir_search.inspection import Inspection
 from napari_comir_search.keymap import Keymap
 from napari_comir_search.session import Session
 from napari_comir_search.settings import read_preferences
 from napari_comir_search.widgets.export import ExportWidget
+from napari_comir_search.widgets.inspector import Inspector
 from napari_comir_search.widgets.key_table import KeyTable
 from napari_comir_search.widgets.message_bar import MessageBar
 from napari_comir_search.widgets.query import QueryWidget
@@ -43,6 +48,8 @@ SECTIONS = (
     ("Results", "results", "The candidates, and what you say of them."),
     ("Export", "export", "Hand the results over."),
 )
+COMPARE_SHARE = 0.42  # of the window's height
+DOCK_WIDTH_PX = 412
 AFTER_SEARCH = ("results", "export")
 
 
@@ -62,6 +69,8 @@ class SearchDock(QWidget):
         self.viewer = viewer
         self.session = Session(folder or projects_folder(), read_preferences().reviewer or None)
         self.workbench = Workbench(viewer, self.session, self)
+        self.inspection = Inspection(self.session)
+        self.inspector: Inspector | None = None
         self.message = MessageBar()
         self.repository = RepositoryWidget(self.workbench)
         self.query = QueryWidget(self.workbench)
@@ -79,7 +88,7 @@ class SearchDock(QWidget):
         self._connect()
         self.refresh()
 
-    def actions(self) -> dict[str, object]:
+    def actions(self) -> dict[str, Callable[[], None]]:
         """Return what each key does."""
         from comir_search.records import Verdict
 
@@ -93,7 +102,7 @@ class SearchDock(QWidget):
             "unsure": lambda: workbench.judge(Verdict.UNSURE),
             "undo": workbench.undo,
             "toggle": workbench.view.candidates.toggle,
-            "mode": lambda: None,
+            "mode": self.inspection.next_mode,
         }
 
     def _build(self) -> None:
@@ -139,7 +148,7 @@ class SearchDock(QWidget):
         layout.addWidget(self.message)
         layout.addWidget(self.locate_button)
         layout.addWidget(self.scroll, 1)
-        self.setMinimumWidth(400)
+        self.setMinimumWidth(DOCK_WIDTH_PX)
 
     def _connect(self) -> None:
         workbench, events = self.workbench, self.session.events
@@ -176,6 +185,25 @@ class SearchDock(QWidget):
             self._has_unfolded = True
             for name, section in self.sections.items():
                 section.set_open(name in AFTER_SEARCH or name == "search")
+            self.open_inspector()
+
+    def open_inspector(self) -> None:
+        """Put the comparison below the slide, unless it is there."""
+        if self.inspector is None:
+            self.inspector = Inspector(self.workbench, self.inspection, self.actions())
+            dock = self.viewer.window.add_dock_widget(self.inspector, name="Compare", area="bottom")
+            window = self.window()
+            if isinstance(window, QMainWindow):
+                # Below the slide alone: this dock keeps its height.
+                window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+                window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
+                window.resizeDocks([dock], [round(COMPARE_SHARE * window.height())], Qt.Orientation.Vertical)
+            dock.destroyed.connect(self._forget_inspector)
+
+    def _forget_inspector(self) -> None:
+        inspector, self.inspector = self.inspector, None
+        if inspector is not None:
+            inspector.close_down()
 
     def _share_height(self, is_open: bool) -> None:
         """Give spare height to the table while it is there."""
@@ -206,6 +234,13 @@ class SearchDock(QWidget):
         for part in (self.repository, self.query, self.search, self.results, self.export):
             part.close_down()
         self.keymap.close()
+        if self.inspector is not None:
+            inspector = self.inspector
+            self._forget_inspector()
+            with suppress(LookupError):
+                self.viewer.window.remove_dock_widget(inspector)
+            inspector.deleteLater()
+        self.inspection.close()
         self.workbench.close()
 
     def event(self, event: QEvent) -> bool:

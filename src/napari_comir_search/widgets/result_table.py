@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt
-from qtpy.QtGui import QColor, QKeyEvent, QPixmap
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt
+from qtpy.QtGui import QColor, QIcon, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from comir_search.io.palette import VERDICT_COLOURS
@@ -16,7 +16,7 @@ from napari_comir_search.widgets.slide_list import to_pixmap
 PICTURE_PX = 40
 COLUMNS = ("#", "Slide", "µm", "Angle", "Conf.", "")
 RANK, SLIDE, PLACE, ANGLE, CONFIDENCE, VERDICT = range(len(COLUMNS))
-WIDTHS_PX = {RANK: PICTURE_PX + 26, PLACE: 68, ANGLE: 52, CONFIDENCE: 46, VERDICT: 36}
+WIDTHS_PX = {RANK: PICTURE_PX + 26, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDICT: 36}
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 VERDICT_ROLE = SORT_ROLE + 1
 HEADER_TIPS = (
@@ -37,7 +37,7 @@ class ResultModel(QAbstractTableModel):
         super().__init__(parent)
         self._candidates: list[Candidate] = []
         self._verdicts: list[Verdict] = []
-        self._pictures: dict[int, QPixmap] = {}
+        self._pictures: dict[int, QIcon] = {}
 
     def show(self, candidates: list[Candidate], verdicts: list[Verdict]) -> None:
         """Show these candidates; pictures of others are dropped."""
@@ -56,12 +56,10 @@ class ResultModel(QAbstractTableModel):
 
     def set_picture(self, rank: int, image: np.ndarray) -> None:
         """Take in a candidate's picture."""
-        self._pictures[rank] = to_pixmap(image).scaled(
-            PICTURE_PX,
-            PICTURE_PX,
-            Qt.AspectRatioMode.KeepAspectRatio,
-            Qt.TransformationMode.SmoothTransformation,
-        )
+        icon = QIcon()
+        for mode in (QIcon.Mode.Normal, QIcon.Mode.Selected):  # a selected row does not tint its picture
+            icon.addPixmap(to_pixmap(image), mode)
+        self._pictures[rank] = icon
         row = self.row_of(rank)
         if row >= 0:
             self.dataChanged.emit(self.index(row, RANK), self.index(row, RANK))
@@ -150,6 +148,7 @@ class ResultTable(QTableView):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSortingEnabled(True)
         self.sortByColumn(RANK, Qt.SortOrder.AscendingOrder)
+        self.setIconSize(QSize(PICTURE_PX, PICTURE_PX))
         self.setShowGrid(False)
         self.setAlternatingRowColors(False)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -184,7 +183,7 @@ def _texts(candidate: Candidate, verdict: Verdict) -> tuple[str, ...]:
         candidate.slide,
         f"x {candidate.center_x_um:.0f}\ny {candidate.center_y_um:.0f}",
         f"{candidate.angle_deg:.0f}°" + ("\nflipped" if candidate.mirrored else ""),
-        f"{100 * candidate.confidence:.0f} %",
+        f"{100 * candidate.confidence:.0f}\u00a0%",
         VERDICT_SIGNS[verdict],
     )
 

@@ -21,7 +21,9 @@ LEGEND = {
     Verdict.UNSURE: "unsure",
 }
 TABLE_HEIGHT_PX = 210
-CHIP_STYLE = "QToolButton { border: none; background: transparent; } QToolButton:!checked { color: gray; }"
+CHIP_STYLE = (
+    "QToolButton { border: none; background: transparent; padding: 0; }QToolButton:!checked { color: gray; }"
+)
 
 
 class ResultsWidget(QWidget):
@@ -52,7 +54,7 @@ class ResultsWidget(QWidget):
         self.legend = QWidget()
         legend_row = QHBoxLayout(self.legend)
         legend_row.setContentsMargins(0, 0, 0, 0)
-        legend_row.setSpacing(2)
+        legend_row.setSpacing(0)
         self.chips: dict[Verdict, QToolButton] = {}
         for verdict, word in LEGEND.items():
             chip = QToolButton()

@@ -1,0 +1,72 @@
+"""Fit one candidate again from where a person moved it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comir_search.geometry import at_pixel_size, normalise_angle_deg
+from comir_search.progress import Job, Tick
+from comir_search.records import Candidate
+from comir_search.retrieval.index import Index
+from comir_search.retrieval.places import Place
+from comir_search.retrieval.pose import PoseFinder
+from comir_search.retrieval.query import prepare_query
+from comir_search.slides import Slide
+
+# (level, pixels of the level a place may move, angles to try around the last)
+ROUNDS = (
+    (1, 8, (-6.0, -3.0, 0.0, 3.0, 6.0)),
+    (0, 6, (-1.5, 0.0, 1.5)),
+    (0, 3, (-0.5, 0.0, 0.5)),
+)
+
+
+def refit_candidate_steps(index: Index, query: Slide, modality: str, candidate: Candidate) -> Job[Candidate]:
+    """Correlate the query with a candidate's surroundings and return the best place near it.
+
+    Parameters
+    ----------
+    index : Index
+    query : Slide
+        The query's image.
+    modality : str
+        The query's.
+    candidate : Candidate
+        Where to begin: a few CoMIR pixels and degrees off at most.
+
+    Returns
+    -------
+    Candidate
+        Moved and turned, with its new score; rank and confidence stay.
+
+    Raises
+    ------
+    ComirSearchError
+        If the index does not hold the slide, or the query cannot be used.
+    """
+    yield Tick("embedding the query", 0, 1)
+    slide = index.slide(candidate.fingerprint)
+    prepared = prepare_query(index.model, query, modality, mirrored=candidate.mirrored)
+    size_um = index.model.comir_pixel_size_um
+    start = at_pixel_size(candidate, size_um)
+    sign = -1 if candidate.mirrored else 1  # the search turns the flipped query, a candidate the slide
+    place = Place(
+        slide=0,
+        x=start.center_x_px,
+        y=start.center_y_px,
+        angle_deg=normalise_angle_deg(sign * candidate.angle_deg),
+        score=candidate.score,
+        scale=candidate.width_um / prepared.width_um,
+        mirrored=candidate.mirrored,
+    )
+    for done, (level, margin_px, offsets_deg) in enumerate(ROUNDS):
+        yield Tick("fitting", done, len(ROUNDS))
+        place = PoseFinder(prepared, level, margin_px).refine(place, slide, offsets_deg)
+    found = replace(
+        start,
+        center_x_px=float(place.x),
+        center_y_px=float(place.y),
+        angle_deg=normalise_angle_deg(sign * place.angle_deg),
+        score=float(place.score),
+    )
+    return at_pixel_size(found, candidate.pixel_size_um)

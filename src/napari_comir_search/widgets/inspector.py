@@ -1,0 +1,197 @@
+"""The comparison of query and candidate, in a dock of its own below the slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QStackedLayout,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_comir_search.comparison import Comparison, Face, Mode
+from napari_comir_search.inspection import Inspection
+from napari_comir_search.keymap import Keymap, key_of
+from napari_comir_search.widgets.compare_canvas import CompareCanvas
+from napari_comir_search.workbench import Workbench
+
+HINT = "Choose a candidate to compare it with the query."
+SLIDER_STEPS = 100
+MODE_TIPS = {
+    Mode.SIDE_BY_SIDE: "Query on the left, slide on the right, turned to match; they zoom and pan together.",
+    Mode.BLEND: "The query over the slide; the slider sets how much of it shows.",
+    Mode.CHECKERBOARD: "Query and slide in turn; the slider sets the size of the tiles.",
+    Mode.SWIPE: "The query left of the edge, the slide right of it; the slider moves the edge.",
+}
+
+
+class Inspector(QWidget):
+    """Look at the current candidate beside the query, and correct its place.
+
+    Parameters
+    ----------
+    workbench : Workbench
+    inspection : Inspection
+    actions : dict
+        What each key does.
+    """
+
+    def __init__(
+        self, workbench: Workbench, inspection: Inspection, actions: dict, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.workbench, self.inspection, self.session = workbench, inspection, workbench.session
+        self.canvas = CompareCanvas(inspection.adjust)
+        self.keymap = Keymap(self.canvas.model, actions)
+        self.hint = QLabel(HINT)
+        self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.mode_buttons: dict[Mode, QPushButton] = {}
+        group = QButtonGroup(self)
+        modes = QHBoxLayout()
+        modes.setSpacing(2)
+        for mode in Mode:
+            button = QPushButton(mode.value)
+            button.setCheckable(True)
+            button.setToolTip(f"{MODE_TIPS[mode]} ({key_of('mode')} for the next way)")
+            group.addButton(button)
+            button.clicked.connect(self._choose_mode)
+            self.mode_buttons[mode] = button
+            modes.addWidget(button)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(0, SLIDER_STEPS)
+        self.slider.setValue(SLIDER_STEPS // 2)
+        self.slider.setToolTip("How much of the query shows, the size of the tiles, or where the edge is.")
+        self.slider.valueChanged.connect(self._show_mode)
+        self.query_face = self._face_box("query")
+        self.slide_face = self._face_box("slide")
+        self.picture_button = QPushButton("PNG …")
+        self.picture_button.setToolTip("Save the comparison as it is shown, as PNG.")
+        self.picture_button.clicked.connect(self._save_picture)
+        self.refit_button = QPushButton("Fit")
+        self.refit_button.setToolTip(
+            "Look for the best fit close to the place that is shown, after you have moved or turned it."
+        )
+        self.refit_button.clicked.connect(self._refit)
+        self.reset_button = QPushButton("Reset")
+        self.reset_button.setToolTip("Go back to the place that was found.")
+        self.reset_button.clicked.connect(inspection.reset)
+        self.keep_button = QPushButton("Keep")
+        self.keep_button.setToolTip("Make this the candidate's place, in the project and on the slide.")
+        self.keep_button.clicked.connect(inspection.keep)
+
+        top = QHBoxLayout()
+        top.addLayout(modes)
+        top.addWidget(self.slider, 1)
+        bottom = QHBoxLayout()
+        for label, box in (("Query", self.query_face), ("Slide", self.slide_face)):
+            bottom.addWidget(QLabel(label))
+            bottom.addWidget(box)
+        bottom.addStretch(1)
+        for button in (self.refit_button, self.reset_button, self.keep_button, self.picture_button):
+            bottom.addWidget(button)
+        frame = QWidget()
+        frame.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self._stack = QStackedLayout(frame)
+        self._stack.addWidget(self.hint)
+        self._stack.addWidget(self.canvas)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 2, 6, 4)
+        layout.addLayout(top)
+        layout.addWidget(frame, 1)
+        layout.addLayout(bottom)
+
+        inspection.changed.connect(self.refresh)
+        inspection.mode_changed.connect(self._show_mode)
+        workbench.compared.connect(self._take)
+        workbench.comparing.started.connect(self._show_state)
+        workbench.comparing.ended.connect(self._show_state)
+        self._show_mode()
+        self.refresh()
+
+    def close_down(self) -> None:
+        """Listen no more and let go of the canvas."""
+        self.inspection.changed.disconnect(self.refresh)
+        self.inspection.mode_changed.disconnect(self._show_mode)
+        self.keymap.close()
+        self.canvas.close_down()
+
+    def sizeHint(self) -> QSize:
+        """Return a height that leaves the slide the larger part."""
+        return QSize(560, 320)
+
+    def refresh(self) -> None:
+        """Ask for the pictures of the current candidate."""
+        candidate = self.inspection.candidate
+        item = None if candidate is None else self.session.slide_of(candidate)
+        if candidate is None:
+            self.hint.setText(HINT)
+        elif item is None:
+            self.hint.setText(f"{candidate.slide} is not in the repository: add it to compare.")
+        if item is None:
+            self._stack.setCurrentWidget(self.hint)
+            self.canvas.show_comparison(None)
+        else:
+            self.workbench.compare(candidate, item, self.inspection.faces)
+        self._show_state()
+
+    def _take(self, comparison: Comparison) -> None:
+        query = self.session.query
+        if query is not None and comparison.query_id == query.id:
+            self._stack.setCurrentWidget(self.canvas)
+            self.canvas.show_comparison(comparison)
+
+    def _show_mode(self) -> None:
+        mode = self.inspection.mode
+        self.mode_buttons[mode].setChecked(True)
+        self.slider.setEnabled(mode is not Mode.SIDE_BY_SIDE)
+        self.canvas.set_mode(mode, self.slider.value() / SLIDER_STEPS)
+
+    def _show_state(self) -> None:
+        is_adjusted = self.inspection.is_adjusted
+        has_candidate = self.inspection.candidate is not None
+        can_fit = has_candidate and self.session.index is not None and not self.session.is_refining
+        self.canvas.set_caption(self.inspection.adjustment)
+        self.refit_button.setEnabled(can_fit)
+        self.reset_button.setEnabled(is_adjusted)
+        self.keep_button.setEnabled(is_adjusted and not self.session.is_refining)
+        self.picture_button.setEnabled(has_candidate)
+
+    def _choose_mode(self) -> None:
+        self.inspection.set_mode(
+            next(mode for mode, button in self.mode_buttons.items() if button.isChecked())
+        )
+
+    def _face_box(self, side: str) -> QComboBox:
+        box = QComboBox()
+        for face in Face:
+            box.addItem(face.value, face.value)
+        box.setToolTip(f"Show the {side} as it is, or its CoMIR, on which the search works.")
+        box.activated.connect(self._choose_faces)
+        return box
+
+    def _choose_faces(self) -> None:
+        self.inspection.set_faces(Face(self.query_face.currentData()), Face(self.slide_face.currentData()))
+
+    def _refit(self) -> None:
+        if self.inspection.candidate is not None:
+            self.workbench.refit(self.inspection.candidate, self.inspection.place)
+
+    def _save_picture(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Picture", "comparison.png", "PNG (*.png)")
+        if path:
+            self.save_picture(path if path.endswith(".png") else f"{path}.png")
+
+    def save_picture(self, path: str | Path) -> None:
+        """Save the comparison as it is shown."""
+        image = self.canvas.qt_viewer.canvas.native.grabFramebuffer()
+        self.workbench.save_picture(image, Path(path))
