@@ -56,6 +56,9 @@ class Runner(Protocol):
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
         """Derive blocks, as `embed` does regions."""
 
+    def close(self) -> None:
+        """Release what doing the work needed."""
+
 
 class LocalRunner:
     """Work in this process: reading, network and writing overlap.
@@ -101,6 +104,9 @@ class LocalRunner:
 
         return run_stages(blocks, [read, derive, write])
 
+    def close(self) -> None:
+        """Do nothing: all threads have ended."""
+
 
 def index_slides(
     paths: Sequence[str | Path],
@@ -110,11 +116,20 @@ def index_slides(
     modality: str | None = None,
     pixel_size_um: float | None = None,
     device: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> Index:
     """Index slides; see `index_slides_steps`."""
     return finish(
         index_slides_steps(
-            paths, index_path, model=model, modality=modality, pixel_size_um=pixel_size_um, device=device
+            paths,
+            index_path,
+            model=model,
+            modality=modality,
+            pixel_size_um=pixel_size_um,
+            device=device,
+            workers=workers,
+            scheduler=scheduler,
         )
     )
 
@@ -127,6 +142,8 @@ def index_slides_steps(
     modality: str | None = None,
     pixel_size_um: float | None = None,
     device: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> Job[Index]:
     """Add slides to an index, which is made if there is none.
 
@@ -148,6 +165,11 @@ def index_slides_steps(
     pixel_size_um : float, optional
         Level-0 pixel size, instead of what the files state.
     device : {"auto", "cpu", "cuda"}
+    workers : int, optional
+        Work in so many processes on this machine, instead of in this one.
+    scheduler : str, optional
+        Work on the cluster of the `dask.distributed` scheduler at this address,
+        whose workers see the slides and the index under the same names.
 
     Returns
     -------
@@ -190,10 +212,8 @@ def index_slides_steps(
                     wanted.append(file)
         index.refresh()
         try:
-            for file in wanted:
-                with open_slide(file, pixel_size_um=pixel_size_um) as slide:
-                    yield from _index_slide_steps(index, slide, file, LocalRunner(index))
-                index.refresh()
+            if wanted:
+                yield from _index_files_steps(index, wanted, pixel_size_um, device, workers, scheduler)
         except ComirSearchError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ComirSearchError(
@@ -203,6 +223,31 @@ def index_slides_steps(
             raise
     index.cache.max_bytes = DEFAULT_CACHE_BYTES
     return index
+
+
+def _index_files_steps(
+    index: Index,
+    files: list[Path],
+    pixel_size_um: float | None,
+    device: str,
+    workers: int | None,
+    scheduler: str | None,
+) -> Job[None]:
+    from comir_search.slides import open_slide
+
+    runner: Runner
+    if workers is None and scheduler is None:
+        runner = LocalRunner(index)
+    else:
+        from comir_search.retrieval.distributed import ClusterRunner
+
+        yield Tick("starting workers", 0, 0)
+        runner = ClusterRunner(index, device, scheduler=scheduler, workers=workers)
+    with closing(runner):
+        for file in files:
+            with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                yield from _index_slide_steps(index, slide, file, runner)
+            index.refresh()
 
 
 def _choose_model(model: Model | str | Path | None, device: str) -> Model:

@@ -46,11 +46,14 @@ class Storage:
             self.folder = Path(location).absolute()
             return
         from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
 
         try:
             self._fs, self._root = url_to_fs(self.location)
         except (ImportError, ValueError) as error:
             raise ComirSearchError(f"{location} cannot be opened: {error}.") from error
+        if isinstance(self._fs, LocalFileSystem):
+            self.folder = Path(self._root)
 
     def zarr_store(self) -> Store:
         """Return the same place as a Zarr store."""

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from test_indexing import assert_same_index
+
+from comir_search.errors import ComirSearchError
+from comir_search.progress import finish
+from comir_search.retrieval.index import Index
+from comir_search.retrieval.indexing import index_slides, index_slides_steps
+
+distributed = pytest.importorskip("distributed")
+
+PRELOAD = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import fake_model
+fake_model.install()
+embedding, embed = sys.modules["comir_search.comir.embedding"], fake_model.embed_region
+def slow_embed(*arguments):
+    time.sleep(0.1)
+    return embed(*arguments)
+embedding.embed_region = slow_embed
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two workers in processes of their own, with the fake model."""
+    import dask
+
+    (tmp_path / "preload.py").write_text(PRELOAD)
+    with (
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "preload.py")]}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def empty(fake, slide_file, tmp_path) -> Path:
+    return Index.create(tmp_path / "index", fake, "bf", region_px=256).path
+
+
+def test_a_cluster_gives_the_same_index_though_workers_are_killed(cluster, empty, slide_file, finished):
+    job = index_slides_steps([slide_file], empty, scheduler=cluster.scheduler_address)
+    killed = set()
+    for tick in job:
+        if tick.stage.startswith("embedding") and tick.done >= 4 * (len(killed) + 1) and len(killed) < 2:
+            with distributed.Client(cluster, set_as_default=False) as client:
+                pid = next(iter(client.run(os.getpid).values()))
+            if pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+    assert len(killed) == 2
+    assert_same_index(empty, finished / "index")
+    assert len(Index.open(empty).slides) == 1
+
+
+def test_cancelling_leaves_the_cluster_and_resumes_without_it(cluster, empty, slide_file, finished):
+    job = index_slides_steps([slide_file], empty, scheduler=cluster.scheduler_address)
+    for tick in job:
+        if tick.stage.startswith("embedding") and tick.done >= 3:
+            break
+    started = time.monotonic()
+    job.close()
+    assert time.monotonic() - started < 2
+    ticks = []
+    finish(index_slides_steps([slide_file], empty), ticks.append)
+    assert next(tick for tick in ticks if tick.stage.startswith("embedding")).done >= 3
+    assert_same_index(empty, finished / "index")
+
+
+def test_what_a_worker_cannot_read_is_said(cluster, empty, slide_file):
+    job = index_slides_steps([slide_file], empty, scheduler=cluster.scheduler_address)
+    with pytest.raises(ComirSearchError, match=r"disc.tif does not exist"):
+        for tick in job:
+            if tick.stage.startswith("measuring") and tick.done == 1:
+                slide_file.rename(slide_file.with_name("away.tif"))
+
+
+def test_a_scheduler_that_does_not_answer_is_named(empty, slide_file, monkeypatch):
+    from comir_search.retrieval import distributed as module
+
+    monkeypatch.setattr(module, "CONNECT_S", 0.5)
+    with pytest.raises(ComirSearchError, match="No scheduler answers at tcp://127.0.0.1:9"):
+        index_slides([slide_file], empty, scheduler="tcp://127.0.0.1:9")
