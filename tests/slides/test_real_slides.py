@@ -27,15 +27,15 @@ def test_same_pixels_as_other_readers(shared_data, name):
         assert slide.info.pixel_size_source == source
         for number, (height, width) in enumerate(slide.level_shapes):
             assert other.level_dimensions[number] == (width, height)
-            whole = tiff.series[0].levels[number].asarray()
-            np.testing.assert_array_equal(slide.read_level(number, 0, 0, width, height), whole)
             # From the corner: elsewhere OpenSlide interpolates where the levels' ratio is not whole.
-            reference = np.asarray(other.read_region((0, 0), number, (width, height)))
+            side = 1500 if number == 0 else 700
+            size = (min(width, side), min(height, side))
+            reference = np.asarray(other.read_region((0, 0), number, size))
             assert (reference[..., 3] == 255).all()
-            np.testing.assert_array_equal(whole, reference[..., :3])
-            x, y = width // 3, height // 3
-            part = slide.read_level(number, x, y, width // 2, height // 2)
-            np.testing.assert_array_equal(part, whole[y : y + height // 2, x : x + width // 2])
+            np.testing.assert_array_equal(slide.read_level(number, 0, 0, *size), reference[..., :3])
+            if number > 0 or levels == 1:
+                whole = tiff.series[0].levels[number].asarray()
+                np.testing.assert_array_equal(slide.read_level(number, 0, 0, width, height), whole)
 
 
 @pytest.mark.parametrize(
