@@ -43,7 +43,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
 	$(call install_torch,$(BIN)/python)
-	$(BIN)/python $(PIP_INSTALL) --editable ".[pyqt5,openslide]" --group dev
+	$(BIN)/python $(PIP_INSTALL) --editable ".[pyqt5,openslide,distributed]" --group dev
 	@touch $@
 
 demo: $(INSTALLED)
