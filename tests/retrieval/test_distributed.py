@@ -11,7 +11,7 @@ from test_indexing import assert_same_index
 from comir_search.errors import ComirSearchError
 from comir_search.progress import finish
 from comir_search.retrieval.index import Index
-from comir_search.retrieval.indexing import index_slides, index_slides_steps
+from comir_search.retrieval.indexing import index_slides_steps
 
 distributed = pytest.importorskip("distributed")
 
@@ -83,9 +83,11 @@ def test_what_a_worker_cannot_read_is_said(cluster, empty, slide_file):
                 slide_file.rename(slide_file.with_name("away.tif"))
 
 
-def test_a_scheduler_that_does_not_answer_is_named(empty, slide_file, monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_named(empty, slide_file, monkeypatch, command):
     from comir_search.retrieval import distributed as module
 
     monkeypatch.setattr(module, "CONNECT_S", 0.5)
-    with pytest.raises(ComirSearchError, match="No scheduler answers at tcp://127.0.0.1:9"):
-        index_slides([slide_file], empty, scheduler="tcp://127.0.0.1:9")
+    answer = command("index", slide_file, "--index", empty, "--scheduler", "tcp://127.0.0.1:9")
+    assert answer.code == 1
+    assert answer.sentence.startswith("No scheduler answers at tcp://127.0.0.1:9; start one")
+    assert command("index", slide_file, "--index", empty, "--scheduler", "x", "--workers", "2").code == 2

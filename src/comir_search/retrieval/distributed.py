@@ -9,6 +9,7 @@ same bytes, whole files at a time.
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
 from collections import deque
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from comir_search.slides import Slide
 
 POLL_S = 0.2
-CONNECT_S = 10.0
+CONNECT_S, RETRY_S = 10.0, 1.0
 RECONNECT_S = 120.0
 TASKS_PER_THREAD = 3
 ATTEMPTS = 4
@@ -82,7 +83,7 @@ class ClusterRunner:
             scheduler = self._cluster.scheduler_address
         self._scheduler = scheduler
         try:
-            self._client = self._connect()
+            self._client = self._connect(CONNECT_S)
         except ComirSearchError:
             self.close()
             raise
@@ -107,11 +108,11 @@ class ClusterRunner:
         if self._cluster is not None:
             self._cluster.close()
 
-    def _connect(self) -> Client:
+    def _connect(self, timeout_s: float) -> Client:
         from distributed import Client
 
         try:
-            return Client(self._scheduler, timeout=CONNECT_S, set_as_default=False)
+            return Client(self._scheduler, timeout=timeout_s, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ComirSearchError(
                 f"No scheduler answers at {self._scheduler}; start one with `dask scheduler`, or check the "
@@ -121,10 +122,11 @@ class ClusterRunner:
     def _reconnect(self) -> Generator[None, None, None]:
         """Wait for the scheduler to come back; what is finished stays finished."""
         give_up_s = time.monotonic() + RECONNECT_S
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would tell is expected here
         self._client.close(timeout=1)
         while True:
             try:
-                self._client = self._connect()
+                self._client = self._connect(RETRY_S)
                 return
             except ComirSearchError:
                 if time.monotonic() > give_up_s:
@@ -196,8 +198,8 @@ class ClusterRunner:
         if attempts >= ATTEMPTS:
             raise ComirSearchError(
                 f"A part of the slide was lost with its worker {attempts} times "
-                f"({failure or future.status}); see the workers' logs, mend them, and run the same command again, "
-                "it goes on where it stopped."
+                f"({failure or future.status}); see the workers' logs, mend them, and run the same command "
+                "again, it goes on where it stopped."
             ) from failure
 
 
