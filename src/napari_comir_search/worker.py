@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -131,9 +132,9 @@ class JobRunner(QObject):
         worker = self._worker
         if self._closed or worker is None or worker.cancelled:
             return
-        worker.succeeded = not isinstance(result, ComirSearchError)
+        worker.succeeded = not isinstance(result, _Failure)
         if not worker.succeeded:
-            self.failed.emit(result)
+            self.failed.emit(result.error)
         else:
             self._hand_over(self._on_result, result)
 
@@ -153,6 +154,13 @@ class JobRunner(QObject):
         self.ended.emit("cancelled" if worker.cancelled else "done" if worker.succeeded else "failed")
         if self._waiting is not None:
             self._waiting()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An expected failure on its way to the window; a bare exception would be raised again there."""
+
+    error: ComirSearchError
 
 
 class _JobWorker(GeneratorWorker):
@@ -197,7 +205,7 @@ def _drive(job: Job[Any]) -> Generator[Tick, None, Any]:
     except StopIteration as stop:
         return stop.value
     except ComirSearchError as error:
-        return error
+        return _Failure(error)
     except RuntimeError as error:
         # The worker takes these for its own death and would report nothing at all.
         raise JobError(f"{type(error).__name__}: {error}") from error

@@ -49,7 +49,7 @@ SECTIONS = (
     ("Export", "export", "Hand the results over."),
 )
 COMPARE_SHARE = 0.42  # of the window's height
-DOCK_WIDTH_PX = 412
+DOCK_WIDTH_PX = 404
 AFTER_SEARCH = ("results", "export")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
@@ -72,8 +71,8 @@ class Inspector(QWidget):
         self.slider.setValue(SLIDER_STEPS // 2)
         self.slider.setToolTip("How much of the query shows, the size of the tiles, or where the edge is.")
         self.slider.valueChanged.connect(self._show_mode)
-        self.query_face = self._face_box("query")
-        self.slide_face = self._face_box("slide")
+        self.query_face = self._face_button("query")
+        self.slide_face = self._face_button("slide")
         self.picture_button = QPushButton("PNG …")
         self.picture_button.setToolTip("Save the comparison as it is shown, as PNG.")
         self.picture_button.clicked.connect(self._save_picture)
@@ -93,9 +92,9 @@ class Inspector(QWidget):
         top.addLayout(modes)
         top.addWidget(self.slider, 1)
         bottom = QHBoxLayout()
-        for label, box in (("Query", self.query_face), ("Slide", self.slide_face)):
-            bottom.addWidget(QLabel(label))
-            bottom.addWidget(box)
+        bottom.setSpacing(3)
+        for button in (self.query_face, self.slide_face):
+            bottom.addWidget(button)
         bottom.addStretch(1)
         for button in (self.refit_button, self.reset_button, self.keep_button, self.picture_button):
             bottom.addWidget(button)
@@ -171,16 +170,18 @@ class Inspector(QWidget):
             next(mode for mode, button in self.mode_buttons.items() if button.isChecked())
         )
 
-    def _face_box(self, side: str) -> QComboBox:
-        box = QComboBox()
-        for face in Face:
-            box.addItem(face.value, face.value)
-        box.setToolTip(f"Show the {side} as it is, or its CoMIR, on which the search works.")
-        box.activated.connect(self._choose_faces)
-        return box
+    def _face_button(self, side: str) -> QPushButton:
+        button = QPushButton(f"{side.title()} CoMIR")
+        button.setCheckable(True)
+        button.setToolTip(f"Show the CoMIR of the {side}, on which the search works, in place of the image.")
+        button.clicked.connect(self._choose_faces)
+        return button
 
     def _choose_faces(self) -> None:
-        self.inspection.set_faces(Face(self.query_face.currentData()), Face(self.slide_face.currentData()))
+        faces = [
+            Face.COMIR if button.isChecked() else Face.IMAGE for button in (self.query_face, self.slide_face)
+        ]
+        self.inspection.set_faces(*faces)
 
     def _refit(self) -> None:
         if self.inspection.candidate is not None:

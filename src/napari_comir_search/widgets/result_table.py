@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt
-from qtpy.QtGui import QColor, QIcon, QKeyEvent
+from qtpy.QtGui import QIcon, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from comir_search.io.palette import VERDICT_COLOURS
 from comir_search.records import Candidate, Verdict
-from napari_comir_search.widgets.slide_list import to_pixmap
+from napari_comir_search.widgets.slide_list import colour_pixmap, to_pixmap
 
 PICTURE_PX = 40
 COLUMNS = ("#", "Slide", "µm", "Angle", "Conf.", "")
@@ -105,7 +105,7 @@ class ResultModel(QAbstractTableModel):
         if role == int(Qt.ItemDataRole.DecorationRole) and column == RANK:
             return self._pictures.get(candidate.rank)
         if role == int(Qt.ItemDataRole.DecorationRole) and column == VERDICT and verdict is not Verdict.NONE:
-            return QColor(*VERDICT_COLOURS[verdict])
+            return colour_pixmap(VERDICT_COLOURS[verdict])
         if role == int(Qt.ItemDataRole.TextAlignmentRole) and column in (ANGLE, CONFIDENCE):
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         if role == int(Qt.ItemDataRole.ToolTipRole):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from qtpy.QtCore import QModelIndex, Qt
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QStackedLayout, QToolButton, QVBoxLayout, QWidget
 
 from comir_search.io.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
 from napari_comir_search.jobs import Thumbnail
 from napari_comir_search.widgets.result_table import RANK, ResultFilter, ResultModel, ResultTable
+from napari_comir_search.widgets.slide_list import colour_pixmap
 from napari_comir_search.widgets.verdict_bar import VerdictBar
 from napari_comir_search.workbench import Workbench
 
@@ -61,7 +62,7 @@ class ResultsWidget(QWidget):
             chip.setCheckable(True)
             chip.setChecked(True)
             chip.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-            chip.setIcon(colour_icon(VERDICT_COLOURS[verdict]))
+            chip.setIcon(QIcon(colour_pixmap(VERDICT_COLOURS[verdict])))
             chip.setToolTip(f"Rectangles of this colour are {word}. Click to hide or list them.")
             chip.setStyleSheet(CHIP_STYLE)
             chip.toggled.connect(self._filter)
@@ -148,10 +149,3 @@ class ResultsWidget(QWidget):
     def _filter(self) -> None:
         self.filter.set_hidden({verdict for verdict, chip in self.chips.items() if not chip.isChecked()})
         self._show_current()
-
-
-def colour_icon(colour: tuple[int, int, int]) -> QIcon:
-    """Return a square of a colour."""
-    pixmap = QPixmap(12, 12)
-    pixmap.fill(QColor(*colour))
-    return QIcon(pixmap)

@@ -32,6 +32,13 @@ def to_pixmap(image: np.ndarray) -> QPixmap:
     return QPixmap.fromImage(QImage(image.data, width, height, 3 * width, QImage.Format.Format_RGB888))
 
 
+def colour_pixmap(colour: tuple[int, int, int], side_px: int = 12) -> QPixmap:
+    """Return a square of a colour."""
+    pixmap = QPixmap(side_px, side_px)
+    pixmap.fill(QColor(*colour))
+    return pixmap
+
+
 class SlideListModel(QAbstractListModel):
     """The slides of a session, for a list view."""
 

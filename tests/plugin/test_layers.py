@@ -1,0 +1,111 @@
+"""Slides and candidates on a viewer model: no display needed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.progress import finish
+from comir_search.records import Candidate, Verdict
+from comir_search.slides import open_slide, slide_from_array
+from napari_comir_search.jobs import open_slide_steps
+from napari_comir_search.layers import CandidateLayers, fly_to, slide_layer
+from napari_comir_search.readers import get_project_reader, get_slide_reader
+
+
+def make_candidate(rank: int, x: float, y: float, angle_deg: float = 0.0) -> Candidate:
+    return Candidate(rank, "a.tif", x, y, 0.5, 60.0, 40.0, angle_deg, False, 0.5, 0.9, "p")
+
+
+def test_the_reader_gives_levels_in_um(study) -> None:
+    path = str(study.slides / "first.ome.tif")
+    (layer,) = get_slide_reader(path)(path)
+    viewer = ViewerModel()
+    image = viewer.add_image(layer[0], **layer[1])
+    assert image.multiscale and [level.shape for level in image.data] == [
+        (1400, 1800, 3), (700, 900, 3), (350, 450, 3),
+    ]  # fmt: skip
+    assert image.rgb and tuple(image.scale) == (1.0, 1.0)
+    assert [str(unit) for unit in image.units] == ["micrometer", "micrometer"]
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(np.asarray(image.data[0][700:710, 900:920]), slide.read_level(0, 900, 700, 20, 10))
+
+
+def test_the_reader_leaves_what_is_not_its_own(tmp_path) -> None:
+    (tmp_path / "x.comirindex").mkdir()
+    assert get_project_reader(str(tmp_path / "x.comirindex")) is None
+    assert get_project_reader(str(tmp_path / "none.comirproj")) is None
+    assert get_slide_reader(str(tmp_path / "none.svs")) is None
+
+
+def test_dark_grey_slides_get_contrast(tmp_path) -> None:
+    import tifffile
+
+    image = np.random.default_rng(0).integers(0, 4095, (200, 200)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "shg.tif", image, resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    with open_slide(tmp_path / "shg.tif") as slide:
+        info = slide.info
+    slide, limits = finish(open_slide_steps(info))
+    assert limits[0] < 100 and 4000 < limits[1] < 4096
+    assert slide_layer(slide, limits)[1]["contrast_limits"] == limits
+    slide.close()
+
+
+@pytest.fixture
+def drawn():
+    viewer = ViewerModel()
+    slide = slide_from_array(np.zeros((400, 600, 3), np.uint8), pixel_size_um=0.5, name="a.tif")
+    data, options, _ = slide_layer(slide)
+    image = viewer.add_image(data, **options)
+    layers = CandidateLayers(viewer)
+    candidates = [make_candidate(1, 300.0, 200.0, 30.0), make_candidate(2, 100.0, 80.0)]
+    layers.show(candidates, [Verdict.NONE, Verdict.ACCEPTED], 1, image)
+    return SimpleNamespace(viewer=viewer, image=image, layers=layers, candidates=candidates)
+
+
+def test_rectangles_lie_where_the_candidates_are(drawn) -> None:
+    np.testing.assert_allclose(
+        drawn.layers.outlines.data[1], [[39.5, 39.5], [39.5, 159.5], [119.5, 159.5], [119.5, 39.5]]
+    )
+    np.testing.assert_allclose(drawn.layers.outlines.data[0].mean(axis=0), [199.5, 299.5])
+    assert tuple(drawn.layers.outlines.scale) == tuple(drawn.image.scale)
+    assert drawn.layers.outlines.units == drawn.layers.pins.units == drawn.image.units
+    assert list(drawn.layers.pins.text.values) == ["1", "2"]
+
+
+def test_colours_tell_the_verdict_and_width_the_current_one(drawn) -> None:
+    outlines = drawn.layers.outlines
+    np.testing.assert_allclose(outlines.edge_color[1][:3] * 255, VERDICT_COLOURS[Verdict.ACCEPTED], atol=0.5)
+    assert outlines.edge_width[0] > outlines.edge_width[1]
+    drawn.layers.mark(drawn.candidates, [Verdict.REJECTED, Verdict.ACCEPTED], 2)
+    np.testing.assert_allclose(outlines.edge_color[0][:3] * 255, VERDICT_COLOURS[Verdict.REJECTED], atol=0.5)
+    assert outlines.edge_width[1] > outlines.edge_width[0]
+    assert list(outlines.features["verdict"]) == ["rejected", "accepted"]
+    np.testing.assert_allclose(drawn.layers.pins.face_color, outlines.edge_color)
+
+
+def test_a_click_finds_the_candidate(drawn) -> None:
+    assert drawn.layers.rank_at((100.0, 150.0)) == 1  # um
+    assert drawn.layers.rank_at((40.0, 50.0)) == 2
+    assert drawn.layers.rank_at((5.0, 280.0)) is None
+    drawn.layers.toggle()
+    assert drawn.layers.rank_at((40.0, 50.0)) is None
+    assert not drawn.layers.pins.visible
+
+
+def test_drawing_keeps_the_active_layer(drawn) -> None:
+    drawn.viewer.layers.selection.active = drawn.image
+    drawn.layers.show(drawn.candidates, [Verdict.NONE] * 2, 2, drawn.image)
+    assert drawn.viewer.layers.selection.active is drawn.image
+    assert len(drawn.viewer.layers) == 3
+    drawn.layers.clear()
+    assert list(drawn.viewer.layers) == [drawn.image]
+
+
+def test_fly_to_centres_the_candidate(drawn) -> None:
+    fly_to(drawn.viewer, drawn.candidates[1])
+    assert drawn.viewer.scene.camera.center[1:] == pytest.approx((39.75, 49.75))
