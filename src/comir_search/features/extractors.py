@@ -43,7 +43,7 @@ class DenseSurf:
 
     def describe(self, image: FloatArray) -> FloatArray:
         """Return descriptors (n, 64)."""
-        maps = surf_maps(torch.from_numpy(np.ascontiguousarray(image)).to(self._device))
+        maps: torch.Tensor = surf_maps(torch.from_numpy(np.ascontiguousarray(image)).to(self._device))
         return maps.reshape(-1, maps.shape[-1]).cpu().numpy()
 
     def strength(self, descriptors: FloatArray) -> FloatArray:

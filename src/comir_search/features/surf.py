@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import overload
 
 import numpy as np
 import torch
@@ -90,12 +89,6 @@ def dense_surf(
     )
 
 
-@overload
-def surf_maps(
-    image: NDArray[np.floating], *, step_px: int = ..., block_px: Sequence[int] = ...
-) -> NDArray[np.float32]: ...
-@overload
-def surf_maps(image: Tensor, *, step_px: int = ..., block_px: Sequence[int] = ...) -> Tensor: ...
 def surf_maps(
     image: NDArray[np.floating] | Tensor, *, step_px: int = STEP_PX, block_px: Sequence[int] = BLOCKS_PX
 ) -> NDArray[np.float32] | Tensor:
