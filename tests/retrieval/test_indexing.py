@@ -86,6 +86,14 @@ def test_indexed_slides_are_skipped_and_new_ones_added(index, slide_file, monkey
     assert before.items() <= files_of(index.path).items()
 
 
+def test_an_index_among_the_slides_is_not_taken_for_a_slide(fake, slide_file):
+    folder = slide_file.parent
+    for _ in range(2):
+        index = index_slides([folder], folder / "index")
+        assert [slide.name for slide in index.slides] == ["disc.tif"]
+        assert index.slides[0].record.relative_path == "../disc.tif"
+
+
 def test_a_slide_that_moved_is_known_and_its_place_noted(index, slide_file, tmp_path):
     moved = tmp_path / "moved.tif"
     slide_file.rename(moved)

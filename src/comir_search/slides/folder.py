@@ -12,6 +12,10 @@ SUFFIXES = frozenset({
     ".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".qptiff", ".png", ".jpg", ".jpeg",
     ".bif", ".mrxs", ".vms", ".vmu", ".dcm", ".czi", ".svslide",
 })  # fmt: skip
+_INDEX_FILES = (
+    "index.json",
+    "model.safetensors",
+)  # an index is a Zarr hierarchy, and may lie beside the slides
 _SERIES_TAG = b"\x20\x00\x0e\x00UI"  # DICOM's SeriesInstanceUID, explicit little endian
 
 
@@ -20,7 +24,7 @@ def find_slides(paths: Sequence[str | Path]) -> list[Path]:
 
     Folders are searched at any depth. A file that is named is taken whatever it
     is called. Hidden files and the companions of slides in several files (MRXS,
-    VMS, DICOM) are left out; an OME-Zarr folder is one slide.
+    VMS, DICOM) are left out, and so are indexes; an OME-Zarr folder is one slide.
 
     Parameters
     ----------
@@ -59,6 +63,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         if entry.name in companions:
             continue
         if entry.is_dir():
+            if all((entry / name).is_file() for name in _INDEX_FILES):
+                continue
             if is_zarr(entry):
                 yield entry
             else:
