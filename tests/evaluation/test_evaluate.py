@@ -175,3 +175,10 @@ def test_command_writes_the_table(command, dataset, model_path, tmp_path):
     assert {"n_queries", "n_repository", "chance", "acc", "ci95", "settings", "seconds"} <= set(table)
     assert command("evaluate", "--bf", dataset).code == 2
     assert command("evaluate", "--bf", dataset, "--shg", dataset, "--query-size", "big").code == 2
+
+
+def test_images_without_keypoints_are_refused(settings, tmp_path):
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.full((64, 64), 90, np.uint8))
+    with pytest.raises(ComirSearchError, match="nothing to describe"):
+        evaluate(settings(representation="raw", features="sift", bf=str(tmp_path), shg=str(tmp_path)))

@@ -67,7 +67,12 @@ class PublishedSearch:
         """Learn the vocabulary on the repository and index its windows."""
         self._windows = windows
         keys = [(number,) for number in range(len(windows))]
-        self._vocabulary, self._index = yield from self._index_steps(windows, keys, "repository")
+        indexed = yield from self._index_steps(windows, keys, "repository")
+        if indexed is None:
+            raise ComirSearchError(
+                "These features find nothing to describe in the repository; choose others."
+            )
+        self._vocabulary, self._index = indexed
 
     def rank_steps(self, query: View) -> Job[list[int]]:
         """Return the windows in the order of their likeness to the query, best first."""
@@ -88,16 +93,17 @@ class PublishedSearch:
         owners = [hit for hit in hits for _ in boxes[hit]]
         keys = [(hit, box.x, box.y, box.width, box.height) for hit in hits for box in boxes[hit]]
         patches = [self._windows[hit].cut(box) for hit in hits for box in boxes[hit]]
-        if not patches:
-            return []
-        vocabulary, index = yield from self._index_steps(patches, keys, "re-ranking")
+        indexed = (yield from self._index_steps(patches, keys, "re-ranking")) if patches else None
+        if indexed is None:
+            return list(hits)
+        vocabulary, index = indexed
         ranked = index.rank(vocabulary.count(self._describe(query)))
         return list(dict.fromkeys([owners[patch] for patch in ranked] + list(hits)))
 
     def _index_steps(
         self, views: Sequence[View], keys: Sequence[tuple[int, ...]], stage: str
-    ) -> Job[tuple[Vocabulary, WordIndex]]:
-        """Learn a vocabulary on views and index them."""
+    ) -> Job[tuple[Vocabulary, WordIndex] | None]:
+        """Learn a vocabulary on views and index them; None where a channel has no descriptor at all."""
         random = np.random.default_rng(self._seed)
         n_channels = len(views[0].pixels)
         share = max(1, SAMPLE_LIMIT // (len(views) * n_channels))
@@ -111,9 +117,7 @@ class PublishedSearch:
                 sample.append(descriptors[drawn])
         pooled = [np.concatenate(sample) for sample in samples]
         if not all(len(sample) for sample in pooled):
-            raise ComirSearchError(
-                "These features find nothing to describe in the repository; choose others."
-            )
+            return None
         pooled = [strongest(sample, self._extractor.strength(sample)) for sample in pooled]
         vocabulary = yield from learn_vocabulary_steps(
             pooled, self._vocabulary_size, seed=self._seed, device=self._device, stage=f"vocabulary, {stage}"
