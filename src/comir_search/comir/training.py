@@ -39,8 +39,8 @@ class Recipe:
 
     architecture: str = "compact"
     comir_channels: int = 8
-    steps: int = 6000
-    batch: int = 24
+    steps: int = 5400
+    batch: int = 16
     crop_px: int = 160
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3

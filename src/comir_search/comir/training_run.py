@@ -30,7 +30,7 @@ from comir_search.retrieval.vocabulary import Vocabulary
 from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
 from comir_search.slides import open_slide
 
-STEPS = {"compact": 6000, "tiramisu": 736}
+STEPS = {"compact": 5400, "tiramisu": 736}
 CHECKPOINT_EVERY = 100
 _STATE = ("exp_avg", "exp_avg_sq", "step")
 
@@ -69,7 +69,7 @@ def train_steps(
         At which the model works, and that of images which state none.
     architecture : {"compact", "tiramisu"}
     steps : int, optional
-        Training steps; by default 6000 for the compact network and the published
+        Training steps; by default 5400 for the compact network and the published
         736 for the Tiramisu.
     device : {"auto", "cpu", "cuda"}
     seed : int

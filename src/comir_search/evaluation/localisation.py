@@ -197,7 +197,7 @@ def summarise(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
     found_present = sum(result.found for _, result in present)
     seconds = [result.seconds["total"] for _, result in answers]
     return {
-        "n_queries": len(present),
+        "n_queries": len(answers),
         "n_absent": len(absent),
         "hit": _shares(ranks),
         "hit_pose": _shares(pose_ranks),

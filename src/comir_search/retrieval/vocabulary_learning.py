@@ -16,6 +16,7 @@ from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 ANGLES_DEG = (0.0, 30.0, 60.0)  # with quarter turns, which cost nothing, twelve
 WINDOW_UM = 384.0
 _SHRINKAGE = 0.1
+_MATCHED_POINTS = 50_000  # enough for covariances of 512 dimensions and 2048 words, in bounded memory
 _WORD_SAMPLES_PER_WORD = 60
 
 
@@ -48,13 +49,16 @@ def learn_vocabulary_steps(
     """
     step_px = max(1, 8 // stride)
     block_px = tuple(block // stride for block in (32, 64, 96, 128))
+    rng = np.random.default_rng(seed)
     matched: list[tuple[Tensor, Tensor]] = []
     turns = [(pair, angle) for pair in pairs for angle in ANGLES_DEG]
     for done, (pair, angle) in enumerate(turns):
         yield Tick("describing training CoMIRs", done, len(turns))
         both = [join_channels(turn_inside(side, angle), step_px, block_px) for side in pair]
         keep = ~((both[0] == 0).all(-1) | (both[1] == 0).all(-1)).any(0)
-        matched.append((both[0][:, keep], both[1][:, keep]))
+        points = torch.nonzero(keep.flatten())[:, 0]
+        points = points[rng.permutation(len(points))[: _MATCHED_POINTS // len(turns)]]
+        matched.append((both[0].flatten(1, 2)[:, points], both[1].flatten(1, 2)[:, points]))
     first, second = (torch.cat([pair[side] for pair in matched], 1) for side in (0, 1))
     projections, offsets, words, idfs = [], [], [], []
     for block in range(len(block_px)):
