@@ -307,14 +307,18 @@ class IndexedSlide:
             if array not in self._arrays:
                 try:
                     opened = zarr.open_array(
-                        self._store, path=f"{self.folder}/{array}", mode="r+", zarr_format=3
+                        self._store,
+                        path=f"{self.folder}/{array}",
+                        mode="r+",
+                        zarr_format=3,
+                        config={"write_empty_chunks": True},
                     )
                     side = self.grid.chunk_side(array)
                     if opened.shape != self.grid.shape(array) or opened.chunks[-2:] != (side, side):
                         raise ValueError("another shape than slide.json says")
                 except Exception as error:
                     raise self._damaged(array, None, str(error) or type(error).__name__) from error
-                self._arrays[array] = opened.with_config({"write_empty_chunks": True})
+                self._arrays[array] = opened
             return self._arrays[array]
 
     def _damaged(self, array: str, chunk: tuple[int, int] | None, problem: str) -> DamagedChunk:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
 
 POLL_S = 0.1
+PATIENCE_S = 0.5
 _END = object()
 
 
@@ -33,9 +35,10 @@ def run_stages(
     ------
     object or None
         What the last stage returned, in order; None every tenth of a second
-        while nothing is ready, so that the consumer can stop. Closing the
-        generator lets each stage end the item it works on and no more. What a
-        stage raises is raised here.
+        while nothing is ready, so that the consumer can stop. What a stage
+        raises is raised here. Closing the generator waits until the first and
+        the last stage, which hold files, have ended the item they work on; those
+        between only compute, and what they end later is dropped.
     """
     stop = Event()
     queues: list[Queue[Any]] = [Queue(waiting) for _ in range(len(stages) + 1)]
@@ -96,5 +99,9 @@ def run_stages(
         raise failures[0]
     finally:
         stop.set()
-        for thread in threads:
+        feeder, *workers = threads
+        for thread in (feeder, workers[0], workers[-1]):
             thread.join()
+        give_up_s = time.monotonic() + PATIENCE_S
+        for thread in workers[1:-1]:
+            thread.join(max(0.0, give_up_s - time.monotonic()))
