@@ -111,3 +111,41 @@ def test_grey_value_tells_no_collagen_but_colour_does(tissue):
 
     assert abs(correlation(picture.mean(axis=2))) < 0.15
     assert correlation(amounts[..., 1]) > 0.35 and correlation(amounts[..., 0]) < -0.1
+
+
+def shrink(image, pixel_size_um, to_um):
+    scale = pixel_size_um / to_um
+    return cv2.resize(image.astype(np.float32), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def best_places(slide, query, angles_deg):
+    """Correlate a turned query with a slide; yield the highest and the lowest score and their centres."""
+    side = len(query)
+    middle = (side - 1) / 2
+    y, x = np.mgrid[:side, :side] - middle
+    disc = (np.hypot(x, y) < side / 2).astype(np.float32)
+    for angle_deg in angles_deg:
+        turn = cv2.getRotationMatrix2D((middle, middle), -angle_deg, 1)
+        turned = cv2.warpAffine(query, turn, (side, side), borderMode=cv2.BORDER_REFLECT)
+        scores = cv2.matchTemplate(slide, turned, cv2.TM_CCOEFF_NORMED, mask=disc)
+        scores[~np.isfinite(scores) | (np.abs(scores) > 1.01)] = 0  # empty glass
+        for sign in (1, -1):
+            row, column = np.unravel_index(np.argmax(sign * scores), scores.shape)
+            yield sign, sign * float(scores[row, column]), (column + side / 2, row + side / 2)
+
+
+def test_raw_correlation_finds_no_query(sample):
+    # Grey slide against SHG, at any place and angle, bright on bright or bright on dark.
+    size_um = 8.0
+    slides = {path.name: shrink(tifffile.imread(path).mean(axis=2), 1.0, size_um) for path in sample.slides}
+    for row in truth_rows(sample)[:5]:
+        query = shrink(tifffile.imread(sample.queries[0].with_name(row["query"])), 0.8, size_um)
+        truth_px = np.array([float(row["center_x_um"]), float(row["center_y_um"])]) / size_um
+        angles_deg = [*np.arange(-180, 180, 8.0), float(row["angle_deg"])]
+        places = [
+            (sign, score, name == row["slide"] and np.hypot(*(truth_px - place)) < len(query) / 4)
+            for name, slide in slides.items()
+            for sign, score, place in best_places(slide, query, angles_deg)
+        ]
+        for sign in (1, -1):
+            assert not max(place for place in places if place[0] == sign)[2], row["query"]

@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from comir_search.evaluation.tissue import PIXEL_SIZE_UM, Tissue, simulate_tissue_steps
-from comir_search.geometry import center_frame_matrix, query_to_slide
+from comir_search.geometry import center_frame_matrix, place_error_px, query_to_slide
 from comir_search.io.atomic import atomic_path, writing
 from comir_search.opencv import cv2
 from comir_search.progress import Job, Tick, finish
@@ -104,35 +104,39 @@ def make_sample_steps(folder: str | Path, seed: int = 0) -> Job[Sample]:
 
 
 def _choose_places(tissue: Tissue, slide: str, count: int, rng: np.random.Generator) -> list[Candidate]:
-    """Choose places at random that hold tissue throughout and some collagen, apart from each other."""
+    """Choose places at random that are full of tissue, hold some collagen, and lie apart."""
     side_um = QUERY_SIDE_PX * QUERY_PIXEL_SIZE_UM
     reach = side_um / PIXEL_SIZE_UM / np.sqrt(2)  # no query looks over the canvas's border
     height, width = tissue.inside.shape
     window = (int(side_um / PIXEL_SIZE_UM),) * 2
     full = cv2.blur(tissue.inside.astype(np.float32), window)
     bright = cv2.blur((tissue.emission > 0.25).astype(np.float32), window)
+    x, y = rng.uniform(reach, width - reach, 4000), rng.uniform(reach, height - reach, 4000)
+    angle_deg = rng.uniform(-180, 180, 4000)
+    here = y.astype(int), x.astype(int)
+    lacking = np.clip(0.97 - full[here], 0, None) + np.clip(0.15 - bright[here], 0, None)
+    lacking += np.clip(bright[here] - 0.5, 0, None)
     places: list[Candidate] = []
-    while len(places) < count:
-        x, y = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
-        angle_deg = rng.uniform(-180, 180)
-        here = int(y), int(x)
-        apart = all(np.hypot(x - p.center_x_px, y - p.center_y_px) > 1.8 * reach for p in places)
-        if full[here] > 0.97 and 0.15 < bright[here] < 0.5 and apart:
+    for number in np.argsort(lacking, kind="stable"):
+        center = round(float(x[number]), 2), round(float(y[number]), 2)
+        if all(place_error_px(place, *center) > 1.8 * reach for place in places):
             places.append(
                 Candidate(
                     rank=1,
                     slide=slide,
-                    center_x_px=round(x, 2),
-                    center_y_px=round(y, 2),
+                    center_x_px=center[0],
+                    center_y_px=center[1],
                     pixel_size_um=PIXEL_SIZE_UM,
                     width_um=side_um,
                     height_um=side_um,
-                    angle_deg=round(angle_deg, 2),
+                    angle_deg=round(float(angle_deg[number]), 2),
                     mirrored=False,
                     score=1.0,
                     confidence=1.0,
                 )
             )
+        if len(places) == count:
+            break
     return places
 
 

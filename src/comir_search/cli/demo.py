@@ -1,0 +1,130 @@
+"""Show the whole job on a synthetic sample: simulate, index, search, draw.
+
+Written are slides/, queries/, truth.csv, index/, overlay.png and demo.comirproj,
+a project that the napari plugin opens. The pictures are simulated and show no
+tissue of anybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comir_search.cli import arguments
+from comir_search.cli.progress import show
+from comir_search.cli.search import draw_overlay, search_all_steps
+
+if TYPE_CHECKING:
+    from comir_search.records import SearchResult
+    from comir_search.retrieval.index import Index
+    from comir_search.slides import Slide
+
+HELP = "simulate slides and patches, index, search, draw"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("comir-search-demo"),
+        metavar="DIR",
+        help="where to write (default: comir-search-demo)",
+    )
+    parser.add_argument("--gui", action="store_true", help="then open the result in napari")
+    arguments.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    from comir_search.comir.model import load_model
+    from comir_search.evaluation.synthesis import make_sample_steps
+    from comir_search.retrieval.indexing import index_slides_steps
+    from comir_search.slides import open_slide
+
+    started_s = time.monotonic()
+    model = load_model(device=args.device)
+    sample = show(make_sample_steps(args.out))
+    job = index_slides_steps(
+        sample.slides, args.out / "index", model=model, modality="bf", device=args.device
+    )
+    index = show(job)
+    with ExitStack() as stack:
+        queries = [stack.enter_context(open_slide(path)) for path in sample.queries]
+        results = show(search_all_steps(index, queries))
+        draw_overlay(args.out / "overlay.png", index, results, queries)
+        project = args.out / "demo.comirproj"
+        if not project.exists():  # it may hold somebody's verdicts by now
+            _write_project(project, index, queries, results)
+    with sample.truth.open(newline="", encoding="utf-8") as file:
+        _print_answers(results, list(csv.DictReader(file)))
+    print(f"Slides, patches, index and picture (overlay.png) are in {args.out}", end="")
+    print(f"; this took {time.monotonic() - started_s:.0f} s.")
+    if args.gui:
+        subprocess.Popen([sys.executable, "-m", "napari", str(project)])
+    return 0
+
+
+def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, str]]) -> None:
+    """Print each first candidate beside the truth, and how many are right."""
+    from comir_search.geometry import angle_difference_deg
+
+    print("Synthetic slides and patches: simulated, no tissue of anybody.\n")
+    width = max(len(result.query) for result in results)
+    print(f"{'patch':<{width}}  answer     confidence  slide                place off  angle off")
+    right = 0
+    for result, row in zip(results, truth, strict=True):
+        answer = "found" if result.found else "not found"
+        best = result.candidates[0] if result.candidates else None
+        line = f"{result.query:<{width}}  {answer:<9}  {best.confidence if best else 0:>10.2f}  "
+        if not row["slide"]:
+            right += not result.found
+            print(line + "is on none of the slides")
+            continue
+        off_um = off_deg = float("inf")
+        if best is not None and best.slide == row["slide"]:
+            dx_um = best.center_x_um - float(row["center_x_um"])
+            dy_um = best.center_y_um - float(row["center_y_um"])
+            off_um = (dx_um**2 + dy_um**2) ** 0.5
+            off_deg = angle_difference_deg(best.angle_deg, float(row["angle_deg"]))
+        is_right = result.found and off_um <= 0.25 * float(row["side_um"])
+        right += is_right
+        slide = best.slide if best else ""
+        place = f"{slide:<19}  {off_um:>6.1f} um  {off_deg:>5.1f} deg" if off_um < float("inf") else slide
+        print(line + place)
+    print(f"\n{right} of {len(results)} answers are right.")
+
+
+def _write_project(
+    path: Path, index: Index, queries: Sequence[Slide], results: Sequence[SearchResult]
+) -> None:
+    """Write a project with the answers, for the plugin."""
+    from comir_search.errors import ComirSearchError
+    from comir_search.io.project import Project
+    from comir_search.retrieval.index import find_slide
+    from comir_search.slides import open_slide
+
+    with Project.create(path) as project:
+        for slide in index.slides:
+            try:
+                with open_slide(find_slide(slide), pixel_size_um=slide.pixel_size_um) as file:
+                    project.add_slide(file.info)
+            except ComirSearchError:
+                continue  # of an earlier demo, and gone since
+        provenance = {"index": str(index.path), "model": index.model.fingerprint}
+        for query, result in zip(queries, results, strict=True):
+            key = project.add_query(
+                query.name,
+                path=query.info.path,
+                modality=index.model.other(index.modality),
+                pixel_size_um=query.pixel_size_um,
+            )
+            project.set_result(key, result, provenance)
+        project.settings = {"index": str(Path(index.path).absolute())}
