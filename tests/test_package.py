@@ -34,7 +34,10 @@ def _public_definitions(path: Path):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
                 for part in node.body:
-                    if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
+                    is_setter = any(
+                        ast.unparse(d).endswith(".setter") for d in getattr(part, "decorator_list", ())
+                    )
+                    if isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and not is_setter:
                         yield f"{node.name}.{part.name}", part
 
 
