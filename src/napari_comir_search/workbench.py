@@ -16,6 +16,7 @@ from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
 from napari_comir_search.items import SlideItem
 from napari_comir_search.query_maker import QueryMaker
+from napari_comir_search.sample_data import sample_steps
 from napari_comir_search.session import Session
 from napari_comir_search.settings import read_preferences
 from napari_comir_search.view import SlideView
@@ -82,6 +83,7 @@ class Workbench(QObject):
 
     def close(self) -> None:
         """Stop all work and let go of the viewer and the project."""
+        self.keep_view()
         for runner in self.runners:
             runner.close()
         self.maker.stop_drawing()
@@ -126,9 +128,23 @@ class Workbench(QObject):
     def save_as(self, path: str | Path) -> None:
         """Go on with the project under another name."""
         try:
+            self.keep_view()
             self.session.save_as(path)
         except ComirSearchError as error:
             self.failed.emit(str(error))
+
+    def open_sample(self) -> None:
+        """Open the synthetic sample: its slides, and a patch of one of them as the query."""
+        self.loading.run("Making the sample", sample_steps(), self._take_sample)
+
+    def _take_sample(self, folder: Path) -> None:
+        self.maker.add_files(sorted((folder / "queries").iterdir())[:1])
+        self.add_slides([folder / "slides"])
+
+    def keep_view(self) -> None:
+        """Remember what the canvas shows, to show it again when the project is opened."""
+        camera = self.viewer.scene.camera
+        self.session.keep_view(slide=self.view.shown, center=list(camera.center), zoom=camera.zoom)
 
     def relocate(self, folder: str | Path) -> None:
         """Look in a folder for slides of the project that moved."""
@@ -142,11 +158,19 @@ class Workbench(QObject):
         self._take_slides(opened)
         if opened.missing:
             self.slides_missed.emit(opened.missing)
-        item = self.session.slide(self.session.project.view.get("slide", ""))
-        if item is not None:
-            self.view.show(item.fingerprint)
+        shown = self.session.slide(self.session.project.view.get("slide") or "")
+        if shown is not None:
+            self.view.show(shown.fingerprint, then=self._restore_camera)
+        else:
+            self.view.follow()
+
+    def _restore_camera(self) -> None:
+        view = self.session.project.view
+        if "zoom" in view:
+            self.viewer.scene.camera.center, self.viewer.scene.camera.zoom = view["center"], view["zoom"]
 
     def _stop_for_project(self) -> None:
+        self.keep_view()
         for runner in self.runners:
             runner.cancel()
         self.maker.stop_drawing()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 os.environ.setdefault("NAPARI_ASYNC", "0")
 
 PIXEL_SIZE_UM = 1.0
-SLIDE_SHAPE = (1400, 1800)
+SLIDE_SHAPE = (800, 1000)
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,19 @@ def make_model():
     torch.manual_seed(0)
     networks = nn.ModuleDict({side.name: build_network("compact", side.channels, 4) for side in (BF, SHG)})
     model = Model(
-        networks, (BF, SHG), architecture="compact", comir_channels=4, pixel_size_um=2.0, card={"name": "untrained"}
+        networks,
+        (BF, SHG),
+        architecture="compact",
+        comir_channels=4,
+        pixel_size_um=2.0,
+        card={"name": "untrained"},
     )
-    image = paint_tissue((256, 256), seed=9).astype(np.float32) / 255
+    image = paint_tissue((192, 192), seed=9).astype(np.float32) / 255
     # An untrained network answers faintly; scale its last layer so that the 8-bit code is used.
     comir = embed_array(model, image, "bf")
-    last = [layer for layer in networks["bf"].modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None][-1]
+    last = [
+        layer for layer in networks["bf"].modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None
+    ][-1]
     with torch.no_grad():
         last.bias -= torch.from_numpy(comir.mean(axis=(1, 2)))
         scale = torch.from_numpy(2 / comir.std(axis=(1, 2)))
@@ -88,8 +94,9 @@ def make_model():
     model = model.to("cpu")
     coded = (decode(code(embed_array(model, image, "bf"))) + 1) / 2
     noise = np.random.default_rng(0).normal(0, 0.05, coded.shape).astype(np.float32)
+    pairs = [(coded, np.clip(coded + noise, 0, 1))]
     model.vocabulary = finish(
-        learn_vocabulary_steps([(coded, np.clip(coded + noise, 0, 1))], stride=model.stride, pixel_size_um=2.0, n_words=64, dimensions=8)
+        learn_vocabulary_steps(pairs, stride=model.stride, pixel_size_um=2.0, n_words=32, dimensions=8)
     )
     return model
 
@@ -102,8 +109,10 @@ def made_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     study.slides.mkdir()
     write_slide(study.slides / "first.ome.tif", paint_tissue(SLIDE_SHAPE, 1))
     make_model().save(study.model)
-    index_slides([study.slides / "first.ome.tif"], study.index, model=study.model, modality="bf", device="cpu")
-    write_slide(study.slides / "second.ome.tif", paint_tissue((900, 1000), 2))
+    index_slides(
+        [study.slides / "first.ome.tif"], study.index, model=study.model, modality="bf", device="cpu"
+    )
+    write_slide(study.slides / "second.ome.tif", paint_tissue((500, 600), 2))
     return study
 
 

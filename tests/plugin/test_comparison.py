@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from comir_search.geometry import adjust_candidate, query_to_slide, rows_first, transform, turn_about, turn_between_deg
+from comir_search.geometry import (
+    adjust_candidate,
+    query_to_slide,
+    rows_first,
+    transform,
+    turn_about,
+    turn_between_deg,
+)
 from comir_search.io.entries import ProjectQuery
 from comir_search.io.pictures import extract_candidate
 from comir_search.progress import finish
@@ -13,7 +20,7 @@ from comir_search.records import Candidate
 from comir_search.slides import open_slide
 from napari_comir_search.comparison import CONTEXT, checkerboard, compare_steps, curtain
 
-PLACE = Candidate(1, "first.ome.tif", 900.0, 700.0, 1.0, 300.0, 260.0, 37.0, False, 0.5, 0.9)
+PLACE = Candidate(1, "first.ome.tif", 500.0, 400.0, 1.0, 300.0, 260.0, 37.0, False, 0.5, 0.9)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -38,7 +45,7 @@ def test_adjusting_moves_the_slide_as_seen(mirrored: bool) -> None:
     place = replace(PLACE, mirrored=mirrored)
     adjusted = adjust_candidate(place, (12.0, -7.0), 4.0)
     before, after = (np.linalg.inv(query_to_slide(one, (260, 300))) for one in (place, adjusted))
-    points = np.array([[880.0, 650.0], [1000.0, 720.0]])
+    points = np.array([[480.0, 350.0], [600.0, 420.0]])
     moved = transform(turn_about([150, 130], 4.0, (12, -7)), transform(before, points))
     np.testing.assert_allclose(transform(after, points), moved, atol=1e-9)
 

@@ -51,7 +51,9 @@ def test_nothing_drawn_is_told() -> None:
         outline.place()
 
 
-@pytest.mark.parametrize(("units", "scale", "expected"), [("um", 0.5, 0.5), ("nm", 250, 0.25), ("pixel", 1, None)])
+@pytest.mark.parametrize(
+    ("units", "scale", "expected"), [("um", 0.5, 0.5), ("nm", 250, 0.25), ("pixel", 1, None)]
+)
 def test_pixel_size_of_a_layer(units: str, scale: float, expected: float | None) -> None:
     layer = ViewerModel().add_image(np.zeros((9, 9)), scale=(scale, scale), units=(units, units))
     assert layer_pixel_size_um(layer) == (None if expected is None else pytest.approx(expected))

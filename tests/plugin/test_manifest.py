@@ -39,6 +39,7 @@ def test_menus_exist_in_napari(manifest: PluginManifest) -> None:
 
 def test_preferences_read_the_settings_page(manifest: PluginManifest, npe2pm, plugin_settings) -> None:
     from napari.settings import get_plugin_settings
+
     from napari_comir_search.settings import PLUGIN, Preferences, read_preferences
 
     npe2pm.register(manifest)

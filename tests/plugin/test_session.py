@@ -18,14 +18,17 @@ from napari_comir_search.session import Session
 
 def make_info(name: str = "a.tif", folder: str = "/slides") -> SlideInfo:
     return SlideInfo(
-        name=name, path=f"{folder}/{name}", format="TIFF", width_px=1000, height_px=800, channels=3, dtype="uint8",
-        level_shapes_px=((800, 1000),), pixel_size_um=0.5, pixel_size_source="user", fingerprint=f"print of {name}",
+        name=name, path=f"{folder}/{name}", format="TIFF", width_px=1000, height_px=800, channels=3,
+        dtype="uint8", level_shapes_px=((800, 1000),), pixel_size_um=0.5, pixel_size_source="user",
+        fingerprint=f"print of {name}",
     )  # fmt: skip
 
 
 def make_result(count: int = 3) -> SearchResult:
     candidates = tuple(
-        Candidate(rank, "a.tif", 100.0 * rank, 90.0, 0.5, 60.0, 50.0, 10.0 * rank, False, 0.5, 0.9 / rank, "print of a.tif")
+        Candidate(
+            rank, "a.tif", 100 * rank, 90, 0.5, 60, 50, 10 * rank, False, 0.5, 0.9 / rank, "print of a.tif"
+        )
         for rank in range(1, count + 1)
     )  # fmt: skip
     return SearchResult("q", True, "Found.", {"total": 1.0}, candidates)
@@ -47,7 +50,9 @@ def searched(session: Session) -> Session:
 
 
 def test_session_imports_no_qt() -> None:
-    code = "import sys, napari_comir_search.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
+    code = (
+        "import sys, napari_comir_search.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,7 +16,7 @@ def runner(qtbot) -> Iterator[JobRunner]:
     runner = JobRunner()
     yield runner
     runner.close()
-    qtbot.waitUntil(lambda: not runner._worker or not runner._worker.is_running, timeout=3000)
+    qtbot.waitUntil(lambda: not runner.is_running, timeout=3000)
 
 
 def count(steps: int, closed: list[str] | None = None, step_s: float = 0.02):

@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
+    QApplication,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -87,6 +88,7 @@ class SearchDock(QWidget):
         self._has_unfolded = False
         self._connect()
         self.refresh()
+        QApplication.instance().aboutToQuit.connect(self.leave)
 
     def actions(self) -> dict[str, Callable[[], None]]:
         """Return what each key does."""
@@ -248,6 +250,22 @@ class SearchDock(QWidget):
         if event.type() == QEvent.Type.ParentChange and self.parent() is None and hasattr(self, "_is_open"):
             self.leave()
         return super().event(event)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Watch the window, to leave with it."""
+        self.window().installEventFilter(self)
+        super().showEvent(event)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Keep the view when the window is asked to close, and leave if it does."""
+        if event.type() == QEvent.Type.Close and self._is_open and watched is self.window():
+            self.workbench.keep_view()
+            QTimer.singleShot(0, self._leave_closed_window)
+        return super().eventFilter(watched, event)
+
+    def _leave_closed_window(self) -> None:
+        if not self.window().isVisible():
+            self.leave()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take files."""
