@@ -94,6 +94,16 @@ def test_same_seed_same_tissue(tissue):
     assert not np.array_equal(other.inside, tissue.inside)
 
 
+def test_same_picture_same_slide(tissue, tmp_path):
+    from comir_search.evaluation.synthesis import _write_slide
+
+    for name in ("first", "again"):
+        (tmp_path / name).mkdir()
+        _write_slide(tmp_path / name / "slide.ome.tif", tissue.brightfield)
+    first, again = (tmp_path / name / "slide.ome.tif" for name in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()
+
+
 def test_glass_is_white_and_dark(tissue):
     glass = cv2.erode((~tissue.inside).astype(np.uint8), np.ones((9, 9))) > 0
     assert np.abs(tissue.brightfield[glass].mean(axis=0) - WHITE).max() < 1.5

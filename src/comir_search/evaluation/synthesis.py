@@ -8,6 +8,8 @@ none of the slides.
 from __future__ import annotations
 
 import csv
+import hashlib
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ def make_sample_steps(folder: str | Path, seed: int = 0) -> Job[Sample]:
     Written: two brightfield slides (pyramidal OME-TIFF), six SHG queries (12 bits
     in 16, at another pixel size and any angle), of which the last lies on
     neither slide, and last ``truth.csv`` in the columns that `evaluate-slide`
-    reads. The same seed writes the same pixels.
+    reads. The same seed writes the same files.
 
     Parameters
     ----------
@@ -171,6 +173,8 @@ def _write_slide(path: Path, image: NDArray[np.uint8]) -> None:
         "axes": "YXS",
         "Name": path.name.removesuffix(".ome.tif"),
         "Description": LABEL,
+        # One of its own for the same picture each time, so that an index knows the slide again.
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, hashlib.sha256(image.tobytes()).hexdigest())),
         "PhysicalSizeX": PIXEL_SIZE_UM,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": PIXEL_SIZE_UM,
