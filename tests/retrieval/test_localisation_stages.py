@@ -1,0 +1,118 @@
+"""Scan and pose on CoMIRs of known content: the geometry of the whole search."""
+
+import numpy as np
+import pytest
+
+from comir_search.geometry import angle_difference_deg, turn_matrix
+from comir_search.opencv import cv2
+from comir_search.retrieval.places import Place, keep_distinct
+from comir_search.retrieval.pose import PoseFinder
+from comir_search.retrieval.query import Query
+from comir_search.retrieval.scan import Scanner, scan_slides
+from comir_search.retrieval.templates import shrink, turn_templates
+
+CHANNELS = 3
+
+
+class MemorySlide:
+    """An indexed slide that lies in memory."""
+
+    def __init__(self, comir: np.ndarray) -> None:
+        self.comir_shape = comir.shape
+        coded = (comir + 1) * 127.5
+        self._levels = [np.rint(shrink(coded, 2**level)).astype(np.uint8) for level in range(4)]
+        self.tissue = np.ones((comir.shape[1] // 8, comir.shape[2] // 8), bool)
+
+    def read_comir(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        whole = self._levels[level]
+        part = np.full((len(whole), height, width), 128, np.uint8)
+        top, bottom = max(y, 0), min(y + height, whole.shape[1])
+        left, right = max(x, 0), min(x + width, whole.shape[2])
+        if top < bottom and left < right:
+            part[:, top - y : bottom - y, left - x : right - x] = whole[:, top:bottom, left:right]
+        return part
+
+
+@pytest.fixture(scope="module")
+def comir():
+    """Smooth noise, as CoMIRs are."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((CHANNELS, 560, 640)).astype(np.float32)
+    smooth = np.stack([cv2.GaussianBlur(channel, (0, 0), 4.0) for channel in noise])
+    return np.tanh(smooth / smooth.std())
+
+
+def cut(comir: np.ndarray, x: float, y: float, angle_deg: float, size: tuple[int, int], mirrored=False) -> Query:
+    """Cut a query out as a microscope would, by the convention of the design."""
+    height, width = size
+    u, v = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
+    offsets = np.stack([u, v], axis=-1) @ turn_matrix(angle_deg, mirrored).T
+    points = (offsets + [x, y] - 0.5).astype(np.float32)
+    patch = np.stack([cv2.remap(channel, points[..., 0], points[..., 1], cv2.INTER_LINEAR) for channel in comir])
+    return Query("q", patch, (height, width), height * 4.0, width * 4.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "angle_deg", "size"),
+    [(200.3, 310.7, 0.0, (96, 96)), (400.5, 150.2, 37.0, (96, 96)), (300.0, 300.0, -141.0, (72, 110)),
+     (150.8, 200.1, 90.0, (110, 64)), (420.0, 400.0, 179.0, (80, 80))],
+)  # fmt: skip
+def test_scan_and_pose_find_place_and_angle(comir, x, y, angle_deg, size):
+    slide, query = MemorySlide(comir), cut(comir, x, y, angle_deg, size)
+    scanner = Scanner(query, 2, np.arange(-170.0, 181.0, 10.0))
+    for _, _, places in scan_slides(scanner, [(0, slide)], 5, 10.0):
+        pass
+    best = PoseFinder(query, 1, 6).refine(places[0], slide, (-5.0, 0.0, 5.0))
+    best = PoseFinder(query, 0, 6).refine(best, slide, (-2.5, 0.0, 2.5))
+    best = PoseFinder(query, 0, 4).refine(best, slide, (-1.0, 0.0, 1.0))
+    assert np.hypot(best.x - x, best.y - y) < 0.4
+    assert angle_difference_deg(best.angle_deg, angle_deg) < 0.6
+    assert best.score > 0.9
+
+
+def test_pose_finds_a_wrong_scale(comir):
+    slide, query = MemorySlide(comir), cut(comir, 300, 250, 20.0, (100, 100))
+    stretched = np.stack([cv2.resize(channel, (104, 104)) for channel in query.comir])
+    wrong = Query("q", stretched, (104, 104), 416, 416, 1.0)
+    start = Place(0, 301, 249, 21.0, 0.0)
+    finder = PoseFinder(wrong, 0, 6)
+    fixed = finder.refine(start, slide, (-2, 0, 2))
+    scaled = finder.refine(start, slide, (-2, 0, 2), scales=(0.96, 1.0, 1.04))
+    assert scaled.scale == pytest.approx(0.96)
+    assert scaled.score > fixed.score
+
+
+def test_empty_glass_does_not_win(comir):
+    half = comir.copy()
+    half[:, :, :320] *= 0.01
+    slide, query = MemorySlide(half), cut(comir, 480, 300, 10.0, (64, 64))
+    scanner = Scanner(query, 2, np.arange(-170.0, 181.0, 10.0))
+    for _, _, places in scan_slides(scanner, [(0, slide)], 5, 8.0):
+        pass
+    assert np.hypot(places[0].x - 480, places[0].y - 300) < 8
+
+
+def test_query_may_overhang_the_slide(comir):
+    query = cut(np.pad(comir, ((0, 0), (0, 0), (60, 0))), 75, 250, 0.0, (96, 96))  # 33 px hang over the left border
+    slide = MemorySlide(comir)
+    for _, _, places in scan_slides(Scanner(query, 2, np.arange(-170.0, 181.0, 10.0)), [(0, slide)], 5, 10.0):
+        pass
+    assert np.hypot(places[0].x - 15, places[0].y - 250) < 6
+
+
+def test_templates_follow_the_convention(comir):
+    """A template for the true angle is the slide's own content."""
+    query = cut(comir, 300, 280, 63.0, (60, 90))
+    templates = turn_templates(query.comir, query.size_px, [63.0])
+    side = templates.side
+    own = comir[:, 280 - side // 2 : 280 + side // 2, 300 - side // 2 : 300 + side // 2]
+    mask = templates.masks[0].numpy() > 0.99
+    assert mask.sum() == pytest.approx(60 * 90, rel=0.08)
+    assert np.corrcoef(templates.pixels[0].numpy()[:, mask].ravel(), own[:, mask].ravel())[0, 1] > 0.98
+
+
+def test_keep_distinct_keeps_the_best_of_neighbours():
+    places = [Place(0, 10, 10, 0, 0.5), Place(0, 14, 10, 90, 0.9), Place(1, 10, 10, 0, 0.4), Place(0, 80, 10, 0, 0.1)]
+    kept = keep_distinct(places, 8.0, 10)
+    assert [place.score for place in kept] == [0.9, 0.4, 0.1]
+    assert len(keep_distinct(places, 8.0, 2)) == 2
