@@ -153,7 +153,7 @@ def test_every_subcommand_is_a_documented_module():
     import comir_search.cli as cli
 
     modules = {module.name for module in pkgutil.iter_modules(cli.__path__)} - {"arguments", "progress"}
-    assert modules <= {name.replace("-", "_") for name in cli.COMMANDS}
+    assert modules == {name.replace("-", "_") for name in cli.COMMANDS}
     for name in modules:
         module = importlib.import_module(f"comir_search.cli.{name}")
         assert module.HELP and module.HELP[0].islower() and not module.HELP.endswith(".")

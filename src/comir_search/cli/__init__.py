@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 from comir_search.errors import ComirSearchError
@@ -96,8 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command_modules() -> list[tuple[str, ModuleType]]:
-    modules = ((name, f"{__name__}.{name.replace('-', '_')}") for name in COMMANDS)
-    return [(name, import_module(module)) for name, module in modules if find_spec(module)]
+    return [(name, import_module(f"{__name__}.{name.replace('-', '_')}")) for name in COMMANDS]
 
 
 def _sentence(error: Exception) -> str:
