@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QThreadPool, Signal
 
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick, TimeLeft
+from napari_comir_search.log import LOGGER
 
 TICK_INTERVAL_S = 0.05  # the window hears of a job at most this often
+THREADS = 12  # a long job must not keep thumbnails waiting, however few cores there are
 
 
 class JobError(Exception):
@@ -47,6 +49,8 @@ class JobRunner(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
+        pool = QThreadPool.globalInstance()
+        pool.setMaxThreadCount(max(pool.maxThreadCount(), THREADS))
         self._worker: _JobWorker | None = None
         self._waiting: Callable[[], None] | None = None
         self._time_left = TimeLeft()
@@ -118,6 +122,7 @@ class JobRunner(QObject):
         worker.returned.connect(self._take_result)
         worker.finished.connect(self._take_end)
         self._worker = worker
+        LOGGER.info("%s", title)
         self.started.emit(title)
         worker.start()
 
@@ -134,6 +139,7 @@ class JobRunner(QObject):
             return
         worker.succeeded = not isinstance(result, _Failure)
         if not worker.succeeded:
+            LOGGER.error("%s", result.error)
             self.failed.emit(result.error)
         else:
             self._hand_over(self._on_result, result)

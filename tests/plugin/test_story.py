@@ -24,7 +24,7 @@ from napari_comir_search.comparison import Mode
 from napari_comir_search.items import IndexState
 from napari_comir_search.widgets.dock import SearchDock
 
-LONG_MS = 240_000  # a busy machine
+LONG_MS = 600_000  # a busy machine
 LEFT, NO_KEYS = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
 
 

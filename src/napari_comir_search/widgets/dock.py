@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 
 from napari_comir_search.inspection import Inspection
 from napari_comir_search.keymap import Keymap
+from napari_comir_search.log import close_log, open_log
 from napari_comir_search.session import Session
 from napari_comir_search.settings import read_preferences
 from napari_comir_search.widgets.export import ExportWidget
@@ -67,6 +68,7 @@ class SearchDock(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer, folder: str | Path | None = None) -> None:
         super().__init__()
+        open_log()
         self.viewer = viewer
         self.session = Session(folder or projects_folder(), read_preferences().reviewer or None)
         self.workbench = Workbench(viewer, self.session, self)
@@ -244,6 +246,7 @@ class SearchDock(QWidget):
             inspector.deleteLater()
         self.inspection.close()
         self.workbench.close()
+        close_log()
 
     def event(self, event: QEvent) -> bool:
         """Leave when the dock is taken out of its window."""

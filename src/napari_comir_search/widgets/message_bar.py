@@ -9,6 +9,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from napari_comir_search.log import log_path
+
 STYLES = {
     "error": "background: #d55e00; color: white;",
     "info": "background: #0072b2; color: white;",
@@ -77,4 +79,5 @@ def describe_versions() -> str:
     """Return the versions that matter in a report, one a line."""
     names = ("napari-comir-search", "napari", "torch", "zarr", "tifffile", "numpy")
     lines = [f"{name} {version(name)}" for name in names]
-    return "\n".join([*lines, f"Python {platform.python_version()}, {platform.platform()}"])
+    system = f"Python {platform.python_version()}, {platform.platform()}"
+    return "\n".join([*lines, system, f"Log: {log_path()}"])
