@@ -306,13 +306,11 @@ class IndexedSlide:
         with self._lock:
             if array not in self._arrays:
                 try:
-                    opened = zarr.open_array(
-                        self._store,
-                        path=f"{self.folder}/{array}",
-                        mode="r+",
-                        zarr_format=3,
-                        config={"write_empty_chunks": True},
-                    )
+                    # Taken in on opening: a chunk that is all zero point must be written, or it looks lost.
+                    with zarr.config.set({"array.write_empty_chunks": True}):
+                        opened = zarr.open_array(
+                            self._store, path=f"{self.folder}/{array}", mode="r+", zarr_format=3
+                        )
                     side = self.grid.chunk_side(array)
                     if opened.shape != self.grid.shape(array) or opened.chunks[-2:] != (side, side):
                         raise ValueError("another shape than slide.json says")
