@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"tissue": ("bool", False), "words": ("uint16", NO_WORD)}
 _keys = itertools.count()
+_opening = Lock()  # zarr's settings are the process's
 
 
 class DamagedChunk(ComirSearchError):
@@ -307,7 +308,7 @@ class IndexedSlide:
             if array not in self._arrays:
                 try:
                     # Taken in on opening: a chunk that is all zero point must be written, or it looks lost.
-                    with zarr.config.set({"array.write_empty_chunks": True}):
+                    with _opening, zarr.config.set({"array.write_empty_chunks": True}):
                         opened = zarr.open_array(
                             self._store, path=f"{self.folder}/{array}", mode="r+", zarr_format=3
                         )
