@@ -130,6 +130,8 @@ class SearchResult:
         Time per stage, and ``"total"``.
     candidates : tuple of Candidate
         In order of confidence, ranks from 1.
+    signal : float
+        Share of the query that says anything, in [0, 1].
     first_stage : dict of str to tuple of Candidate
         Unverified places of the first stages ("bow", "correlation", "fused"),
         best first, where they were asked for; not part of the JSON.
@@ -140,6 +142,7 @@ class SearchResult:
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
+    signal: float = 0.0
     first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

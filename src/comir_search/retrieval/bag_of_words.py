@@ -2,26 +2,32 @@
 
 The index stores which word lies where, not histograms, so every window of every
 slide can be asked for, whatever the query's size. A turned copy of the query
-gives each word a weight (tf-idf); the score of a window is the sum of the
-weights of the words in it, one table look-up per grid point and a box sum, over
-the norm of the window's own tf-idf vector.
+gives each word a weight (tf-idf) in each of 3 x 3 cells; the score of a window
+is the sum of its words' weights in the cells in which they lie: one table
+look-up per grid point and block size, and box sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, uniform_filter
+from scipy.ndimage import maximum_filter
+from torch import Tensor
+
+from comir_search.geometry import normalise_angle_deg
 
 from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.templates import turn_templates
-from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary
+from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 
+GLASS = 128 / 255
+CELLS = 3  # along a side: where in the query a word lies, coarsely
+SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
 PART_POINTS = 768  # side of the parts in which a slide's map is scored, grid points
@@ -35,44 +41,80 @@ class BagOfWords:
     ----------
     query : Query
     vocabulary : Vocabulary
-    angles_deg : sequence of float
+    frequencies : ndarray (n_blocks, n_words) float64
+        Share of each word in the slides, from `word_frequencies`.
     """
 
-    def __init__(self, query: Query, vocabulary: Vocabulary, angles_deg: NDArray[np.float64]) -> None:
-        self.query, self.vocabulary, self.angles_deg = query, vocabulary, angles_deg
-        self.tables = np.stack([self._weights(float(angle)) for angle in angles_deg])
-        idf = np.append(vocabulary.idf, np.zeros((vocabulary.n_blocks, 1), np.float32), axis=1)
-        self._squares = (idf**2).astype(np.float32)
-        self._boxes = [self._box(float(angle)) for angle in angles_deg]
+    def __init__(self, query: Query, vocabulary: Vocabulary, frequencies: NDArray[np.float64]) -> None:
+        self.query, self.vocabulary, self.frequencies = query, vocabulary, frequencies
+        self.angles_deg: list[float] = []
+        self._tables: list[Tensor] = []
+        self._sides: list[int] = []
 
-    def _weights(self, angle_deg: float) -> NDArray[np.float32]:
-        """Return the query's tf-idf weights, (n_blocks, n_words + 1); the last is "no word"."""
+    def describe(self, count: int) -> Iterator[tuple[int, int]]:
+        """Weigh the words of `count` turned copies of the query.
+
+        Only a quarter of the copies is described: quarter turns of an image
+        permute the entries of its descriptors.
+
+        Yields
+        ------
+        done, total : int
+        """
+        quarter = count // 4
+        for step in range(quarter):
+            yield step, quarter
+            angle_deg = step * 360.0 / count
+            side, mask, joined = self._describe(angle_deg)
+            for turns in range(4):
+                # An image turned counter-clockwise shows the query at a smaller angle.
+                self.angles_deg.append(normalise_angle_deg(angle_deg - 90.0 * turns))
+                self._tables.append(self._weigh(turn_descriptors(joined, turns), torch.rot90(mask, turns)))
+                self._sides.append(max(1, round(side / CELLS)))
+        yield quarter, quarter
+
+    def _describe(self, angle_deg: float) -> tuple[int, Tensor, Tensor]:
+        """Return the side of a turned copy (grid points), its mask and its descriptors."""
         vocabulary = self.vocabulary
+        step = vocabulary.step_px
         templates = turn_templates(self.query.comir, self.query.size_px, [angle_deg])
-        mask = templates.masks[0]
-        # Outside the query lies the neutral grey that a coded zero is.
-        projected = vocabulary.project((templates.pixels[0] + 1) / 2)
-        counts = np.zeros((vocabulary.n_blocks, vocabulary.n_words + 1), np.float32)
+        spare = -templates.side % step
+        pads = (spare // 2, spare - spare // 2) * 2
+        mask = torch.nn.functional.pad(templates.masks[0], pads)
+        # Outside the query lies what glass is in the index: a whole grey level, or rounding would look like texture.
+        grey = torch.nn.functional.pad(templates.pixels[0] / 2 + GLASS, pads, value=GLASS)
+        joined = join_channels(grey, step, vocabulary.block_px)
+        return joined.shape[1], mask, joined
+
+    def _weigh(self, joined: Tensor, mask: Tensor) -> Tensor:
+        """Return the tf-idf weights of every cell's words, (n_blocks, n_words + 1, CELLS ** 2)."""
+        vocabulary = self.vocabulary
+        projected = vocabulary.project_joined(joined)
+        rows, columns = projected.shape[1:3]
+        row_cells = torch.arange(rows) * CELLS // rows
+        column_cells = torch.arange(columns) * CELLS // columns
+        cells = (row_cells[:, None] * CELLS + column_cells).flatten()
+        weights = np.zeros((vocabulary.n_blocks, vocabulary.n_words + 1, CELLS**2))
         for block, size_px in enumerate(vocabulary.block_px):
-            inside = _share_inside(mask, size_px, vocabulary.step_px, projected.shape[1:3])
-            keep = (inside >= MIN_INSIDE).flatten()
+            inside = _share_inside(mask, size_px, vocabulary.step_px, projected.shape[1:3]).flatten()
+            keep = inside >= MIN_INSIDE
             if not keep.any():
                 continue
             words, distances = vocabulary.nearest(projected[block].flatten(0, 1)[keep], block, NEAREST_WORDS)
-            votes = np.exp(-(distances - distances[:, :1]) / max(float(np.median(distances[:, -1])), 1e-6) * 4)
-            votes *= inside.flatten()[keep].numpy()[:, None] / votes.sum(axis=1, keepdims=True)
-            np.add.at(counts[block], np.minimum(words, vocabulary.n_words), votes)
-        counts[:, -1] = 0
-        weights = counts**BURSTINESS * np.append(vocabulary.idf, np.zeros((len(counts), 1)), axis=1) ** 2
-        return (weights / max(float(np.linalg.norm(weights)), 1e-9)).astype(np.float32)
-
-    def _box(self, angle_deg: float) -> tuple[int, int]:
-        """Return the (rows, columns) of an upright box as large as the turned query, grid points."""
-        height, width = (extent / self.vocabulary.step_px for extent in self.query.size_px)
-        cos, sin = abs(np.cos(np.deg2rad(angle_deg))), abs(np.sin(np.deg2rad(angle_deg)))
-        bound_y, bound_x = height * cos + width * sin, height * sin + width * cos
-        shrink = np.sqrt(height * width / (bound_y * bound_x))
-        return max(1, round(bound_y * shrink)), max(1, round(bound_x * shrink))
+            spread = max(float(np.median(distances[:, -1])), 1e-6) / SOFTNESS
+            votes = np.exp(-(distances - distances[:, :1]) / spread)
+            votes *= inside[keep].numpy()[:, None] / votes.sum(axis=1, keepdims=True)
+            numbers = np.minimum(words, vocabulary.n_words).astype(np.intp)
+            np.add.at(weights[block], (numbers, cells[keep].numpy()[:, None]), votes)
+        weights = weights**BURSTINESS
+        weights[:, :-1] *= vocabulary.idf[..., None] ** 2
+        weights[:, -1] = 0
+        # What a window scores by the slides' mean words says nothing: count from there, in units of the chance
+        # spread, so that the turned copies can be compared.
+        shares = self.frequencies[..., None]
+        weights[:, :-1] -= (weights[:, :-1] * shares).sum(axis=1, keepdims=True)
+        chance = np.sqrt((weights[:, :-1] ** 2 * shares).sum())
+        return torch.from_numpy((weights / max(float(chance), 1e-9)).astype(np.float32))
 
     def score(self, words: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Score every window of a word map.
@@ -88,21 +130,25 @@ class BagOfWords:
         angles : ndarray (rows, columns) int
             Number of that angle.
         """
-        numbers = np.where(words == NO_WORD, self.vocabulary.n_words, words).astype(np.intp)
-        squares = sum(self._squares[block][numbers[block]] for block in range(len(numbers)))
-        best = np.full(words.shape[1:], -np.inf, np.float32)
-        best_angle = np.zeros(words.shape[1:], np.intp)
-        floor = 0.1 * float(np.mean(self.vocabulary.idf**2)) * len(numbers)
-        norms: dict[tuple[int, int], NDArray[np.float32]] = {}
-        for angle, (table, box) in enumerate(zip(self.tables, self._boxes, strict=True)):
-            weights = sum(table[block][numbers[block]] for block in range(len(numbers)))
-            if box not in norms:
-                norms[box] = np.sqrt(uniform_filter(squares, box, mode="constant") + floor)
-            scores = uniform_filter(weights, box, mode="constant") / norms[box]
+        _, rows, columns = words.shape
+        numbers = torch.from_numpy(np.where(words == NO_WORD, self.vocabulary.n_words, words).astype(np.int64))
+        best = torch.full((rows, columns), -torch.inf)
+        best_angle = torch.zeros((rows, columns), dtype=torch.long)
+        for number, (table, side) in enumerate(zip(self._tables, self._sides, strict=True)):
+            weights = sum(
+                torch.nn.functional.embedding(numbers[block].flatten(), table[block])
+                for block in range(len(numbers))
+            )
+            scores = _gather_cells(weights.T.reshape(CELLS**2, rows, columns), side)
             better = scores > best
-            best[better] = scores[better]
-            best_angle[better] = angle
-        return best, best_angle
+            best = torch.where(better, scores, best)
+            best_angle = torch.where(better, number, best_angle)
+        return best.numpy(), best_angle.numpy()
+
+    @property
+    def halo_points(self) -> int:
+        """Grid points around a part that its scores depend on."""
+        return max(self._sides) * (CELLS + 1) // 2 + 2
 
     def scan(self, slide: IndexedSlide, number: int, count: int, radius_px: float) -> Iterator[list[Place]]:
         """Score a slide part by part.
@@ -112,36 +158,92 @@ class BagOfWords:
         list of Place
             The best windows of one part, best first, at most `count`.
         """
-        step = self.vocabulary.step_px
-        _, rows, columns = slide.words_shape
-        halo = max(max(box) for box in self._boxes) // 2 + 1
+        step, halo = self.vocabulary.step_px, self.halo_points
         reach = max(1, int(radius_px / step))
-        for y in range(0, rows, PART_POINTS):
-            for x in range(0, columns, PART_POINTS):
-                words = slide.read_words(x - halo, y - halo, PART_POINTS + 2 * halo, PART_POINTS + 2 * halo)
-                if (words == NO_WORD).all():
-                    yield []
-                    continue
-                scores, angles = self.score(words)
-                peaks = scores == maximum_filter(scores, 2 * reach + 1)
-                peaks &= np.isfinite(scores) & (scores > 0)
-                ys, xs = np.nonzero(peaks[halo:-halo, halo:-halo])
-                values = scores[ys + halo, xs + halo]
-                order = np.argsort(values)[::-1][:count]
-                yield [
-                    Place(
-                        number,
-                        float((xs[i] + x + 0.5) * step),
-                        float((ys[i] + y + 0.5) * step),
-                        float(self.angles_deg[angles[ys[i] + halo, xs[i] + halo]]),
-                        float(values[i]),
-                        mirrored=self.query.mirrored,
-                    )
-                    for i in order
-                ]
+        for x, y in parts(slide):
+            words = slide.read_words(x - halo, y - halo, PART_POINTS + 2 * halo, PART_POINTS + 2 * halo)
+            inner = (slice(halo, -halo), slice(halo, -halo))
+            if (words[0][inner] == NO_WORD).all():
+                yield []
+                continue
+            scores, angles = self.score(words)
+            scores, angles = scores[inner], angles[inner]
+            peaks = (scores == maximum_filter(scores, 2 * reach + 1)) & (scores > 0)
+            ys, xs = np.nonzero(peaks)
+            order = np.argsort(scores[ys, xs])[::-1][:count]
+            yield [
+                Place(
+                    number,
+                    float((xs[i] + x + 0.5) * step),
+                    float((ys[i] + y + 0.5) * step),
+                    self.angles_deg[angles[ys[i], xs[i]]],
+                    float(scores[ys[i], xs[i]]),
+                    mirrored=self.query.mirrored,
+                )
+                for i in order
+            ]
 
 
-def _share_inside(mask: torch.Tensor, size_px: int, step_px: int, grid: torch.Size | tuple[int, ...]) -> torch.Tensor:
+def turn_descriptors(joined: Tensor, turns: int) -> Tensor:
+    """Return the descriptors of an image turned counter-clockwise by quarter turns.
+
+    Parameters
+    ----------
+    joined : Tensor (n_blocks, rows, columns, channels * 64)
+    turns : int
+
+    Notes
+    -----
+    Points lie half a pixel off the grid's centre, so those of the turned image
+    are one pixel from where describing it anew would put them.
+    """
+    for _ in range(turns % 4):
+        points = torch.rot90(joined, 1, (1, 2))
+        cells = torch.rot90(points.unflatten(3, (-1, 4, 4, 4)), 1, (4, 5))
+        dx, dy, size_dx, size_dy = cells.unbind(-1)
+        joined = torch.stack([dy, -dx, size_dy, size_dx], -1).flatten(3)
+    return joined
+
+
+def _gather_cells(weights: Tensor, side: int) -> Tensor:
+    """Add up each window's cells: means over cells, each taken where it lies in the window.
+
+    Parameters
+    ----------
+    weights : Tensor (CELLS ** 2, rows, columns)
+    side : int
+        Of a cell, grid points.
+    """
+    rows, columns = weights.shape[1:]
+    reach = side * (CELLS // 2)
+    before, after = side // 2 + reach, side - 1 - side // 2 + reach
+    padded = torch.nn.functional.pad(weights[None], (before, after, before, after))
+    means = torch.nn.functional.avg_pool2d(padded, side, 1)[0]
+    total = torch.zeros((rows, columns))
+    for cell in range(CELLS**2):
+        y, x = cell // CELLS * side, cell % CELLS * side
+        total += means[cell, y : y + rows, x : x + columns]
+    return total
+
+
+def parts(slide: IndexedSlide) -> list[tuple[int, int]]:
+    """Return the (x, y) of the parts in which a slide's word map is read, grid points."""
+    _, rows, columns = slide.words_shape
+    return [(x, y) for y in range(0, rows, PART_POINTS) for x in range(0, columns, PART_POINTS)]
+
+
+def word_frequencies(vocabulary: Vocabulary, slides: Sequence[IndexedSlide]) -> NDArray[np.float64]:
+    """Return the share of each word among the words of slides, (n_blocks, n_words)."""
+    counts = np.full((vocabulary.n_blocks, vocabulary.n_words), 1e-3)
+    for slide in slides:
+        for x, y in parts(slide):
+            words = slide.read_words(x, y, PART_POINTS, PART_POINTS)
+            for block, numbers in enumerate(words):
+                counts[block] += np.bincount(numbers[numbers != NO_WORD], minlength=vocabulary.n_words)
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def _share_inside(mask: Tensor, size_px: int, step_px: int, grid: tuple[int, ...]) -> Tensor:
     """Return the share of each grid point's surroundings that the mask covers, (rows, columns)."""
     half = size_px // 2
     padded = torch.nn.functional.pad(mask[None], (half,) * 4)

@@ -155,15 +155,19 @@ def _search(
     radius_px = DISTINCT_SHARE * queries[0].short_side_px
     clock.lap("query")
 
+    vocabulary = model.vocabulary
+    assert vocabulary is not None  # an index cannot be made without one
+    yield Tick("counting words", 0, 1)
+    frequencies = bag_of_words.word_frequencies(vocabulary, [slide for _, slide in chosen])
     by_words: list[Place] = []
     by_correlation: list[Place] = []
     for query in queries:
-        angles = _angles(BOW_ANGLES)
-        bag = bag_of_words.BagOfWords(query, model.vocabulary, angles) if model.vocabulary else None
-        if bag:
-            for done, total, places in bag_of_words.scan_slides(bag, chosen, FIRST_STAGE_PLACES, radius_px):
-                yield Tick("bag of words", done, total)
-            by_words = keep_distinct([*by_words, *places], radius_px, FIRST_STAGE_PLACES)
+        bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)
+        for done, total in bag.describe(BOW_ANGLES):
+            yield Tick("describing the query", done, total)
+        for done, total, places in bag_of_words.scan_slides(bag, chosen, FIRST_STAGE_PLACES, radius_px):
+            yield Tick("bag of words", done, total)
+        by_words = keep_distinct([*by_words, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("bag_of_words")
         step_deg = _angle_step_deg(query, model.comir_pixel_size_um)
         scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
@@ -275,7 +279,12 @@ class _Reporter:
         """Return the final result."""
         candidates, found = self.candidates(places)
         return SearchResult(
-            self.query.name, found, self._reason(candidates, found), dict(clock.seconds), candidates[: self.top]
+            self.query.name,
+            found,
+            self._reason(candidates, found),
+            dict(clock.seconds),
+            candidates[: self.top],
+            self.query.signal,
         )
 
     def partial(self, places: Sequence[Place], clock: _Clock) -> SearchResult | None:
@@ -284,7 +293,7 @@ class _Reporter:
             return None
         ordered = sorted(places, key=lambda place: -place.score)[: self.top]
         return SearchResult(
-            self.query.name, False, "still searching", dict(clock.seconds), self.candidates(ordered)[0]
+            self.query.name, False, "still searching", dict(clock.seconds), self.candidates(ordered)[0], self.query.signal
         )
 
     def _reason(self, candidates: tuple[Candidate, ...], found: bool) -> str:

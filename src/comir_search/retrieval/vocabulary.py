@@ -91,7 +91,10 @@ class Vocabulary:
         Tensor (n_blocks, rows // step, columns // step, dimensions) float32
             NaN where the CoMIR is flat in every channel.
         """
-        joined = join_channels(comir, self.step_px, self.block_px)
+        return self.project_joined(join_channels(comir, self.step_px, self.block_px))
+
+    def project_joined(self, joined: Tensor) -> Tensor:
+        """Project descriptors from `join_channels`; see `project`."""
         projection, offset = torch.from_numpy(self.projection), torch.from_numpy(self.offset)
         projected = torch.einsum("byxd,bde->byxe", joined, projection) - offset[:, None, None]
         flat = (joined == 0).all(-1, keepdim=True)

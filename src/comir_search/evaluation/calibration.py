@@ -1,0 +1,105 @@
+"""Fitting the confidence to searches whose answer is known, and judging it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comir_search.errors import ComirSearchError
+from comir_search.evaluation.localisation import Truth, is_hit
+from comir_search.records import SearchResult
+from comir_search.retrieval.confidence import Calibration, measure
+
+PRECISION = 0.99  # that the threshold is to reach on the fitting data
+BINS = 10
+
+
+def collect(
+    answers: Sequence[tuple[Truth, SearchResult]],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the features of every candidate, which are right, and which come first.
+
+    Parameters
+    ----------
+    answers : sequence of (Truth, SearchResult)
+        Absent queries (empty slide) belong here: none of their candidates is right.
+
+    Returns
+    -------
+    features : ndarray (n, len(FEATURES))
+    right : ndarray (n,) bool
+    first : ndarray (n,) bool
+    """
+    features, right, first = [], [], []
+    for truth, result in answers:
+        if not result.candidates:
+            continue
+        candidates = sorted(result.candidates, key=lambda candidate: -candidate.score)
+        side_um = min(candidates[0].width_um, candidates[0].height_um)
+        features.append(measure([c.score for c in candidates], result.signal, side_um))
+        right.extend(bool(truth.slide) and is_hit(candidate, truth) for candidate in candidates)
+        first.extend(number == 0 for number in range(len(candidates)))
+    return np.concatenate(features), np.array(right), np.array(first)
+
+
+def fit_calibration(answers: Sequence[tuple[Truth, SearchResult]], *, precision: float = PRECISION) -> Calibration:
+    """Fit the logistic regression and choose the threshold of `found`.
+
+    The threshold is the lowest confidence of a first candidate from which on the
+    share of right ones is `precision`, and never below one half.
+
+    Raises
+    ------
+    ComirSearchError
+        If the answers are all right or all wrong: nothing can be fitted.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    features, right, first = collect(answers)
+    if right.all() or not right.any():
+        raise ComirSearchError("Confidence cannot be fitted: all known answers are right, or all are wrong.")
+    # First candidates decide; the others only anchor the low end.
+    weights = np.where(first, 1.0, 0.1)
+    scale = features.std(axis=0) + 1e-9
+    regression = LogisticRegression(C=1.0, max_iter=1000).fit(features / scale, right, sample_weight=weights)
+    coefficients = regression.coef_[0] / scale
+    calibration = Calibration((*(float(c) for c in coefficients), float(regression.intercept_[0])), 0.5)
+    confidence, correct = calibration.confidence(features[first]), right[first]
+    order = np.argsort(-confidence)
+    shares = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(shares >= precision)
+    threshold = max(0.5, float(confidence[order][good[-1]])) if len(good) else 1.0
+    return Calibration(calibration.weights, threshold)
+
+
+def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the reliability diagram and the expected calibration error.
+
+    Parameters
+    ----------
+    confidences : ndarray (n,)
+        Of the first candidates.
+    right : ndarray (n,) bool
+
+    Returns
+    -------
+    dict
+        ``bins``: list of {from, to, n, confidence, right} for the ten equal
+        bins that hold something; ``ece``: mean absolute difference of confidence
+        and share of right answers, weighted by the bins' counts.
+    """
+    bins, error = [], 0.0
+    numbers = np.minimum((confidences * BINS).astype(int), BINS - 1)
+    for number in range(BINS):
+        inside = numbers == number
+        if not inside.any():
+            continue
+        mean, share = float(confidences[inside].mean()), float(right[inside].mean())
+        bins.append(
+            {"from": number / BINS, "to": (number + 1) / BINS, "n": int(inside.sum()), "confidence": mean, "right": share}
+        )
+        error += abs(mean - share) * inside.mean()
+    return {"bins": bins, "ece": error}

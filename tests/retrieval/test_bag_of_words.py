@@ -1,0 +1,109 @@
+"""The sliding bag of words: its look-ups, its cells, its quarter turns."""
+
+import numpy as np
+import pytest
+import torch
+
+from comir_search.opencv import cv2
+from comir_search.retrieval import bag_of_words
+from comir_search.retrieval.bag_of_words import CELLS, BagOfWords, turn_descriptors
+from comir_search.retrieval.query import Query
+from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
+from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
+from comir_search.progress import finish
+
+STRIDE, STEP = 2, 4
+
+
+def smooth_noise(seed: int, rows: int, columns: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((2, rows, columns)).astype(np.float32)
+    smooth = np.stack([cv2.GaussianBlur(channel, (0, 0), 5.0) for channel in noise])
+    return np.tanh(smooth / smooth.std())
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    pairs = []
+    for seed in range(3):
+        comir = (smooth_noise(seed, 200, 200) + 1) / 2
+        noise = 0.03 * np.random.default_rng(seed).standard_normal(comir.shape).astype(np.float32)
+        pairs.append((comir, np.clip(comir + noise, 0, 1)))
+    return finish(learn_vocabulary_steps(pairs, stride=STRIDE, pixel_size_um=2.0, n_words=96, dimensions=8))
+
+
+def test_vocabulary_follows_the_stride(vocabulary):
+    assert vocabulary.step_px == STEP
+    assert vocabulary.block_px == (16, 32, 48, 64)
+    assert vocabulary.words.shape == (4, 96, 8)
+    assert (vocabulary.idf >= 0).all()
+
+
+def test_assigned_words_are_the_nearest(vocabulary):
+    projected = vocabulary.project((smooth_noise(9, 80, 96) + 1) / 2)
+    words = vocabulary.assign(projected)
+    for block in range(4):
+        distances = torch.cdist(projected[block].flatten(0, 1), torch.from_numpy(vocabulary.words[block]))
+        chosen = distances.gather(1, torch.from_numpy(words[block].astype(np.int64)).reshape(-1, 1))[:, 0]
+        assert torch.allclose(chosen, distances.min(1).values, atol=1e-3)
+
+
+def test_flat_places_have_no_word(vocabulary):
+    assert (vocabulary.assign(vocabulary.project(np.full((2, 64, 64), bag_of_words.GLASS, np.float32))) == NO_WORD).all()
+
+
+def test_quarter_turns_permute_descriptors():
+    grey = (smooth_noise(4, 160, 160) + 1) / 2
+    joined = join_channels(grey, STEP, (32,))
+    turned = join_channels(np.ascontiguousarray(np.rot90(grey, axes=(1, 2))), STEP, (32,))
+    permuted = turn_descriptors(joined, 1)
+    # One pixel apart (see its notes), so alike but not equal; a wrong order or sign would not be alike at all.
+    cosine = torch.nn.functional.cosine_similarity(permuted, turned, dim=-1)[:, 8:-8, 8:-8]
+    assert float(cosine.mean()) > 0.95
+    assert torch.equal(turn_descriptors(joined, 4), joined)
+
+
+class WordSlide:
+    """A slide that is nothing but its word map."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self.words, self.words_shape = words, words.shape
+
+    def read_words(self, x: int, y: int, width: int, height: int) -> np.ndarray:
+        part = np.full((len(self.words), height, width), NO_WORD, np.uint16)
+        _, rows, columns = self.words.shape
+        top, bottom, left, right = max(y, 0), min(y + height, rows), max(x, 0), min(x + width, columns)
+        part[:, top - y : bottom - y, left - x : right - x] = self.words[:, top:bottom, left:right]
+        return part
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_query_is_found_among_all_windows(vocabulary, turns, monkeypatch):
+    monkeypatch.setattr(bag_of_words, "PART_POINTS", 64)  # so that parts have borders to be wrong at
+    comir = smooth_noise(20, 400, 480)
+    slide = WordSlide(vocabulary.assign(vocabulary.project((comir + 1) / 2)))
+    frequencies = bag_of_words.word_frequencies(vocabulary, [slide])
+    assert np.allclose(frequencies.sum(axis=1), 1)
+    x, y, side = 300, 180, 112
+    content = comir[:, y - side // 2 : y + side // 2, x - side // 2 : x + side // 2]
+    shown = np.ascontiguousarray(np.rot90(content, turns, axes=(1, 2)))  # counter-clockwise, as the design says
+    bag = BagOfWords(Query("q", shown, (side, side), side * 4.0, side * 4.0, 1.0), vocabulary, frequencies)
+    assert list(bag.describe(8))[-1] == (2, 2)
+    for _, _, places in bag_of_words.scan_slides(bag, [(0, slide)], 20, 12.0):
+        pass
+    assert np.hypot(places[0].x - x, places[0].y - y) < 12
+    assert places[0].angle_deg % 360 == pytest.approx(90.0 * turns)
+
+
+def test_scores_do_not_depend_on_the_parts(vocabulary):
+    words = vocabulary.assign(vocabulary.project((smooth_noise(21, 320, 320) + 1) / 2))
+    slide = WordSlide(words)
+    query = Query("q", smooth_noise(22, 80, 80), (80, 80), 320.0, 320.0, 1.0)
+    bag = BagOfWords(query, vocabulary, bag_of_words.word_frequencies(vocabulary, [slide]))
+    for _ in bag.describe(4):
+        pass
+    halo = bag.halo_points
+    whole, _ = bag.score(slide.read_words(-halo, -halo, 80 + 2 * halo, 80 + 2 * halo))
+    part, _ = bag.score(slide.read_words(40 - halo, 20 - halo, 30 + 2 * halo, 30 + 2 * halo))
+    inner = part[halo:-halo, halo:-halo]
+    assert np.allclose(inner, whole[halo + 20 : halo + 50, halo + 40 : halo + 70], atol=1e-4)
+    assert CELLS == 3
