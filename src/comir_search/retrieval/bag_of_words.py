@@ -159,9 +159,11 @@ class BagOfWords:
             The best windows of one part, best first, at most `count`.
         """
         step, halo = self.vocabulary.step_px, self.halo_points
+        _, rows, columns = slide.words_shape
         reach = max(1, int(radius_px / step))
         for x, y in parts(slide):
-            words = slide.read_words(x - halo, y - halo, PART_POINTS + 2 * halo, PART_POINTS + 2 * halo)
+            width, height = (min(PART_POINTS, extent - at) for extent, at in ((columns, x), (rows, y)))
+            words = slide.read_words(x - halo, y - halo, width + 2 * halo, height + 2 * halo)
             inner = (slice(halo, -halo), slice(halo, -halo))
             if (words[0][inner] == NO_WORD).all():
                 yield []
@@ -217,13 +219,15 @@ def _gather_cells(weights: Tensor, side: int) -> Tensor:
     rows, columns = weights.shape[1:]
     reach = side * (CELLS // 2)
     before, after = side // 2 + reach, side - 1 - side // 2 + reach
-    padded = torch.nn.functional.pad(weights[None], (before, after, before, after))
-    means = torch.nn.functional.avg_pool2d(padded, side, 1)[0]
-    total = torch.zeros((rows, columns))
+    padded = torch.nn.functional.pad(weights.contiguous(), (before + 1, after, before + 1, after))
+    integral = padded.double().cumsum(1).cumsum_(2)
+    total = torch.zeros((rows, columns), dtype=torch.float64)
     for cell in range(CELLS**2):
         y, x = cell // CELLS * side, cell % CELLS * side
-        total += means[cell, y : y + rows, x : x + columns]
-    return total
+        top, bottom = integral[cell, y : y + rows], integral[cell, y + side : y + side + rows]
+        total += bottom[:, x + side : x + side + columns] - bottom[:, x : x + columns]
+        total += top[:, x : x + columns] - top[:, x + side : x + side + columns]
+    return (total / side**2).float()
 
 
 def parts(slide: IndexedSlide) -> list[tuple[int, int]]:
@@ -247,9 +251,9 @@ def _share_inside(mask: Tensor, size_px: int, step_px: int, grid: tuple[int, ...
     """Return the share of each grid point's surroundings that the mask covers, (rows, columns)."""
     half = size_px // 2
     padded = torch.nn.functional.pad(mask[None], (half,) * 4)
-    shares = torch.nn.functional.avg_pool2d(padded, 2 * half, 1)[0]
     first = step_px // 2
-    return shares[first::step_px, first::step_px][: grid[0], : grid[1]]
+    shares = torch.nn.functional.avg_pool2d(padded[:, first:, first:], 2 * half, step_px)[0]
+    return shares[: grid[0], : grid[1]]
 
 
 def scan_slides(
