@@ -76,7 +76,9 @@ def query_to_slide(
     height, width = query_shape
     size_um = candidate.width_um / width if query_pixel_size_um is None else query_pixel_size_um
     matrix = np.eye(3)
-    matrix[:2, :2] = turn_matrix(candidate.angle_deg, candidate.mirrored) * (size_um / candidate.pixel_size_um)
+    matrix[:2, :2] = turn_matrix(candidate.angle_deg, candidate.mirrored) * (
+        size_um / candidate.pixel_size_um
+    )
     centre = np.array([candidate.center_x_px, candidate.center_y_px])
     matrix[:2, 2] = centre - matrix[:2, :2] @ [width / 2, height / 2]
     return matrix

@@ -29,7 +29,16 @@ ROWS = {
     "192 px": ["--query-size", "192"],
     "128 px": ["--query-size", "128"],
     "96 px": ["--query-size", "96"],
-    "192 px, raw SHG, 12 bits": ["--query-size", "192", "--query-bits", "12", "--query-gain", "0.1", "1", "RAW"],
+    "192 px, raw SHG, 12 bits": [
+        "--query-size",
+        "192",
+        "--query-bits",
+        "12",
+        "--query-gain",
+        "0.1",
+        "1",
+        "RAW",
+    ],
     "192 px, pixel size 5 % off": ["--query-size", "192", "--pixel-size-error", "0.05"],
     "192 px, half mirrored": ["--query-size", "192", "--mirrored-share", "0.5", "MIRROR"],
     "192 px, half absent": ["--query-size", "192", "ABSENT"],
@@ -38,7 +47,9 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and tools/")
     parser.add_argument("--work", type=Path, required=True, help="folder for slides, queries and indexes")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)

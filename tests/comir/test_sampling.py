@@ -18,7 +18,9 @@ def pairs():
         y, x = np.mgrid[:300, :320] / 9.0
         pattern = sum(
             np.sin(x * np.cos(a) * f + y * np.sin(a) * f + p)
-            for a, f, p in zip(rng.uniform(0, 6, 12), rng.uniform(0.3, 1, 12), rng.uniform(0, 6, 12), strict=True)
+            for a, f, p in zip(
+                rng.uniform(0, 6, 12), rng.uniform(0.3, 1, 12), rng.uniform(0, 6, 12), strict=True
+            )
         )
         image = ((pattern - pattern.min()) / np.ptp(pattern)).astype(np.float32)[..., None]
         made.append(Pair(str(number), np.repeat(image, 3, axis=2), image))
@@ -58,7 +60,8 @@ def test_turned_template_matches_the_other_side_at_its_place(pairs):
         sampling._recolour_stain, sampling._recolour_signal = unchanged
     side, stride = 20, 2
     maps = [
-        torch.nn.functional.avg_pool2d(torch.from_numpy(crops[:, :1]), 2) for crops in (batch.first, batch.second)
+        torch.nn.functional.avg_pool2d(torch.from_numpy(crops[:, :1]), 2)
+        for crops in (batch.first, batch.second)
     ]
     frames = (batch.first_frames, batch.second_frames)
     for query, target in ((0, 1), (1, 0)):
@@ -80,7 +83,9 @@ def test_learning_rate_rises_then_falls():
 
 @pytest.mark.parametrize(("architecture", "channels"), [("compact", 4), ("tiramisu", 1)])
 def test_a_few_steps_lower_the_loss(pairs, architecture, channels):
-    recipe = Recipe(architecture, channels, steps=14, batch=4, crop_px=96 if architecture == "compact" else 64)
+    recipe = Recipe(
+        architecture, channels, steps=14, batch=4, crop_px=96 if architecture == "compact" else 64
+    )
     sampler = Sampler(pairs, recipe.crop_px, 0)
     trainer = Trainer(sampler, (3, 1), recipe, torch.device("cpu"))
     batch = sampler.draw(recipe.batch, 0)

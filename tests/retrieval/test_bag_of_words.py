@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from comir_search.opencv import cv2
+from comir_search.progress import finish
 from comir_search.retrieval import bag_of_words
 from comir_search.retrieval.bag_of_words import CELLS, BagOfWords, turn_descriptors
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
-from comir_search.progress import finish
 
 STRIDE, STEP = 2, 4
 
@@ -48,7 +48,9 @@ def test_assigned_words_are_the_nearest(vocabulary):
 
 
 def test_flat_places_have_no_word(vocabulary):
-    assert (vocabulary.assign(vocabulary.project(np.full((2, 64, 64), bag_of_words.GLASS, np.float32))) == NO_WORD).all()
+    assert (
+        vocabulary.assign(vocabulary.project(np.full((2, 64, 64), bag_of_words.GLASS, np.float32))) == NO_WORD
+    ).all()
 
 
 def test_quarter_turns_permute_descriptors():
@@ -85,7 +87,9 @@ def test_query_is_found_among_all_windows(vocabulary, turns, monkeypatch):
     assert np.allclose(frequencies.sum(axis=1), 1)
     x, y, side = 300, 180, 112
     content = comir[:, y - side // 2 : y + side // 2, x - side // 2 : x + side // 2]
-    shown = np.ascontiguousarray(np.rot90(content, turns, axes=(1, 2)))  # counter-clockwise, as the design says
+    shown = np.ascontiguousarray(
+        np.rot90(content, turns, axes=(1, 2))
+    )  # counter-clockwise, as the design says
     bag = BagOfWords(Query("q", shown, (side, side), side * 4.0, side * 4.0, 1.0), vocabulary, frequencies)
     assert list(bag.describe(8))[-1] == (2, 2)
     for _, _, places in bag_of_words.scan_slides(bag, [(0, slide)], 20, 12.0):

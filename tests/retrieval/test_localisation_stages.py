@@ -42,13 +42,17 @@ def comir():
     return np.tanh(smooth / smooth.std())
 
 
-def cut(comir: np.ndarray, x: float, y: float, angle_deg: float, size: tuple[int, int], mirrored=False) -> Query:
+def cut(
+    comir: np.ndarray, x: float, y: float, angle_deg: float, size: tuple[int, int], mirrored=False
+) -> Query:
     """Cut a query out as a microscope would, by the convention of the design."""
     height, width = size
     u, v = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
     offsets = np.stack([u, v], axis=-1) @ turn_matrix(angle_deg, mirrored).T
     points = (offsets + [x, y] - 0.5).astype(np.float32)
-    patch = np.stack([cv2.remap(channel, points[..., 0], points[..., 1], cv2.INTER_LINEAR) for channel in comir])
+    patch = np.stack(
+        [cv2.remap(channel, points[..., 0], points[..., 1], cv2.INTER_LINEAR) for channel in comir]
+    )
     return Query("q", patch, (height, width), height * 4.0, width * 4.0, 1.0)
 
 
@@ -93,7 +97,9 @@ def test_empty_glass_does_not_win(comir):
 
 
 def test_query_may_overhang_the_slide(comir):
-    query = cut(np.pad(comir, ((0, 0), (0, 0), (60, 0))), 75, 250, 0.0, (96, 96))  # 33 px hang over the left border
+    query = cut(
+        np.pad(comir, ((0, 0), (0, 0), (60, 0))), 75, 250, 0.0, (96, 96)
+    )  # 33 px hang over the left border
     slide = MemorySlide(comir)
     for _, _, places in scan_slides(Scanner(query, 2, np.arange(-170.0, 181.0, 10.0)), [(0, slide)], 5, 10.0):
         pass
@@ -112,7 +118,12 @@ def test_templates_follow_the_convention(comir):
 
 
 def test_keep_distinct_keeps_the_best_of_neighbours():
-    places = [Place(0, 10, 10, 0, 0.5), Place(0, 14, 10, 90, 0.9), Place(1, 10, 10, 0, 0.4), Place(0, 80, 10, 0, 0.1)]
+    places = [
+        Place(0, 10, 10, 0, 0.5),
+        Place(0, 14, 10, 90, 0.9),
+        Place(1, 10, 10, 0, 0.4),
+        Place(0, 80, 10, 0, 0.1),
+    ]
     kept = keep_distinct(places, 8.0, 10)
     assert [place.score for place in kept] == [0.9, 0.4, 0.1]
     assert len(keep_distinct(places, 8.0, 2)) == 2

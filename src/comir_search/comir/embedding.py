@@ -41,16 +41,21 @@ def intensity_of(model: Model, slide: Slide, modality: str) -> Intensity:
         return measure_intensity(np.zeros(1, np.uint8), side.intensity, np.dtype(np.uint8))
     if height * width <= SAMPLES * SAMPLE_PX**2:
         image = slide.read_scaled(model.pixel_size_um, 0, 0, width, height)
-        return measure_intensity(as_channels(image, side.channels, slide.name, modality), side.intensity, image.dtype)
+        return measure_intensity(
+            as_channels(image, side.channels, slide.name, modality), side.intensity, image.dtype
+        )
     overview, size_um = slide.overview()
     grey = np.asarray(overview, np.float32).reshape(*overview.shape[:2], -1).mean(axis=2)
+    assert size_um is not None  # scaled_shape has asked for it
     cell = max(1, round(SAMPLE_PX * model.pixel_size_um / size_um))
     rows, columns = max(1, grey.shape[0] // cell), max(1, grey.shape[1] // cell)
     cells = grey[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell).mean(axis=(1, 3))
     # Every second of the brighter half: signal, but not its brightest corner alone.
     order = np.argsort(cells, axis=None)[::-1][: 2 * SAMPLES : 2]
     fields = [
-        slide.read_scaled(model.pixel_size_um, int(column * SAMPLE_PX), int(row * SAMPLE_PX), SAMPLE_PX, SAMPLE_PX)
+        slide.read_scaled(
+            model.pixel_size_um, int(column * SAMPLE_PX), int(row * SAMPLE_PX), SAMPLE_PX, SAMPLE_PX
+        )
         for row, column in zip(*np.unravel_index(order, cells.shape), strict=True)
     ]
     stacked = as_channels(np.concatenate(fields), side.channels, slide.name, modality)

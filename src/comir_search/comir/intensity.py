@@ -50,7 +50,9 @@ class Intensity:
             return np.clip(scaled, 0, 1)
         if self.kind == LOG_FULL_SCALE:
             return np.log1p(np.clip(scaled, 0, 1))
-        return np.arcsinh(SIGNAL_KNEE * np.clip(scaled, 0, SIGNAL_LIMIT)) / np.float32(np.arcsinh(SIGNAL_KNEE))
+        return np.arcsinh(SIGNAL_KNEE * np.clip(scaled, 0, SIGNAL_LIMIT)) / np.float32(
+            np.arcsinh(SIGNAL_KNEE)
+        )
 
 
 def measure_intensity(samples: NDArray[np.generic], kind: str, dtype: np.dtype) -> Intensity:

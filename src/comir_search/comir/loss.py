@@ -31,7 +31,9 @@ def patch_info_nce(first: Tensor, second: Tensor, temperature: float = 0.5) -> T
     distances = (squares[:, None] + squares[None] - 2 * exact @ exact.T) / latents.shape[1]
     similarity = -distances / temperature
     count = len(first)
-    similarity = similarity.masked_fill(torch.eye(2 * count, dtype=torch.bool, device=first.device), -torch.inf)
+    similarity = similarity.masked_fill(
+        torch.eye(2 * count, dtype=torch.bool, device=first.device), -torch.inf
+    )
     positives = torch.arange(2 * count, device=first.device).roll(count)
     return torch.nn.functional.cross_entropy(similarity, positives).to(first.dtype)
 

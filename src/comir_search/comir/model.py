@@ -155,7 +155,9 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Write the model as safetensors, complete or not at all."""
-        header = {"model": json.dumps({**self._structure(), "card": self.card, "calibration": self._calibration()})}
+        header = {
+            "model": json.dumps({**self._structure(), "card": self.card, "calibration": self._calibration()})
+        }
         payload = save_tensors(
             {name: _halve(name, tensor).contiguous() for name, tensor in self._tensors().items()}, header
         )
@@ -182,7 +184,8 @@ class Model:
         tensors = {f"networks.{name}": tensor for name, tensor in self.networks.state_dict().items()}
         if self.vocabulary:
             tensors |= {
-                f"vocabulary.{name}": torch.from_numpy(array) for name, array in self.vocabulary.arrays().items()
+                f"vocabulary.{name}": torch.from_numpy(array)
+                for name, array in self.vocabulary.arrays().items()
             }
         return tensors
 
@@ -229,9 +232,13 @@ def load_model(path: str | Path | None = None, device: str = "auto") -> Model:
             header = json.loads((file.metadata() or {}).get("model", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, OSError) as error:
-        raise ComirSearchError(f"{path} is no comir-search model or is damaged ({error}); train or copy it again.") from error
+        raise ComirSearchError(
+            f"{path} is no comir-search model or is damaged ({error}); train or copy it again."
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ComirSearchError(f"{path} is no comir-search model; give a file that `comir-search train` wrote.")
+        raise ComirSearchError(
+            f"{path} is no comir-search model; give a file that `comir-search train` wrote."
+        )
     if header["format_version"] > FORMAT_VERSION:
         raise ComirSearchError(
             f"{path} has model format {header['format_version']}, newer than this program's {FORMAT_VERSION}; update "
@@ -255,7 +262,9 @@ def _assemble(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) ->
     try:
         networks.load_state_dict(groups["networks"])
     except RuntimeError as error:
-        raise ComirSearchError(f"{path} lacks weights of its own architecture; train or copy it again.") from error
+        raise ComirSearchError(
+            f"{path} lacks weights of its own architecture; train or copy it again."
+        ) from error
     vocabulary = header.get("vocabulary")
     calibration = header.get("calibration")
     return Model(

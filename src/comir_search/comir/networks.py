@@ -8,6 +8,8 @@ receptive field gives what the whole image gives.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ class CompactNet(nn.Module):
             first = _Conv(previous, width, stride=1 if depth == 0 else 2)
             self.down.append(nn.Sequential(first, _Conv(width, width)))
             previous = width
-        for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
+        for fine, coarse in pairwise(widths):
             self.lift.append(nn.Conv2d(coarse, fine, 1))
             self.up.append(_Conv(fine, fine))
         self.head = nn.Conv2d(widths[0], out_channels, 1)
@@ -74,7 +76,9 @@ class CompactNet(nn.Module):
         for depth in range(len(self.down)):
             step = 2 ** (depth + 1)  # input pixels per pixel of this level
             below = step / 2 if depth else step
-            reach += below + step + (2 * step if depth else 0) + step  # two convolutions, upsampling, one more
+            reach += (
+                below + step + (2 * step if depth else 0) + step
+            )  # two convolutions, upsampling, one more
         multiple = self.tile_multiple
         return int(-(-reach // multiple) * multiple)
 

@@ -108,7 +108,9 @@ class Sampler:
             frame = Frame(center, matrix)
             frames.append(frame)
             crops.append(_cut(image, frame, self.crop_px, rng))
-        recoloured = [(_recolour_stain if crop.shape[2] == 3 else _recolour_signal)(crop, rng) for crop in crops]
+        recoloured = [
+            (_recolour_stain if crop.shape[2] == 3 else _recolour_signal)(crop, rng) for crop in crops
+        ]
         return recoloured[0], recoloured[1], frames[0], frames[1], place
 
     def _place(self, index: int) -> NDArray[np.float64]:
@@ -116,7 +118,9 @@ class Sampler:
         rows, columns = self.pairs[index].first.shape[:2]
         margin = min(self.crop_px / np.sqrt(2), (min(rows, columns) - 1) / 2)
         for _ in range(50):
-            place = rng.uniform([margin, margin], [columns - 1 - margin, rows - 1 - margin] + np.array([1e-6, 1e-6]))
+            place = rng.uniform(
+                [margin, margin], [columns - 1 - margin, rows - 1 - margin] + np.array([1e-6, 1e-6])
+            )
             if rng.random() < max(FREE_SHARE, evidence[int(place[1]), int(place[0])]):
                 break
         return place
@@ -142,7 +146,11 @@ def _cut(
     matrix = np.hstack([frame.matrix, (frame.center - frame.matrix @ [middle, middle])[:, None]])
     interpolation = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_CUBIC
     crop = cv2.warpAffine(
-        image, matrix, (side, side), flags=interpolation | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
+        image,
+        matrix,
+        (side, side),
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     return np.asarray(crop.reshape(side, side, -1), np.float32)
 
@@ -160,8 +168,12 @@ def _recolour_stain(crop: NDArray[np.float32], rng: np.random.Generator) -> NDAr
     """Vary stain and lamp: mix optical densities, scale them, tint the background, gamma."""
     density = -np.log(np.clip(crop, 1 / 255, 1))
     mix = np.eye(3) + rng.normal(0, 0.08, (3, 3))
-    density = np.maximum(density @ mix.astype(np.float32), 0) * np.exp(rng.normal(0, 0.2, 3)).astype(np.float32)
-    density = density ** np.float32(np.exp(rng.normal(0, 0.12))) + np.abs(rng.normal(0, 0.08, 3)).astype(np.float32)
+    density = np.maximum(density @ mix.astype(np.float32), 0) * np.exp(rng.normal(0, 0.2, 3)).astype(
+        np.float32
+    )
+    density = density ** np.float32(np.exp(rng.normal(0, 0.12))) + np.abs(rng.normal(0, 0.08, 3)).astype(
+        np.float32
+    )
     crop = np.exp(-density)
     if rng.random() < 0.08:
         crop = np.repeat(crop.mean(axis=2, keepdims=True), 3, axis=2)

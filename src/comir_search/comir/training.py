@@ -59,7 +59,9 @@ class Trainer:
     device : torch.device
     """
 
-    def __init__(self, sampler: Sampler, channels: Sequence[int], recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, sampler: Sampler, channels: Sequence[int], recipe: Recipe, device: torch.device
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.sampler, self.recipe, self.device = sampler, recipe, device
         self.networks = nn.ModuleList(
@@ -98,17 +100,23 @@ class Trainer:
         return latents.float()
 
     def _place_loss(self, batch: Batch) -> Tensor:
-        maps = [torch.tanh(self._embed(side, crops) / 2) for side, crops in enumerate((batch.first, batch.second))]
+        maps = [
+            torch.tanh(self._embed(side, crops) / 2) for side, crops in enumerate((batch.first, batch.second))
+        ]
         frames = (batch.first_frames, batch.second_frames)
         share = TEMPLATE_SHARES[self.step % len(TEMPLATE_SHARES)]
         side_px = int(share * maps[0].shape[-1])
         scale = self.log_scale.exp()
         losses = []
         for query, target in ((1, 0), (0, 1)):
-            templates = _turn_templates(maps[query], frames[query], frames[target], batch.places, side_px, self.stride)
+            templates = _turn_templates(
+                maps[query], frames[query], frames[target], batch.places, side_px, self.stride
+            )
             places = _places_in_maps(frames[target], batch.places, side_px, self.sampler.crop_px, self.stride)
             losses.append(
-                place_info_nce(templates, maps[target], torch.as_tensor(places).to(templates), scale, ENERGY_FLOOR)
+                place_info_nce(
+                    templates, maps[target], torch.as_tensor(places).to(templates), scale, ENERGY_FLOOR
+                )
             )
         return (losses[0] + losses[1]) / 2
 
@@ -118,10 +126,14 @@ class Trainer:
         for side, crops in enumerate((batch.first, batch.second)):
             turns = torch.randint(4, (len(crops),))
             images = torch.as_tensor(crops)
-            turned = torch.stack([torch.rot90(image, int(k), (1, 2)) for image, k in zip(images, turns, strict=True)])
+            turned = torch.stack(
+                [torch.rot90(image, int(k), (1, 2)) for image, k in zip(images, turns, strict=True)]
+            )
             embedded = self._embed(side, turned)
             latents.append(
-                torch.stack([torch.rot90(latent, -int(k), (1, 2)) for latent, k in zip(embedded, turns, strict=True)])
+                torch.stack(
+                    [torch.rot90(latent, -int(k), (1, 2)) for latent, k in zip(embedded, turns, strict=True)]
+                )
             )
         return patch_info_nce(*latents) + activation_penalty(*latents)
 
@@ -135,7 +147,12 @@ def learning_rate_share(step: int, steps: int) -> float:
 
 
 def _turn_templates(
-    maps: Tensor, own: list[Frame], wanted: list[Frame], places: NDArray[np.float64], side_px: int, stride: int
+    maps: Tensor,
+    own: list[Frame],
+    wanted: list[Frame],
+    places: NDArray[np.float64],
+    side_px: int,
+    stride: int,
 ) -> Tensor:
     """Resample each map around its place into the other side's frame, (N, channels, side_px, side_px)."""
     middle_px = (maps.shape[-1] * stride - 1) / 2
@@ -164,10 +181,10 @@ def _places_in_maps(
 
 def prefetch(sampler: Sampler, count: int, first_step: int, steps: int) -> Iterator[Batch]:
     """Draw batches in a thread, a few ahead."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=3)
+    ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=3)
     stopped = threading.Event()
 
-    def put(item: Batch | BaseException) -> None:
+    def put(item: Batch | Exception) -> None:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -181,7 +198,7 @@ def prefetch(sampler: Sampler, count: int, first_step: int, steps: int) -> Itera
                 if stopped.is_set():
                     return
                 put(sampler.draw(count, step))
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  (it is raised again where the batch is asked for)
             put(error)
 
     thread = threading.Thread(target=work, name="training batches", daemon=True)
@@ -189,7 +206,7 @@ def prefetch(sampler: Sampler, count: int, first_step: int, steps: int) -> Itera
     try:
         for _ in range(first_step, steps):
             item = ready.get()
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             yield item
     finally:

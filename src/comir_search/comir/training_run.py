@@ -160,7 +160,7 @@ def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: i
     for done, pair in enumerate(pairs):
         yield Tick("embedding pairs", done, len(pairs))
         both = [
-            (decode(code(embed_array(model, image, modality))) + 1) / 2
+            (decode(code(embed_array(model, image, modality))) + np.float32(1)) / np.float32(2)
             for image, modality in zip((pair.first, pair.second), model.modalities, strict=True)
         ]
         comirs.append((both[0], both[1]))
@@ -266,9 +266,11 @@ class _Run:
         try:
             with safe_open(self.checkpoint, "pt") as file:
                 header = json.loads((file.metadata() or {})["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, ValueError, KeyError, OSError) as error:
-            raise ComirSearchError(f"{self.checkpoint} is damaged ({error}); delete it to start anew.") from error
+            raise ComirSearchError(
+                f"{self.checkpoint} is damaged ({error}); delete it to start anew."
+            ) from error
         if {key: header[key] for key in self._identity()} != json.loads(json.dumps(self._identity())):
             raise ComirSearchError(
                 f"{self.checkpoint} belongs to a run with other images or settings; train with those, or without "
@@ -283,7 +285,8 @@ class _Run:
         for number, parameter in enumerate(self._parameters()):
             state = {name: tensors[f"optimiser.{number}.{name}"] for name in _STATE}
             trainer.optimiser.state[parameter] = {
-                name: tensor if name == "step" else tensor.to(parameter.device) for name, tensor in state.items()
+                name: tensor if name == "step" else tensor.to(parameter.device)
+                for name, tensor in state.items()
             }
         trainer.step = int(header["step"])
         self.losses = [(int(step), float(loss)) for step, loss in header["losses"]]

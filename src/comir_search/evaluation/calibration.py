@@ -33,7 +33,9 @@ def collect(
     right : ndarray (n,) bool
     first : ndarray (n,) bool
     """
-    features, right, first = [], [], []
+    features: list[NDArray[np.float64]] = []
+    right: list[bool] = []
+    first: list[bool] = []
     for truth, result in answers:
         if not result.candidates:
             continue
@@ -45,7 +47,9 @@ def collect(
     return np.concatenate(features), np.array(right), np.array(first)
 
 
-def fit_calibration(answers: Sequence[tuple[Truth, SearchResult]], *, precision: float = PRECISION) -> Calibration:
+def fit_calibration(
+    answers: Sequence[tuple[Truth, SearchResult]], *, precision: float = PRECISION
+) -> Calibration:
     """Fit the logistic regression and choose the threshold of `found`.
 
     The threshold is the lowest confidence of a first candidate from which on the
@@ -99,7 +103,13 @@ def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> d
             continue
         mean, share = float(confidences[inside].mean()), float(right[inside].mean())
         bins.append(
-            {"from": number / BINS, "to": (number + 1) / BINS, "n": int(inside.sum()), "confidence": mean, "right": share}
+            {
+                "from": number / BINS,
+                "to": (number + 1) / BINS,
+                "n": int(inside.sum()),
+                "confidence": mean,
+                "right": share,
+            }
         )
         error += abs(mean - share) * inside.mean()
     return {"bins": bins, "ece": error}

@@ -65,10 +65,14 @@ def read_truth(path: str | Path) -> list[Truth]:
             reader = csv.DictReader(file)
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                raise ComirSearchError(f"{path} has no column {missing[0]!r}; it is not a table of true places.")
+                raise ComirSearchError(
+                    f"{path} has no column {missing[0]!r}; it is not a table of true places."
+                )
             rows = list(reader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ComirSearchError(f"{path} cannot be read ({error}); give the truth.csv of the queries.") from error
+        raise ComirSearchError(
+            f"{path} cannot be read ({error}); give the truth.csv of the queries."
+        ) from error
     try:
         return [
             Truth(
@@ -83,7 +87,9 @@ def read_truth(path: str | Path) -> list[Truth]:
             for row in rows
         ]
     except ValueError as error:
-        raise ComirSearchError(f"{path} holds a place that is not a number ({error}); mend the table.") from error
+        raise ComirSearchError(
+            f"{path} holds a place that is not a number ({error}); mend the table."
+        ) from error
 
 
 def is_hit(candidate: Candidate, truth: Truth, *, pose: bool = False) -> bool:
@@ -201,7 +207,10 @@ def summarise(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
         "n_absent": len(absent),
         "hit": _shares(ranks),
         "hit_pose": _shares(pose_ranks),
-        "recall": {f"{stage}_{FIRST_STAGE_RANK}": _recall(present, stage) for stage in ("bow", "correlation", "fused")},
+        "recall": {
+            f"{stage}_{FIRST_STAGE_RANK}": _recall(present, stage)
+            for stage in ("bow", "correlation", "fused")
+        },
         "found": {
             "n": len(found),
             "precision": right / len(found) if found else None,
@@ -211,7 +220,9 @@ def summarise(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
         "median_error_um": _median(
             [place_error_px(c, truth.x_px, truth.y_px) * c.pixel_size_um for c, truth in hits]
         ),
-        "median_angle_error_deg": _median([angle_difference_deg(c.angle_deg, truth.angle_deg) for c, truth in hits]),
+        "median_angle_error_deg": _median(
+            [angle_difference_deg(c.angle_deg, truth.angle_deg) for c, truth in hits]
+        ),
         "seconds_per_query": {"median": _median(seconds), "max": max(seconds)},
     }
 

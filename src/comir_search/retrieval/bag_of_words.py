@@ -18,7 +18,6 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from comir_search.geometry import normalise_angle_deg
-
 from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
@@ -131,7 +130,9 @@ class BagOfWords:
             Number of that angle.
         """
         _, rows, columns = words.shape
-        numbers = torch.from_numpy(np.where(words == NO_WORD, self.vocabulary.n_words, words).astype(np.int64))
+        numbers = torch.from_numpy(
+            np.where(words == NO_WORD, self.vocabulary.n_words, words).astype(np.int64)
+        )
         best = torch.full((rows, columns), -torch.inf)
         best_angle = torch.zeros((rows, columns), dtype=torch.long)
         for number, (table, side) in enumerate(zip(self._tables, self._sides, strict=True)):

@@ -61,7 +61,9 @@ def keep_distinct(
         if len(kept) == count:
             break
         here = centers[: len(kept)]
-        near = (here[:, 0] == place.slide) & (np.hypot(here[:, 1] - place.x, here[:, 2] - place.y) < radius_px)
+        near = (here[:, 0] == place.slide) & (
+            np.hypot(here[:, 1] - place.x, here[:, 2] - place.y) < radius_px
+        )
         if any(
             kept[i].mirrored == place.mirrored or angle_deg >= 360.0
             for i in np.flatnonzero(near)

@@ -39,7 +39,11 @@ class PoseFinder:
         self._cache: dict[tuple[tuple[float, ...], float], Spectra] = {}
 
     def refine(
-        self, place: Place, slide: IndexedSlide, angle_offsets_deg: Sequence[float], scales: Sequence[float] = (1.0,)
+        self,
+        place: Place,
+        slide: IndexedSlide,
+        angle_offsets_deg: Sequence[float],
+        scales: Sequence[float] = (1.0,),
     ) -> Place:
         """Return the place moved, turned and scored anew.
 
@@ -53,7 +57,9 @@ class PoseFinder:
         scales : sequence of float
             Sizes of the query to try, relative to the place's.
         """
-        angles = tuple(round(normalise_angle_deg(place.angle_deg + offset), 3) for offset in angle_offsets_deg)
+        angles = tuple(
+            round(normalise_angle_deg(place.angle_deg + offset), 3) for offset in angle_offsets_deg
+        )
         best: Place | None = None
         for scale in scales:
             found = self._refine_one(place, slide, angles, place.scale * scale)
@@ -65,14 +71,18 @@ class PoseFinder:
     def _spectra(self, angles: tuple[float, ...], scale: float) -> Spectra:
         key = (angles, scale)
         if key not in self._cache:
-            templates = turn_templates(self.query.comir, self.query.size_px, angles, level=self.level, scale=scale)
+            templates = turn_templates(
+                self.query.comir, self.query.size_px, angles, level=self.level, scale=scale
+            )
             size = next_fast_len(templates.side + 2 * self.margin_px, real=True)
             if len(self._cache) > 64:  # bounded: poses of the last levels hardly repeat
                 self._cache.clear()
             self._cache[key] = transform_templates(templates, size + size % 2)
         return self._cache[key]
 
-    def _refine_one(self, place: Place, slide: IndexedSlide, angles: tuple[float, ...], scale: float) -> Place:
+    def _refine_one(
+        self, place: Place, slide: IndexedSlide, angles: tuple[float, ...], scale: float
+    ) -> Place:
         factor = 2**self.level
         spectra = self._spectra(angles, scale)
         spare = (spectra.size - spectra.side) // 2

@@ -32,7 +32,9 @@ class Scanner:
 
     def __init__(self, query: Query, level: int, angles_deg: np.ndarray) -> None:
         self.query, self.level, self.angles_deg = query, level, angles_deg
-        templates = turn_templates(query.comir, query.size_px, angles_deg, level=level)
+        templates = turn_templates(
+            query.comir, query.size_px, [float(angle) for angle in angles_deg], level=level
+        )
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
         self.spectra: Spectra = transform_templates(templates, size + size % 2)
         self.step_px = self.spectra.size - self.spectra.side + 1
@@ -108,5 +110,7 @@ def scan_slides(
     places: list[Place] = []
     for done, (number, slide, tile) in enumerate(work):
         yield done, len(work), places
-        places = keep_distinct([*places, *scanner.scan(slide, number, tile, PLACES_PER_TILE)], radius_px, count)
+        places = keep_distinct(
+            [*places, *scanner.scan(slide, number, tile, PLACES_PER_TILE)], radius_px, count
+        )
     yield len(work), len(work), places

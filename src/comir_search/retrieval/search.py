@@ -146,7 +146,9 @@ def _search(
     model = index.model
     modality = modality or model.other(index.modality)
     yield Tick("embedding the query", 0, 1)
-    queries = [prepare_query(model, image, modality, mirrored=flipped) for flipped in (False, True)[: 1 + mirror]]
+    queries = [
+        prepare_query(model, image, modality, mirrored=flipped) for flipped in (False, True)[: 1 + mirror]
+    ]
     slides = list(enumerate(index.slides))
     chosen = [(number, slide) for number, slide in slides if names is None or slide.name in names]
     _check(index, queries[0], [slide for _, slide in chosen])
@@ -172,7 +174,9 @@ def _search(
         step_deg = _angle_step_deg(query, model.comir_pixel_size_um)
         scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
-            yield Tick("coarse correlation", done, total, report.partial(places, clock) if done % 8 == 7 else None)
+            yield Tick(
+                "coarse correlation", done, total, report.partial(places, clock) if done % 8 == 7 else None
+            )
         by_correlation = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("correlation")
 
@@ -202,7 +206,9 @@ def _search(
     result = report.result(verified, clock)
     if first_stage:
         stages = {"bow": by_words, "correlation": by_correlation, "fused": fused}
-        result = replace(result, first_stage={stage: report.ranked(places) for stage, places in stages.items()})
+        result = replace(
+            result, first_stage={stage: report.ranked(places) for stage, places in stages.items()}
+        )
     return result
 
 
@@ -220,7 +226,9 @@ def _angle_step_deg(query: Query, comir_pixel_size_um: float) -> float:
 
 def _check(index: Index, query: Query, slides: list[IndexedSlide]) -> None:
     if not slides:
-        raise ComirSearchError(f"The index {index.path} holds no finished slide to search; run comir-search index.")
+        raise ComirSearchError(
+            f"The index {index.path} holds no finished slide to search; run comir-search index."
+        )
     area_um2 = query.height_um * query.width_um
     largest_um2 = max(slide.height_px * slide.width_px * slide.pixel_size_um**2 for slide in slides)
     if area_um2 > MAX_AREA_RATIO * largest_um2:
@@ -249,7 +257,8 @@ class _Reporter:
         confidences = calibration.confidence(features)
         order = sorted(range(len(places)), key=lambda i: (-confidences[i], -places[i].score))
         candidates = tuple(
-            self._candidate(places[number], rank, float(confidences[number])) for rank, number in enumerate(order, 1)
+            self._candidate(places[number], rank, float(confidences[number]))
+            for rank, number in enumerate(order, 1)
         )
         return candidates, candidates[0].confidence >= calibration.threshold
 
@@ -293,7 +302,12 @@ class _Reporter:
             return None
         ordered = sorted(places, key=lambda place: -place.score)[: self.top]
         return SearchResult(
-            self.query.name, False, "still searching", dict(clock.seconds), self.candidates(ordered)[0], self.query.signal
+            self.query.name,
+            False,
+            "still searching",
+            dict(clock.seconds),
+            self.candidates(ordered)[0],
+            self.query.signal,
         )
 
     def _reason(self, candidates: tuple[Candidate, ...], found: bool) -> str:
@@ -304,7 +318,9 @@ class _Reporter:
         if found:
             return f"The first place stands out (confidence {first.confidence:.0%}); {signal}."
         if self.query.signal < LITTLE_EVIDENCE:
-            return f"The patch is too dark or too empty to be placed ({signal}); take a larger or brighter one."
+            return (
+                f"The patch is too dark or too empty to be placed ({signal}); take a larger or brighter one."
+            )
         margin = first.score - candidates[1].score if len(candidates) > 1 else first.score
         why = "several places fit about equally well" if margin < 0.03 else "the best place fits too poorly"
         return f"No place can be trusted: {why} (confidence {first.confidence:.0%}); {signal}."

@@ -99,6 +99,10 @@ def turn_templates(
     grid = torch.from_numpy(np.stack(grids).astype(np.float32))
     mask = torch.from_numpy(np.stack(masks).astype(np.float32))
     sampled = torch.nn.functional.grid_sample(
-        reduced[None].expand(len(grid), -1, -1, -1), grid, mode="bilinear", padding_mode="border", align_corners=False
+        reduced[None].expand(len(grid), -1, -1, -1),
+        grid,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     )
     return Templates(sampled * mask[:, None], mask, np.asarray(angles_deg, float))

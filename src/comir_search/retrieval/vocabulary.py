@@ -74,7 +74,9 @@ class Vocabulary:
         return {"projection": self.projection, "offset": self.offset, "words": self.words, "idf": self.idf}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]], settings: Mapping[str, Any]) -> Vocabulary:
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[np.float32]], settings: Mapping[str, Any]
+    ) -> Vocabulary:
         """Build from `arrays` and `settings`."""
         return cls(int(settings["step_px"]), tuple(settings["block_px"]), **arrays)
 
@@ -163,5 +165,5 @@ def join_channels(comir: NDArray[np.float32] | Tensor, step_px: int, block_px: S
     -------
     Tensor (n_blocks, rows // step, columns // step, channels * 64) float32
     """
-    maps = surf_maps(torch.as_tensor(comir), step_px=step_px, block_px=block_px)
+    maps: Tensor = surf_maps(torch.as_tensor(comir), step_px=step_px, block_px=block_px)
     return maps.permute(1, 2, 3, 0, 4).flatten(3)

@@ -79,7 +79,10 @@ def learn_vocabulary_steps(
     )
     window = max(1, round(WINDOW_UM / pixel_size_um / stride / step_px))
     maps = [vocabulary.assign(vocabulary.project(first_side)) for first_side, _ in pairs]
-    idfs = [_inverse_document_frequency([m[block] for m in maps], n_words, window) for block in range(len(block_px))]
+    idfs = [
+        _inverse_document_frequency([m[block] for m in maps], n_words, window)
+        for block in range(len(block_px))
+    ]
     return Vocabulary(
         step_px, block_px, vocabulary.projection, vocabulary.offset, vocabulary.words, np.stack(idfs)
     )
@@ -126,7 +129,12 @@ def _cluster(samples: NDArray[np.float32], n_words: int, seed: int) -> NDArray[n
     count = min(len(samples), _WORD_SAMPLES_PER_WORD * n_words)
     samples = samples[rng.choice(len(samples), count, replace=False)]
     kmeans = MiniBatchKMeans(
-        min(n_words, len(samples)), batch_size=8192, n_init=1, max_iter=20, random_state=seed, reassignment_ratio=0.0
+        min(n_words, len(samples)),
+        batch_size=8192,
+        n_init=1,
+        max_iter=20,
+        random_state=seed,
+        reassignment_ratio=0.0,
     )
     return kmeans.fit(samples).cluster_centers_.astype(np.float32)
 
