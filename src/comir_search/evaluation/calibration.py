@@ -52,8 +52,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the logistic regression and choose the threshold of `found`.
 
-    The threshold is the lowest confidence of a first candidate from which on the
-    share of right ones is `precision`, and never below one half.
+    The threshold is a confidence of first candidates from which on the share of
+    right ones is `precision`, and never below one half.
 
     Raises
     ------
@@ -68,15 +68,18 @@ def fit_calibration(
     # First candidates decide; the others only anchor the low end.
     weights = np.where(first, 1.0, 0.1)
     scale = features.std(axis=0) + 1e-9
-    regression = LogisticRegression(C=1.0, max_iter=1000).fit(features / scale, right, sample_weight=weights)
+    regression = LogisticRegression(C=10.0, max_iter=1000).fit(features / scale, right, sample_weight=weights)
     coefficients = regression.coef_[0] / scale
     calibration = Calibration((*(float(c) for c in coefficients), float(regression.intercept_[0])), 0.5)
     confidence, correct = calibration.confidence(features[first]), right[first]
     order = np.argsort(-confidence)
     shares = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(shares >= precision)
-    threshold = max(0.5, float(confidence[order][good[-1]])) if len(good) else 1.0
-    return Calibration(calibration.weights, threshold)
+    if not len(good):
+        return Calibration(calibration.weights, 1.0)
+    # Half way to the next lower one: between them nothing is known.
+    lowest = confidence[order][good[-1] : good[-1] + 2].mean()
+    return Calibration(calibration.weights, max(0.5, float(lowest)))
 
 
 def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, Any]:

@@ -68,6 +68,9 @@ class Scanner:
         x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
         window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
         scores, best = correlate_window(spectra, window).max(0)
+        # The centre lies on the slide: a query overhangs it by half at most.
+        _, rows, columns = slide.comir_shape
+        scores = scores[: -(-rows // factor) - tile[1], : -(-columns // factor) - tile[0]]
         radius = max(1, int(self.query.short_side_px / factor / 8))
         peaks = torch.nn.functional.max_pool2d(scores[None], 2 * radius + 1, 1, radius)[0] == scores
         ys, xs = torch.nonzero(peaks, as_tuple=True)

@@ -272,8 +272,8 @@ class _Reporter:
         return Candidate(
             rank=rank,
             slide=slide.name,
-            center_x_px=place.x * to_px,
-            center_y_px=place.y * to_px,
+            center_x_px=float(place.x * to_px),
+            center_y_px=float(place.y * to_px),
             pixel_size_um=slide.pixel_size_um,
             width_um=self.query.width_um * place.scale,
             height_um=self.query.height_um * place.scale,
