@@ -48,7 +48,7 @@ class Keymap:
     def __init__(self, viewer: Any, actions: Mapping[str, Callable[[], None]]) -> None:
         self._viewer = viewer
         for key in KEYS:
-            viewer.bind_key(key.keys, _Press(actions[key.action]), overwrite=True)
+            viewer.bind_key(key.keys, _Press(key, actions[key.action]), overwrite=True)
 
     def close(self) -> None:
         """Unbind the keys."""
@@ -59,8 +59,10 @@ class Keymap:
 class _Press:
     """Calls an action whatever viewer the key was pressed in."""
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, key: Key, action: Callable[[], None]) -> None:
         self._action = action
+        # napari looks keys up by the names of their functions.
+        self.__name__, self.__doc__ = key.action, key.meaning
 
     def __call__(self, viewer: Any) -> None:
         self._action()

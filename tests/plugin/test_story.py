@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QFileDialog
+from qtpy.QtWidgets import QFileDialog
 
 from comir_search.io.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
@@ -69,12 +69,11 @@ class Stage:
         QTest.mouseRelease(canvas, LEFT, NO_KEYS, points[-1])
         self.qtbot.wait(50)
 
-    def picture(self, name: str, widget=None) -> np.ndarray:
+    def picture(self, name: str) -> np.ndarray:
         self.qtbot.wait(300)
         if self.shots:
-            window = self.viewer.window._qt_window
-            path = Path(self.shots) / f"{name}.png"
-            QApplication.primaryScreen().grabWindow(int(window.winId())).save(str(path))
+            path = str(Path(self.shots) / f"{name}.png")
+            self.viewer.window.screenshot(path, canvas_only=False, flash=False)
         return self.viewer.screenshot(canvas_only=True, flash=False)
 
 
@@ -131,11 +130,19 @@ def test_from_a_folder_to_a_verified_place(stage: Stage, study, tmp_path: Path, 
     stage.picture("04_query")
 
     # Search; the first candidates come before the end.
+    refining: list[int] = []
+
+    def note_partial() -> None:
+        if session.is_refining:
+            refining.append(len(session.candidates))
+
+    session.events.result.connect(note_partial)
     stage.click(dock.search.go_button)
-    stage.until(lambda: session.is_refining)
-    assert session.candidates and dock.inspector is not None
-    stage.picture("05_searching")
     stage.until(lambda: not workbench.searching.is_running)
+    assert not dock.message.text
+    assert refining and refining[0] > 0
+    assert dock.inspector is not None and not session.is_refining
+    stage.picture("05_found")
     first = session.candidate
     assert first.rank == 1 and first.slide == "first.ome.tif"
     assert np.hypot(first.center_x_px - drawn.center_x_px, first.center_y_px - drawn.center_y_px) < 3

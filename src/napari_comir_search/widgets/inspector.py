@@ -91,13 +91,19 @@ class Inspector(QWidget):
         top = QHBoxLayout()
         top.addLayout(modes)
         top.addWidget(self.slider, 1)
+        top.addWidget(self.picture_button)
         bottom = QHBoxLayout()
         bottom.setSpacing(3)
         for button in (self.query_face, self.slide_face):
             bottom.addWidget(button)
         bottom.addStretch(1)
-        for button in (self.refit_button, self.reset_button, self.keep_button, self.picture_button):
+        for button in (self.refit_button, self.reset_button, self.keep_button):
             bottom.addWidget(button)
+        for row in (top, bottom):
+            for position in range(row.count()):
+                if isinstance(button := row.itemAt(position).widget(), QPushButton):
+                    # On a small screen the slide needs the width more than the buttons do.
+                    button.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         frame = QWidget()
         frame.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self._stack = QStackedLayout(frame)

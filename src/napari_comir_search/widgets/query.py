@@ -238,7 +238,7 @@ class QueryWidget(QWidget):
             return
         self.use_button.setEnabled(outline.has_rectangle)
         self.drawing_label.setText(
-            f"Move the rectangle, or turn it by the handle above it. It is cut from {outline.target.name}."
+            f"Move the rectangle, or turn it by the handle that stands out. It is cut from {outline.target.name}."
             if outline.has_rectangle
             else f"Drag a rectangle on {outline.target.name}."
         )
