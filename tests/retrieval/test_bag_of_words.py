@@ -47,6 +47,14 @@ def test_assigned_words_are_the_nearest(vocabulary):
         assert torch.allclose(chosen, distances.min(1).values, atol=1e-3)
 
 
+def test_strips_do_not_show(vocabulary):
+    grey = torch.from_numpy((smooth_noise(10, 700, 60) + 1) / 2)  # more than two strips high
+    whole = vocabulary.project_joined(join_channels(grey, vocabulary.step_px, vocabulary.block_px))
+    assert torch.allclose(vocabulary.project(grey), whole, atol=1e-2)
+    agreement = (vocabulary.assign(vocabulary.project(grey)) == vocabulary.assign(whole)).mean()
+    assert agreement > 0.999
+
+
 def test_flat_places_have_no_word(vocabulary):
     assert (
         vocabulary.assign(vocabulary.project(np.full((2, 64, 64), bag_of_words.GLASS, np.float32))) == NO_WORD

@@ -22,6 +22,7 @@ from comir_search.features.surf import surf_maps
 
 NO_WORD = 65535
 _ASSIGN_CHUNK = 8192
+_STRIP_POINTS = 64
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,17 @@ class Vocabulary:
         Tensor (n_blocks, rows // step, columns // step, dimensions) float32
             NaN where the CoMIR is flat in every channel.
         """
-        return self.project_joined(join_channels(comir, self.step_px, self.block_px))
+        step = self.step_px
+        image = torch.as_tensor(comir)
+        points, halo = image.shape[1] // step, -(-self.halo_px // step)
+        strips = []
+        for first in range(0, points, _STRIP_POINTS):
+            # Joined descriptors take 2 kB a point: a strip of them at a time, with the rows that they look at.
+            top, last = max(0, first - halo), min(points, first + _STRIP_POINTS)
+            bottom = image.shape[1] if last + halo >= points else (last + halo) * step
+            joined = join_channels(image[:, top * step : bottom], step, self.block_px)
+            strips.append(self.project_joined(joined[:, first - top : last - top]))
+        return torch.cat(strips, 1)
 
     def project_joined(self, joined: Tensor) -> Tensor:
         """Project descriptors from `join_channels`; see `project`."""
