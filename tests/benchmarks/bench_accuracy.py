@@ -87,9 +87,12 @@ class Bench:
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         return folder
 
-    def index(self, folder: Path, distractors: bool, modality: str = "bf") -> Index:
+    def index(self, folder: Path, kind: str, distractors: bool, modality: str = "bf") -> Index:
+        """Index a folder's slide, or open the index of another folder of this kind: their slides are the same."""
         model = load_model(self.args.model)
-        path = folder / f"index-{model.fingerprint[:8]}"
+        path = self.args.work / f"index_{kind}_{self.args.seed}_{model.fingerprint[:8]}"
+        if path.is_dir():
+            return Index.open(path)
         index = finish(index_slides_steps([folder / "slides"], path, model=model, modality=modality))
         if distractors:
             slides = self.args.shared / "data" / "wsi"
@@ -111,7 +114,8 @@ class Bench:
         name = "".join(c if c.isalnum() else "_" for c in row) + f"_{self.args.seed}"
         options += ["--queries-per-core", str(self.args.queries_per_core)]
         folder = self.build(name, names, options, absent)
-        index = self.index(folder, "BF" not in flags, "shg" if "BF" in flags else "bf")
+        kind = "absent" if "ABSENT" in flags else "shg" if "BF" in flags else "bf"
+        index = self.index(folder, kind, kind != "shg", "shg" if kind == "shg" else "bf")
         truth = folder / "truth.csv"
         answers = finish(search_all_steps(index, folder / "queries", truth, mirror="MIRROR" in flags))
         result = summarise(answers)
@@ -129,7 +133,7 @@ class Bench:
                 absent = names[half::2]
                 options = ["--query-size", size, "--queries-per-core", "2"]
                 folder = self.build(f"fit_{size}_{half}", names, options, absent)
-                index = self.index(folder, distractors=False)
+                index = self.index(folder, f"fit{half}", distractors=False)
                 answers += finish(search_all_steps(index, folder / "queries", folder / "truth.csv"))
         model = load_model(self.args.model, "cpu")
         model.calibration = fit_calibration(answers)

@@ -175,7 +175,7 @@ def _search(
         scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
             yield Tick(
-                "coarse correlation", done, total, report.partial(places, clock) if done % 8 == 7 else None
+                "coarse correlation", done, total, report.partial(places, clock) if done in (8, total) else None
             )
         by_correlation = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("correlation")
