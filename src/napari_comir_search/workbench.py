@@ -191,6 +191,9 @@ class Workbench(QObject):
             self.failed.emit(opened.problems[0] + more)
         if new and self.view.shown is None:
             self.view.show(new[0].fingerprint)
+        if new and self.session.candidates:
+            # Pictures of candidates could not be made before their slides were here.
+            self.session.events.result.emit()
         self._picture_slides()
         if self.session.index_path is not None:
             self.open_index(self.session.index_path)

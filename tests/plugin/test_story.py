@@ -209,6 +209,7 @@ def test_from_a_folder_to_a_verified_place(stage: Stage, study, tmp_path: Path, 
     stage.until(lambda: session.index is not None and len(session.searchable) == 2)
     assert (session.candidates, session.counts, session.candidate.rank) == before
     stage.until(lambda: workbench.view.candidates.outlines is not None)
+    stage.until(lambda: dock.inspector.canvas.model.layers and not workbench.comparing.is_running)
     stage.picture("10_reopened")
 
     # Hand over.

@@ -51,7 +51,7 @@ SECTIONS = (
     ("Export", "export", "Hand the results over."),
 )
 COMPARE_SHARE = 0.42  # of the window's height
-DOCK_WIDTH_PX = 404
+DOCK_WIDTH_PX = 392
 AFTER_SEARCH = ("results", "export")
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_comir_search.log import log_path
 
@@ -34,16 +34,14 @@ class MessageBar(QWidget):
         self.close_button.setText("×")
         self.close_button.setToolTip("Dismiss this message.")
         self.close_button.clicked.connect(self.hide)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
-        buttons.addWidget(self.copy_button)
-        buttons.addWidget(self.close_button)
         self._frame = QWidget()
         self._frame.setObjectName("comir-message")
-        layout = QVBoxLayout(self._frame)
+        layout = QGridLayout(self._frame)
         layout.setContentsMargins(8, 6, 6, 6)
-        layout.addWidget(self.label)
-        layout.addLayout(buttons)
+        layout.setColumnStretch(0, 1)
+        layout.addWidget(self.label, 0, 0)
+        layout.addWidget(self.close_button, 0, 1, Qt.AlignmentFlag.AlignTop)
+        layout.addWidget(self.copy_button, 1, 0, 1, 2, Qt.AlignmentFlag.AlignRight)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self._frame)
