@@ -16,7 +16,8 @@ from comir_search.retrieval.query import Query
 from comir_search.retrieval.templates import turn_templates
 
 MIN_WINDOW_PX = 192
-PLACES_PER_TILE = 24
+PLACES_PER_TILE = 80
+FIRST_TILES, FIRST_PLACES = 8, 24  # after so many tiles, show so many places
 
 
 class Scanner:
@@ -107,13 +108,12 @@ def scan_slides(
     done, total : int
         Tiles.
     places : list of Place
-        The best so far, distinct, best first.
+        The best so far, distinct, best first: a few after the first tiles, all at
+        the end, none in between.
     """
     work = [(number, slide, tile) for number, slide in slides for tile in scanner.tiles(slide)]
-    places: list[Place] = []
+    found: list[Place] = []
     for done, (number, slide, tile) in enumerate(work):
-        yield done, len(work), places
-        places = keep_distinct(
-            [*places, *scanner.scan(slide, number, tile, PLACES_PER_TILE)], radius_px, count
-        )
-    yield len(work), len(work), places
+        yield done, len(work), keep_distinct(found, radius_px, FIRST_PLACES) if done == FIRST_TILES else []
+        found += scanner.scan(slide, number, tile, PLACES_PER_TILE)
+    yield len(work), len(work), keep_distinct(found, radius_px, count)

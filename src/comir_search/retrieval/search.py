@@ -29,7 +29,7 @@ from comir_search.slides import Slide, open_slide
 SCAN_LEVEL = 2
 CORRELATION_LENGTH_UM = 26.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
-FIRST_STAGE_PLACES = 300
+FIRST_STAGE_PLACES = 1000  # chance peaks are high on coarse CoMIRs: patches of faint signal come late
 BOW_PLACES = 60  # of the bag of words' own, verified beside the correlation's
 FINE_PLACES = 24
 LAST_PLACES = 12
@@ -174,9 +174,7 @@ def _search(
         step_deg = _angle_step_deg(query, model.comir_pixel_size_um)
         scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
-            yield Tick(
-                "coarse correlation", done, total, report.partial(places, clock) if done in (8, total) else None
-            )
+            yield Tick("coarse correlation", done, total, report.partial(places, clock) if places else None)
         by_correlation = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("correlation")
 
