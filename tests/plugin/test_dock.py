@@ -50,10 +50,15 @@ def slides(tmp_path: Path) -> Path:
 
 def is_own(control) -> bool:
     """Whether a control is ours, and not a part that Qt made inside one."""
+    if control.objectName().startswith("qt_"):
+        return False
     parent = control.parent()
-    inside = isinstance(parent, (QAbstractItemView, QAbstractSpinBox, QComboBox))
-    made = (control.objectName(), parent.objectName(), type(parent).__name__)
-    return not inside and not any(name.startswith(("qt_", "QComboBoxPrivate")) for name in made)
+    while parent is not None:
+        whole = isinstance(parent, (QAbstractItemView, QAbstractSpinBox, QComboBox))
+        if whole or parent.objectName().startswith("qt_"):
+            return False
+        parent = parent.parent()
+    return True
 
 
 def settle(qtbot, dock: SearchDock) -> None:
