@@ -230,7 +230,7 @@ def test_other_networks_are_refused(tmp_path, published):
     with pytest.raises(ComirSearchError, match="holds no CoMIR networks"):
         import_checkpoint(save([1, 2], tmp_path / "list.pt", True), pixel_size_um=1.0)
     both_grey = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(1).state_dict()}
-    with pytest.raises(ComirSearchError, match="one grey and one RGB"):
+    with pytest.raises(ComirSearchError, match="not for grey and RGB images"):
         import_checkpoint(save(both_grey, tmp_path / "grey.pt", True), pixel_size_um=1.0)
 
 

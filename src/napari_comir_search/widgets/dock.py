@@ -11,6 +11,7 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
+    QDockWidget,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -201,7 +202,14 @@ class SearchDock(QWidget):
                 # Below the slide alone: this dock keeps its height.
                 window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
                 window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
-                window.resizeDocks([dock], [round(COMPARE_SHARE * window.height())], Qt.Orientation.Vertical)
+                # napari may hand out a proxy of its dock; Qt wants the dock itself.
+                itself = self.inspector.parentWidget()
+                while itself is not None and not isinstance(itself, QDockWidget):
+                    itself = itself.parentWidget()
+                if itself is not None:
+                    window.resizeDocks(
+                        [itself], [round(COMPARE_SHARE * window.height())], Qt.Orientation.Vertical
+                    )
             dock.destroyed.connect(self._forget_inspector)
 
     def _forget_inspector(self) -> None:
