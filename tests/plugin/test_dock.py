@@ -50,12 +50,13 @@ def slides(tmp_path: Path) -> Path:
 
 def is_own(control) -> bool:
     """Whether a control is ours, and not a part that Qt made inside one."""
-    if control.objectName().startswith("qt_"):
+    if any(
+        name.startswith("qt_scrollarea") for name in (control.objectName(), control.parent().objectName())
+    ):
         return False
     parent = control.parent()
     while parent is not None:
-        whole = isinstance(parent, (QAbstractItemView, QAbstractSpinBox, QComboBox))
-        if whole or parent.objectName().startswith("qt_"):
+        if isinstance(parent, (QAbstractItemView, QAbstractSpinBox, QComboBox)):
             return False
         parent = parent.parent()
     return True
@@ -217,6 +218,23 @@ def test_leaving_takes_keys_and_callbacks_off(qtbot, dock: SearchDock, slides: P
     assert not [key for key in viewer.keymap if "Shift" in str(key)]
     assert path.exists()  # it holds a verdict's worth of work
     dock.leave()  # twice is once
+
+
+def test_the_dock_works_with_the_viewer_that_napari_gives(
+    qtbot, make_napari_viewer_proxy, slides: Path, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    dock = SearchDock(viewer, folder=tmp_path / "projects")
+    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
+    dock.workbench.take([slides / "a.tif"])
+    settle(qtbot, dock)
+    judge_something(dock)
+    settle(qtbot, dock)
+    assert viewer.layers["a.tif"].visible
+    assert "Candidates" in viewer.layers
+    assert dock.inspector.canvas.model.layers
+    dock.leave()
+    settle(qtbot, dock)
 
 
 def test_durations_are_short() -> None:

@@ -11,7 +11,6 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
-    QDockWidget,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -70,6 +69,9 @@ class SearchDock(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer, folder: str | Path | None = None) -> None:
         super().__init__()
         open_log()
+        # napari gives plugins a proxy that makes a new object of each layer it hands out;
+        # layers are told apart by identity here, and nothing private is used.
+        viewer = getattr(viewer, "__wrapped__", viewer)
         self.viewer = viewer
         self.session = Session(folder or projects_folder(), read_preferences().reviewer or None)
         self.workbench = Workbench(viewer, self.session, self)
@@ -202,14 +204,7 @@ class SearchDock(QWidget):
                 # Below the slide alone: this dock keeps its height.
                 window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
                 window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
-                # napari may hand out a proxy of its dock; Qt wants the dock itself.
-                itself = self.inspector.parentWidget()
-                while itself is not None and not isinstance(itself, QDockWidget):
-                    itself = itself.parentWidget()
-                if itself is not None:
-                    window.resizeDocks(
-                        [itself], [round(COMPARE_SHARE * window.height())], Qt.Orientation.Vertical
-                    )
+                window.resizeDocks([dock], [round(COMPARE_SHARE * window.height())], Qt.Orientation.Vertical)
             dock.destroyed.connect(self._forget_inspector)
 
     def _forget_inspector(self) -> None:
