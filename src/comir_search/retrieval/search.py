@@ -195,7 +195,6 @@ def _search(
                 partial = report.partial(verified, clock) if level == 0 else None
                 yield Tick(f"pose, level {level}", done, len(starts), partial)
             offsets = [share * step_deg for share in shares]
-            # The bag of words knows the angle more coarsely than the scan does.
             verified.append(posers[place.mirrored].refine(place, everything[place.slide], offsets, scales))
         if level == 1 and first_stage:
             fused = keep_distinct(verified, radius_px, FIRST_STAGE_PLACES)

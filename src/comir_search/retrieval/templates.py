@@ -58,7 +58,6 @@ def turn_templates(
     *,
     level: int = 0,
     scale: float = 1.0,
-    odd: bool = False,
 ) -> Templates:
     """Turn a query's CoMIR into the slide's frame.
 
@@ -73,14 +72,12 @@ def turn_templates(
         Pyramid level: templates are 2 ** level times coarser than `comir`.
     scale : float
         By which the query is enlarged, where its stated pixel size may be wrong.
-    odd : bool
-        Unused sides are even by default, so that the centre lies on a pixel corner.
     """
     factor = 2**level
     reduced = torch.from_numpy(np.ascontiguousarray(shrink(comir, factor)))
     height, width = (extent * scale / factor for extent in size_px)
     side = int(np.ceil(np.hypot(height, width)))
-    side += (side % 2) != odd
+    side += side % 2  # even, so that the centre lies on a pixel corner
     offsets = np.arange(side) - (side - 1) / 2
     grid_x, grid_y = np.meshgrid(offsets, offsets)
     on_slide = np.stack([grid_x, grid_y], axis=-1)
