@@ -232,7 +232,7 @@ def search_steps(
     mirror : bool
         Whether the query may be mirrored.
     slides : sequence of str, optional
-        Names of the slides to search; all by default.
+        Fingerprints of the slides to search; all by default.
     """
     from comir_search.retrieval.search import search_steps as engine_steps
 

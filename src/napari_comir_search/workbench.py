@@ -256,7 +256,7 @@ class Workbench(QObject):
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
     def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
-        """Search the current query."""
+        """Search the current query, in the slides of these fingerprints or in all."""
         query, index = self.session.query, self.session.index
         if query is None or index is None:
             return
@@ -265,7 +265,13 @@ class Workbench(QObject):
         provenance = {
             "index": str(index.path),
             "model": index.model.fingerprint,
-            "options": {"top": top, "mirror": mirror, "slides": list(slides or [])},
+            "options": {
+                "top": top,
+                "mirror": mirror,
+                "slides": [
+                    item.info.name for item in self.session.slides if item.fingerprint in (slides or ())
+                ],
+            },
         }
         self._searched = (query.id, provenance)
         self.searching.run(

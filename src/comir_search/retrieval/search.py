@@ -92,7 +92,7 @@ def search(
     mirror : bool
         Look for the flipped query too.
     slides : sequence of str, optional
-        Look only in slides of these names.
+        Look only in slides of these names or fingerprints; several slides may have one name.
     first_stage : bool
         Return the first stages' places too, for evaluation.
 
@@ -150,7 +150,7 @@ def _search(
         prepare_query(model, image, modality, mirrored=flipped) for flipped in (False, True)[: 1 + mirror]
     ]
     slides = list(enumerate(index.slides))
-    chosen = [(number, slide) for number, slide in slides if names is None or slide.name in names]
+    chosen = [(number, slide) for number, slide in slides if _is_chosen(slide, names)]
     _check(index, queries[0], [slide for _, slide in chosen])
     everything = [slide for _, slide in slides]
     report = _Reporter(index, queries[0], everything, top)
@@ -207,6 +207,10 @@ def _search(
             result, first_stage={stage: report.ranked(places) for stage, places in stages.items()}
         )
     return result
+
+
+def _is_chosen(slide: IndexedSlide, wanted: Sequence[str] | None) -> bool:
+    return wanted is None or slide.name in wanted or slide.fingerprint in wanted
 
 
 def _angles(count: int) -> np.ndarray:

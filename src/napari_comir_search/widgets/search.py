@@ -147,8 +147,7 @@ class SearchWidget(QWidget):
 
     def _search(self) -> None:
         chosen = self._chosen()
-        names = [item.info.name for item in self.session.searchable if item.fingerprint in chosen]
-        slides = None if len(chosen) == len(self.session.searchable) else names
+        slides = None if len(chosen) == len(self.session.searchable) else chosen
         self.workbench.search(self.top.value(), self.mirror.isChecked(), slides)
 
     def _end(self, how: str) -> None:
