@@ -7,10 +7,16 @@ state of the training (OUT.checkpoint), from which --resume goes on.
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
+from comir_search.progress import Tick
+
+Result = TypeVar("Result")
 
 HELP = "train a model on aligned pairs of images"
 STOPPED = "Stopped; the same command with --resume goes on from the last checkpoint."
@@ -56,17 +62,19 @@ def run(args: argparse.Namespace) -> int:
     from comir_search.comir.training_run import train_steps
 
     model = show(
-        train_steps(
-            args.bf,
-            args.shg,
-            args.out,
-            names=args.names,
-            pixel_size_um=args.pixel_size,
-            architecture=args.arch,
-            steps=args.steps,
-            device=args.device,
-            seed=args.seed,
-            resume=args.resume,
+        _stopping_between_steps(
+            train_steps(
+                args.bf,
+                args.shg,
+                args.out,
+                names=args.names,
+                pixel_size_um=args.pixel_size,
+                architecture=args.arch,
+                steps=args.steps,
+                device=args.device,
+                seed=args.seed,
+                resume=args.resume,
+            )
         )
     )
     training = model.card["training"]
@@ -76,3 +84,27 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"Loss curve: {args.out}.loss.csv")
     return 0
+
+
+def _stopping_between_steps(job: Generator[Tick, None, Result]) -> Generator[Tick, None, Result]:
+    """Let Ctrl-C take effect between two steps, where the state can be kept; a second one at once."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        while True:
+            try:
+                tick = next(job)
+            except StopIteration as stop:
+                return stop.value
+            yield tick
+            if pressed:
+                raise KeyboardInterrupt
+    finally:
+        job.close()
+        signal.signal(signal.SIGINT, before)

@@ -6,8 +6,8 @@ import csv
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from comir_search.comir.model import BF, SHG, Modality, Model, choose_device
 from comir_search.comir.pairs import Pair, list_pairs, load_pair
 from comir_search.comir.sampling import Sampler
 from comir_search.comir.training import Recipe, Trainer, prefetch
+from comir_search.comir.validation import Best, Validation
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
 from comir_search.progress import Job, Tick
@@ -32,7 +33,29 @@ from comir_search.slides import open_slide
 
 STEPS = {"compact": 5400, "tiramisu": 736}
 CHECKPOINT_EVERY = 100
+MEASUREMENTS = 25  # of the hit rate, over a whole training
+MEAN_STEPS = 20  # single batches say little
 _STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How a training stands.
+
+    Parameters
+    ----------
+    step : int
+        Steps done.
+    loss : float
+        Mean of the last steps'.
+    hit_rates : tuple of (int, float)
+        Steps at which patches of the pairs kept back were placed, and the share
+        that was placed right.
+    """
+
+    step: int
+    loss: float
+    hit_rates: tuple[tuple[int, float], ...] = ()
 
 
 def train_steps(
@@ -50,12 +73,15 @@ def train_steps(
     recipe: Recipe | None = None,
     calibration: Calibration | None = None,
     licence: str = "",
+    validation: Sequence[str] = (),
+    should_stop: Callable[[], bool] | None = None,
 ) -> Job[Model]:
     """Train a model on aligned pairs and write it.
 
     Beside the model lie ``OUT.loss.csv`` (step, loss) and, until the end,
     ``OUT.checkpoint``, from which `resume` goes on; batches depend on the
     seed and the step alone, so a resumed run sees what an uninterrupted one sees.
+    The checkpoint is written too when the job is closed.
 
     Parameters
     ----------
@@ -81,11 +107,17 @@ def train_steps(
         From scores to confidence; by default that of the shipped model.
     licence : str
         Note for the model's card.
+    validation : sequence of str, optional
+        Images to keep back: the networks that place patches of them best are
+        written, instead of the last ones.
+    should_stop : callable, optional
+        Asked after each step; once it returns True the training ends early and
+        the model is written.
 
     Yields
     ------
     Tick
-        ``partial`` is the mean loss since the last tick.
+        ``partial`` is a `TrainingReport` while it trains.
 
     Raises
     ------
@@ -113,19 +145,38 @@ def train_steps(
                 f"needs at least {recipe.crop_px} px on each side."
             )
         pairs.append(pair)
+    kept_back = _keep_back(pairs, validation)
+    pairs = [pair for pair in pairs if pair.name not in validation]
     sampler = Sampler(pairs, recipe.crop_px, recipe.seed)
     trainer = Trainer(sampler, [side.channels for side in sides], recipe, choose_device(device))
-    run = _Run(out, trainer, data_hash=_hash(pairs))
+    run = _Run(out, trainer, data_hash=_hash(pairs), validation=validation)
     started = time.monotonic()
     if resume:
         run.load()
-    for batch in _closing(prefetch(sampler, recipe.batch, trainer.step, recipe.steps)):
-        loss = trainer.advance(batch)
-        run.losses.append((trainer.step, loss))
-        if trainer.step % CHECKPOINT_EVERY == 0:
-            run.save()
-        yield Tick("training", trainer.step, recipe.steps, loss)
+    try:
+        for batch in _closing(prefetch(sampler, recipe.batch, trainer.step, recipe.steps)):
+            run.losses.append((trainer.step + 1, trainer.advance(batch)))
+            is_last = trainer.step == recipe.steps or (should_stop is not None and should_stop())
+            if kept_back and (is_last or trainer.step % max(recipe.steps // MEASUREMENTS, 1) == 0):
+                measuring = Validation(kept_back, sides, recipe.crop_px, recipe.seed).hit_rate_steps(
+                    trainer.networks,
+                    recipe.architecture,
+                    recipe.comir_channels,
+                    Tick("training", trainer.step, recipe.steps),
+                )
+                hit_rate = yield from measuring
+                run.best.take(trainer.step, hit_rate, trainer.networks.state_dict())
+            if trainer.step % CHECKPOINT_EVERY == 0:
+                run.save()
+            yield Tick("training", trainer.step, recipe.steps, run.report())
+            if is_last:
+                break
+    except GeneratorExit:
+        run.save()
+        raise
     run.save()
+    if run.best.weights:
+        trainer.networks.load_state_dict(run.best.weights)
     networks = nn.ModuleDict(
         {side.name: network.cpu() for side, network in zip(sides, trainer.networks, strict=True)}
     )
@@ -136,9 +187,17 @@ def train_steps(
             "data_sha256": run.data_hash,
             "seconds": round(time.monotonic() - started, 1),
             "final_loss": round(float(np.mean([loss for _, loss in run.losses[-200:]])), 4),
+            **({"steps_done": trainer.step} if trainer.step < recipe.steps else {}),
         },
         "licence": licence or "Whatever the licence of the training images allows.",
     }
+    if kept_back:
+        card["validation"] = {
+            "images": sorted(validation),
+            "hit_rate": run.best.hit_rate,
+            "step": run.best.step,
+            "history": run.best.history,
+        }
     model = Model(
         networks,
         sides,
@@ -168,6 +227,18 @@ def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: i
         comirs, stride=model.stride, pixel_size_um=model.pixel_size_um, seed=seed
     )
     return vocabulary
+
+
+def _keep_back(pairs: Sequence[Pair], names: Sequence[str]) -> list[Pair]:
+    """Return the pairs that are not learned from."""
+    known = {pair.name for pair in pairs}
+    for name in names:
+        if name not in known:
+            raise ComirSearchError(f"There is no pair named {name!r} to keep back from training.")
+    kept_back = [pair for pair in pairs if pair.name in names]
+    if len(kept_back) == len(pairs):
+        raise ComirSearchError("All pairs are kept back from training; leave at least one to learn from.")
+    return kept_back
 
 
 def _recipe(architecture: str, steps: int | None, seed: int) -> Recipe:
@@ -225,26 +296,40 @@ def _closing(batches: Any) -> Any:
 class _Run:
     """The files of a run: checkpoint and loss curve."""
 
-    def __init__(self, out: Path, trainer: Trainer, data_hash: str) -> None:
+    def __init__(self, out: Path, trainer: Trainer, data_hash: str, validation: Sequence[str]) -> None:
         self.checkpoint = out.with_name(out.name + ".checkpoint")
         self.curve = out.with_name(out.name + ".loss.csv")
-        self.trainer, self.data_hash = trainer, data_hash
+        self.trainer, self.data_hash, self.validation = trainer, data_hash, sorted(validation)
         self.losses: list[tuple[int, float]] = []
+        self.best = Best()
+
+    def report(self) -> TrainingReport:
+        """Return how the training stands."""
+        loss = float(np.mean([loss for _, loss in self.losses[-MEAN_STEPS:]]))
+        return TrainingReport(self.trainer.step, loss, tuple(self.best.history))
 
     def _identity(self) -> dict[str, Any]:
-        return {"recipe": asdict(self.trainer.recipe), "data_sha256": self.data_hash}
+        return {
+            "recipe": asdict(self.trainer.recipe),
+            "data_sha256": self.data_hash,
+            "validation": self.validation,
+        }
 
     def _parameters(self) -> list[Tensor]:
         return [*self.trainer.networks.parameters(), self.trainer.log_scale]
 
     def save(self) -> None:
         """Write the checkpoint and the loss curve, each complete or not at all."""
+        if self.trainer.step == 0:
+            return
         tensors = {f"networks.{name}": tensor for name, tensor in self.trainer.networks.state_dict().items()}
         tensors["log_scale"] = self.trainer.log_scale.detach()
         for number, parameter in enumerate(self._parameters()):
             for name in _STATE:
                 tensors[f"optimiser.{number}.{name}"] = self.trainer.optimiser.state[parameter][name]
-        header = {"run": json.dumps({**self._identity(), "step": self.trainer.step, "losses": self.losses})}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
+        state = {"step": self.trainer.step, "losses": self.losses, "hit_rates": self.best.history}
+        header = {"run": json.dumps({**self._identity(), **state})}
         payload = save_tensors({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header)
         with atomic_path(self.checkpoint) as temporary:
             temporary.write_bytes(payload)
@@ -271,7 +356,7 @@ class _Run:
             raise ComirSearchError(
                 f"{self.checkpoint} is damaged ({error}); delete it to start anew."
             ) from error
-        if {key: header[key] for key in self._identity()} != json.loads(json.dumps(self._identity())):
+        if {key: header.get(key, []) for key in self._identity()} != json.loads(json.dumps(self._identity())):
             raise ComirSearchError(
                 f"{self.checkpoint} belongs to a run with other images or settings; train with those, or without "
                 f"--resume to start anew."
@@ -290,6 +375,11 @@ class _Run:
             }
         trainer.step = int(header["step"])
         self.losses = [(int(step), float(loss)) for step, loss in header["losses"]]
+        best = {
+            name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")
+        }
+        for step, hit_rate in header.get("hit_rates", []):
+            self.best.take(int(step), float(hit_rate), best)
 
     def finish(self) -> None:
         """Remove the checkpoint: the model is written."""
