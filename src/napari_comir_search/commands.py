@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comir_search.records import Verdict
@@ -25,6 +26,18 @@ def find_dock() -> SearchDock | None:
 def open_search() -> None:
     """Open the dock."""
     find_dock()
+
+
+def open_training() -> None:
+    """Open the training beside the dock."""
+    if (dock := find_dock()) is not None:
+        dock.open_training()
+
+
+def use_model(path: Path) -> None:
+    """Work with a model from now on, in the project of the current window."""
+    if (dock := find_dock()) is not None:
+        dock.workbench.use_model(path)
 
 
 def accept_candidate() -> None:

@@ -349,8 +349,8 @@ def _states_in(
 
 def _is_own_model(index: Index, options: IndexOptions) -> bool:
     """Whether an index was made with the model of the user's choice."""
-    if not options.model:
-        return True  # the index brings its own, and nobody asked for another
+    if not options.model or not Path(options.model).is_file():
+        return True  # the index brings its own, and nobody asked for another that is there
     from comir_search.comir.model import load_model
 
     return load_model(options.model, "cpu").fingerprint == index.model_fingerprint

@@ -184,6 +184,15 @@ class Session(Review):
             return Path(self.slides[0].info.path).parent / "repository.comirindex"
         return None
 
+    @property
+    def model(self) -> str:
+        """The model file chosen for this project, "" where none was."""
+        return str(self.project.settings.get("model", ""))
+
+    def set_model(self, path: str | Path) -> None:
+        """Choose a model file for this project."""
+        self.project.settings = self.project.settings | {"model": str(path)}
+
     def set_index(
         self, path: str | Path, index: Index | None, states: Mapping[str, IndexState] | None = None
     ) -> None:

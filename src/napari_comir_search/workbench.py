@@ -220,7 +220,18 @@ class Workbench(QObject):
     def options(self) -> jobs.IndexOptions:
         """Return how slides are indexed."""
         preferences = read_preferences()
-        return jobs.IndexOptions(model=preferences.model, device=preferences.device)
+        return jobs.IndexOptions(model=self.session.model or preferences.model, device=preferences.device)
+
+    def use_model(self, path: Path) -> None:
+        """Index and search with another model from now on; what was indexed with the old one is kept."""
+        if not self.session.slides:
+            self.session.set_model(path)
+            self.told.emit(f"{path.name} is used for the slides that you add now.")
+            return
+        self.session.set_model(path)
+        folder = Path(self.session.slides[0].info.path).parent
+        self.open_index(folder / f"{path.stem}.comirindex")
+        self.told.emit(f"{path.name} is used from now on: index the slides with it.")
 
     def open_index(self, path: Path) -> None:
         """Open an index and see which slides are in it."""

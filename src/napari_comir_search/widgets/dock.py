@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
-    QApplication,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -24,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_comir_search.commands import use_model
 from napari_comir_search.inspection import Inspection
 from napari_comir_search.keymap import Keymap
 from napari_comir_search.log import close_log, open_log
@@ -32,6 +32,7 @@ from napari_comir_search.settings import read_preferences
 from napari_comir_search.widgets.export import ExportWidget
 from napari_comir_search.widgets.inspector import Inspector
 from napari_comir_search.widgets.key_table import KeyTable
+from napari_comir_search.widgets.leaving import LeavingWidget
 from napari_comir_search.widgets.message_bar import MessageBar
 from napari_comir_search.widgets.query import QueryWidget
 from napari_comir_search.widgets.repository import RepositoryWidget
@@ -42,6 +43,8 @@ from napari_comir_search.workbench import Workbench
 
 if TYPE_CHECKING:
     import napari
+
+    from napari_comir_search.widgets.training import TrainingWidget
 
 SECTIONS = (
     ("Repository", "repository", "The slides to search, and their index."),
@@ -55,7 +58,7 @@ DOCK_WIDTH_PX = 392
 AFTER_SEARCH = ("results", "export")
 
 
-class SearchDock(QWidget):
+class SearchDock(LeavingWidget):
     """Everything from a folder of slides to a verified place.
 
     Parameters
@@ -77,6 +80,8 @@ class SearchDock(QWidget):
         self.workbench = Workbench(viewer, self.session, self)
         self.inspection = Inspection(self.session)
         self.inspector: Inspector | None = None
+        self.training: TrainingWidget | None = None
+        self._training_dock: QWidget | None = None
         self.message = MessageBar()
         self.repository = RepositoryWidget(self.workbench)
         self.query = QueryWidget(self.workbench)
@@ -89,11 +94,9 @@ class SearchDock(QWidget):
         self._build()
         self.setAcceptDrops(True)
         self.keymap = Keymap(viewer, self.actions())
-        self._is_open = True
         self._has_unfolded = False
         self._connect()
         self.refresh()
-        QApplication.instance().aboutToQuit.connect(self.leave)
 
     def actions(self) -> dict[str, Callable[[], None]]:
         """Return what each key does."""
@@ -123,6 +126,7 @@ class SearchDock(QWidget):
             ("New", self.workbench.new_project, "Begin an empty project; this one is kept."),
             ("Open …", self._open_project, "Open a project file as it was left."),
             ("Save as …", self._save_as, "Go on under another name. Everything is saved as you work."),
+            ("Train a model …", self.open_training, "Train a model on your own pairs of images."),
             ("Keyboard shortcuts", self.show_keys, "Show the keys."),
         ):
             menu.addAction(text, action).setToolTip(tip)
@@ -216,17 +220,36 @@ class SearchDock(QWidget):
         """Give spare height to the table while it is there."""
         self._stack.setStretchFactor(self.sections["results"], 4 if is_open else 0)
 
+    def open_training(self) -> None:
+        """Put the training beside this dock, unless it is there, and show it."""
+        from napari_comir_search.widgets.training import TrainingWidget
+
+        if self._training_dock is None:
+            self.training = TrainingWidget(self.viewer, self._use_model)
+            self._training_dock = self.viewer.window.add_dock_widget(
+                self.training, name="CoMIR training", area="right", tabify=True
+            )
+            self._training_dock.destroyed.connect(self._forget_training)
+        self._training_dock.show()
+        self._training_dock.raise_()
+
+    def _use_model(self, path: Path) -> None:
+        if self._is_open:
+            self.workbench.use_model(path)
+        else:
+            use_model(path)
+
+    def _forget_training(self) -> None:
+        self.training = self._training_dock = None
+
     def show_keys(self) -> None:
         """Show the keyboard table."""
         table = KeyTable(self)
         table.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         table.show()
 
-    def leave(self) -> None:
+    def close_down(self) -> None:
         """Stop all work, save, and let go of the viewer. Called when the dock goes away."""
-        if not self._is_open:
-            return
-        self._is_open = False
         events = self.session.events
         for event in (
             events.project,
@@ -251,27 +274,9 @@ class SearchDock(QWidget):
         self.workbench.close()
         close_log()
 
-    def event(self, event: QEvent) -> bool:
-        """Leave when the dock is taken out of its window."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None and hasattr(self, "_is_open"):
-            self.leave()
-        return super().event(event)
-
-    def showEvent(self, event: QShowEvent) -> None:
-        """Watch the window, to leave with it."""
-        self.window().installEventFilter(self)
-        super().showEvent(event)
-
-    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Keep the view when the window is asked to close, and leave if it does."""
-        if event.type() == QEvent.Type.Close and self._is_open and watched is self.window():
-            self.workbench.keep_view()
-            QTimer.singleShot(0, self._leave_closed_window)
-        return super().eventFilter(watched, event)
-
-    def _leave_closed_window(self) -> None:
-        if not self.window().isVisible():
-            self.leave()
+    def about_to_close(self) -> None:
+        """Keep the view: the canvas is gone by the time the window has closed."""
+        self.workbench.keep_view()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take files."""
