@@ -21,6 +21,7 @@ from napari_comir_search.items import IndexState, SlideItem
 
 if TYPE_CHECKING:
     from comir_search.io.project import Project
+    from comir_search.retrieval.heat_map import HeatMap
     from comir_search.retrieval.index import Index
     from comir_search.slides import Slide
 
@@ -260,6 +261,19 @@ def refit_steps(
     with open_query(query, image) as slide:
         fitted = yield from refit_candidate_steps(index, slide, query.modality, candidate)
     return fitted
+
+
+def heat_map_steps(
+    index: Index, query: ProjectQuery, image: np.ndarray | None, fingerprint: str, *, mirror: bool
+) -> Job[HeatMap]:
+    """Compare a query with every place of one slide."""
+    from comir_search.retrieval.heat_map import heat_map_steps as engine_steps
+
+    leave_a_core()
+    modality = query.modality or index.model.other(index.modality)
+    with open_query(query, image) as slide:
+        heat_map = yield from engine_steps(index, slide, modality, fingerprint, mirror=mirror)
+    return heat_map
 
 
 def open_query(query: ProjectQuery, image: np.ndarray | None) -> Slide:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from psygnal import Signal
+
 from comir_search.records import Candidate, Verdict
 from napari_comir_search.layers import CandidateLayers, fingerprint_of, fly_to, slide_layer
 from napari_comir_search.session import Session
@@ -26,6 +28,8 @@ class SlideView:
         ``open_slide(fingerprint, then)`` opens a slide beside the window and
         calls ``then(slide, contrast_limits)``.
     """
+
+    slide_shown = Signal()  # another slide is on the canvas, or none
 
     def __init__(
         self, viewer: Any, session: Session, open_slide: Callable[[str, Callable[..., None]], None]
@@ -83,6 +87,7 @@ class SlideView:
             if then is None:
                 self.viewer.reset_view()
             self.draw()
+            self.slide_shown.emit()
         if then is not None:
             then()
 
@@ -158,6 +163,7 @@ class SlideView:
             slide.close()
         if self.shown == fingerprint:
             self.shown = None
+            self.slide_shown.emit()
 
     def _pick(self, viewer: Any, event: Any) -> Generator[None, None, None]:
         """Select the candidate that is clicked; a drag pans as ever."""

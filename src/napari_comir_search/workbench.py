@@ -14,6 +14,7 @@ from comir_search.io.atomic import atomic_path
 from comir_search.records import Candidate, Verdict
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
+from napari_comir_search.heat import HeatView
 from napari_comir_search.items import SlideItem
 from napari_comir_search.query_maker import QueryMaker
 from napari_comir_search.sample_data import sample_steps
@@ -74,10 +75,12 @@ class Workbench(QObject):
         self.comparing = JobRunner(self)
         self.fitting = JobRunner(self)
         self.exporting = JobRunner(self)
+        self.mapping = JobRunner(self)
         self.runners = [child for child in self.children() if isinstance(child, JobRunner)]
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
         self.view = SlideView(viewer, session, self._open_slide)
+        self.heat = HeatView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
         self.maker.failed.connect(self.failed)
 
@@ -87,6 +90,7 @@ class Workbench(QObject):
         for runner in self.runners:
             runner.close()
         self.maker.stop_drawing()
+        self.heat.close()
         self.view.close()
         self.session.close()
 
@@ -296,6 +300,20 @@ class Workbench(QObject):
         """Keep what a search had found when it was stopped."""
         if self.session.is_refining:
             self.session.end_search(*self._searched[:1], provenance=self._searched[1] | {"stopped": True})
+
+    def show_heat_map(self, is_wanted: bool) -> None:
+        """Colour the slide by how well the query fits at each place, or stop doing so."""
+        if not is_wanted:
+            self.mapping.cancel()
+        self.heat.want(is_wanted)
+
+    def _map_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
+        query, index = self.session.query, self.session.index
+        if query is not None and index is not None:
+            image = self.session.project.query_image(query.id)
+            mirror = bool(query.provenance.get("options", {}).get("mirror"))
+            job = jobs.heat_map_steps(index, query, image, fingerprint, mirror=mirror)
+            self.mapping.run("Making the heat map", job, then)
 
     def picture_candidates(self) -> None:
         """Make the pictures of the current candidates."""

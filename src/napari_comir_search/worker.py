@@ -63,6 +63,11 @@ class JobRunner(QObject):
         """Whether a job is under way, or stopping."""
         return self._worker is not None
 
+    @property
+    def has_next(self) -> bool:
+        """Whether another job waits for the one under way to stop."""
+        return self._waiting is not None
+
     def run(
         self,
         title: str,

@@ -55,7 +55,7 @@ class CurvePlot(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         text = self.palette().text().color()
         line = painter.fontMetrics().height()
-        wide = painter.fontMetrics().horizontalAdvance("00.00 ")
+        wide = painter.fontMetrics().horizontalAdvance("100 % ") + 4
         area = QRectF(self.rect()).adjusted(wide, line + 6, -wide, -line - 4)
         faint = QColor(text)
         faint.setAlpha(60)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from qtpy.QtCore import QModelIndex, Qt
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QStackedLayout, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QHBoxLayout,
+    QLabel,
+    QStackedLayout,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from comir_search.io.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
 from napari_comir_search.jobs import Thumbnail
+from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.result_table import RANK, ResultFilter, ResultModel, ResultTable
 from napari_comir_search.widgets.slide_list import colour_pixmap
 from napari_comir_search.widgets.verdict_bar import VerdictBar
@@ -69,17 +78,27 @@ class ResultsWidget(QWidget):
             self.chips[verdict] = chip
             legend_row.addWidget(chip)
         legend_row.addStretch(1)
+        self.heat_box = QCheckBox("Heat map of the slide")
+        self.heat_box.setToolTip(
+            "Colour the slide by how well the query fits with its centre at each place, as the first stage of "
+            "the search sees it: yellow fits best. Its own layer: change opacity and colours there."
+        )
+        self.heat_box.toggled.connect(workbench.show_heat_map)
+        self.heat_progress = ProgressRow(workbench.mapping, "Stop", "Stop; there is no map then.")
         self.verdict_bar = VerdictBar(workbench)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 4)
         layout.addWidget(frame, 1)
         layout.addWidget(self.legend)
         layout.addWidget(self.verdict_bar)
+        layout.addWidget(self.heat_box)
+        layout.addWidget(self.heat_progress)
 
         self.session.events.result.connect(self.refresh)
         self.session.events.judgement.connect(self._show_verdicts)
         self.session.events.candidate.connect(self._show_current)
         workbench.candidate_pictured.connect(self._take_picture)
+        workbench.mapping.ended.connect(self._end_map)
         self._is_following = False
         self.refresh()
 
@@ -120,7 +139,8 @@ class ResultsWidget(QWidget):
     def _show_legend(self) -> None:
         for verdict, count in self.session.counts.items():
             self.chips[verdict].setText(f"{count} {LEGEND[verdict]}")
-        self.legend.setVisible(bool(self.session.candidates))
+        for part in (self.legend, self.heat_box):
+            part.setVisible(bool(self.session.candidates))
 
     def _show_current(self) -> None:
         candidate = self.session.candidate
@@ -145,6 +165,10 @@ class ResultsWidget(QWidget):
 
     def _take_picture(self, thumbnail: Thumbnail) -> None:
         self.model.set_picture(thumbnail.key, thumbnail.image)
+
+    def _end_map(self, how: str) -> None:
+        if how != "done" and not self.workbench.mapping.has_next:
+            self.heat_box.setChecked(False)
 
     def _filter(self) -> None:
         self.filter.set_hidden({verdict for verdict, chip in self.chips.items() if not chip.isChecked()})

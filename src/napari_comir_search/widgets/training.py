@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from comir_search.comir.pair_check import CheckedPairs
     from comir_search.comir.training_run import TrainingReport
+    from comir_search.progress import Tick
 
 SIDES = (
     ("first", "Brightfield", "one side's images, such as brightfield"),
@@ -81,6 +82,7 @@ class TrainingWidget(LeavingWidget):
             runner.failed.connect(lambda error: self.message.show_error(str(error)))
             runner.started.connect(self._begin)
             runner.ended.connect(self.refresh)
+        self.training.ticked.connect(self._follow_stage)
         self.refresh()
 
     # Building
@@ -104,6 +106,7 @@ class TrainingWidget(LeavingWidget):
         self.problems = QLabel()
         self.problems.setWordWrap(True)
         self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.problems.hide()
         self.checking_row = ProgressRow(self.checking, "Stop", "Stop looking at the pairs.")
         self.pairs = QWidget()
         layout = QVBoxLayout(self.pairs)
@@ -228,7 +231,7 @@ class TrainingWidget(LeavingWidget):
         if first is not None and second is not None:
             self.checked = None
             self.strip.show_pairs([])
-            self.problems.clear()
+            self.problems.hide()
             job = training.check_steps(first, second, self.pixel_size.value())
             self.checking.run("Looking at the pairs", job, self._take_checked, self.strip.add)
 
@@ -237,6 +240,7 @@ class TrainingWidget(LeavingWidget):
         self.strip.show_pairs(list(checked.pairs))
         sentences = [*checked.problems, *(pair.problem for pair in checked.pairs if pair.problem)]
         self.problems.setText("\n".join(f"⚠ {sentence}" for sentence in sentences))
+        self.problems.setVisible(bool(sentences))
         count = len(checked.usable)
         self.kept_back.setMaximum(max(count - 1, 0))
         self.kept_back.setValue(training.suggest_kept_back(count))
@@ -269,6 +273,7 @@ class TrainingWidget(LeavingWidget):
         self._stop.clear()
         self.trained = None
         self.plot.clear(options.steps)
+        self.pairs_section.set_open(False)  # on a small screen the curves need the room
         job = training.train_steps(options, self._stop.is_set)
         self.training.run(f"Training {self.out.stem}", job, self._take_trained, self._take_report)
 
@@ -281,6 +286,9 @@ class TrainingWidget(LeavingWidget):
     def _take_report(self, report: TrainingReport) -> None:
         self.plot.add(report.step, report.loss, report.hit_rates)
         self.finish_button.setEnabled(not self._stop.is_set())
+
+    def _follow_stage(self, tick: Tick) -> None:
+        self.finish_button.setVisible(tick.stage == "training")
 
     def _take_trained(self, trained: training.Trained) -> None:
         self.trained = trained
@@ -336,7 +344,7 @@ class TrainingWidget(LeavingWidget):
         """Return why a training cannot start, "" when it can."""
         missing = [title for side, title, _ in SIDES if self.folders[side] is None]
         if missing:
-            return f"Choose the folder of {' and '.join(missing)} images first."
+            return f"Choose the folder{'s' * (len(missing) > 1)} of {' and '.join(missing)} images first."
         if self.checking.is_running:
             return "The pairs are being looked at."
         if self.checked is None:

@@ -1,0 +1,127 @@
+"""Where on a slide a query fits how well: the coarse correlation, drawn over the whole slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comir_search.comir.embedding import decode
+from comir_search.progress import Job, Tick
+from comir_search.retrieval.correlation import correlate_window
+from comir_search.retrieval.index import Index
+from comir_search.retrieval.query import prepare_query
+from comir_search.retrieval.scan import Scanner
+from comir_search.slides import Slide
+
+LEVEL = 2
+ANGLE_STEP_DEG = 10.0
+LONGEST_PX = 1024  # a larger map shows no more
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """How well a query fits with its centre at each place of a slide.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Of the slide.
+    scores : ndarray (rows, columns) float32
+        The best correlation over all angles, in [-1, 1]; not a number where
+        there is no tissue.
+    pixel_um : float
+        Side of the map's pixels.
+    first_um : float
+        Where the first pixel's centre lies, right of and below the slide's corner.
+    """
+
+    fingerprint: str
+    scores: NDArray[np.float32]
+    pixel_um: float
+    first_um: float
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Between which scores differ enough to be worth a colour: from what is common to the best."""
+        known = self.scores[np.isfinite(self.scores)]
+        if not len(known):
+            return 0.0, 1.0
+        low, high = float(np.median(known)), float(known.max())
+        return low, max(high, low + 1e-3)
+
+
+def heat_map_steps(
+    index: Index,
+    image: Slide,
+    modality: str,
+    fingerprint: str,
+    *,
+    mirror: bool = False,
+) -> Job[HeatMap]:
+    """Correlate a query with every place of one slide.
+
+    Parameters
+    ----------
+    index : Index
+    image : Slide
+        The query.
+    modality : str
+        The query's.
+    fingerprint : str
+        Of the slide.
+    mirror : bool
+        Look for the flipped query too.
+
+    Raises
+    ------
+    ComirSearchError
+        If the slide is not in the index, or the query cannot be searched for.
+    """
+    yield Tick("embedding the query", 0, 1)
+    slide = index.slide(fingerprint)
+    queries = [
+        prepare_query(index.model, image, modality, mirrored=flipped)
+        for flipped in (False, True)[: 1 + mirror]
+    ]
+    scanners = [Scanner(query, LEVEL, np.arange(0.0, 360.0, ANGLE_STEP_DEG)) for query in queries]
+    factor, step_px = 2**LEVEL, scanners[0].step_px
+    _, rows, columns = slide.comir_shape
+    shape = -(-rows // factor), -(-columns // factor)
+    scores = np.full(shape, np.nan, np.float32)
+    tiles = scanners[0].tiles(slide)
+    for done, (x, y) in enumerate(tiles):
+        yield Tick("comparing every place", done, len(tiles))
+        part = scores[y : y + step_px, x : x + step_px]
+        for scanner in scanners:
+            spectra = scanner.spectra
+            margin = spectra.side // 2
+            window = slide.read_comir(LEVEL, x - margin, y - margin, spectra.size, spectra.size)
+            best = correlate_window(spectra, torch.from_numpy(decode(window))).amax(0).numpy()
+            part[...] = np.fmax(part, best[: part.shape[0], : part.shape[1]])
+    yield Tick("comparing every place", len(tiles), len(tiles))
+    scores[~_spread(slide.tissue, shape)] = np.nan
+    pixel_um = factor * index.model.comir_pixel_size_um
+    step = max(1, -(-max(shape) // LONGEST_PX))
+    return HeatMap(fingerprint, _keep_best(scores, step), pixel_um * step, pixel_um * (step - 1) / 2)
+
+
+def _spread(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask at another resolution."""
+    rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
+    columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
+    return mask[np.ix_(rows, columns)]
+
+
+def _keep_best(scores: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Return the best score of each step x step places: peaks stay."""
+    if step == 1:
+        return scores
+    rows, columns = scores.shape
+    padded = np.pad(scores, ((0, -rows % step), (0, -columns % step)), constant_values=np.nan)
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    best: NDArray[np.float32] = np.where(np.isnan(blocks), -np.inf, blocks).max(axis=(1, 3))
+    best[np.isneginf(best)] = np.nan
+    return best

@@ -1,0 +1,115 @@
+"""The heat map of the current query over the slide that is shown, as long as it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from comir_search.geometry import corner_to_center
+from napari_comir_search.layers import KEY
+from napari_comir_search.session import Session
+from napari_comir_search.view import SlideView
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from comir_search.retrieval.heat_map import HeatMap
+
+NAME = "Heat map"
+COLOURMAP = "viridis"  # read by people of any colour vision, and in grey
+OPACITY = 0.6
+
+
+class HeatView:
+    """Shows a heat map, and takes it away once it no longer says anything of what is shown.
+
+    Parameters
+    ----------
+    viewer : napari viewer or ViewerModel
+    session : Session
+    view : SlideView
+        Knows which slide is shown.
+    make : callable
+        ``make(fingerprint, then)`` computes a map beside the window and calls
+        ``then(heat_map)``.
+    """
+
+    def __init__(
+        self, viewer: Any, session: Session, view: SlideView, make: Callable[[str, Callable[..., None]], None]
+    ) -> None:
+        self.viewer, self.session, self.view, self._make = viewer, session, view, make
+        self.is_wanted = False
+        self._shown_for: tuple[object, ...] | None = None  # or being computed for
+        session.events.query.connect(self.refresh)
+        session.events.slides.connect(self.refresh)
+        view.slide_shown.connect(self.refresh)
+
+    def close(self) -> None:
+        """Let go of the viewer."""
+        self.session.events.query.disconnect(self.refresh)
+        self.session.events.slides.disconnect(self.refresh)
+        self.view.slide_shown.disconnect(self.refresh)
+        self.clear()
+
+    @property
+    def layer(self) -> Image | None:
+        """The map, while it is in the viewer."""
+        return next(
+            (layer for layer in self.viewer.layers if layer.metadata.get(KEY, {}).get("role") == "heat map"),
+            None,
+        )
+
+    def want(self, is_wanted: bool) -> None:
+        """Show the map, or take it away."""
+        self.is_wanted = is_wanted
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the map of the current query on the slide shown; compute it if need be."""
+        sought = self._sought() if self.is_wanted else None
+        if sought == self._shown_for:
+            return
+        self.clear()
+        self._shown_for = sought
+        if sought is not None and self.view.shown is not None:
+            self._make(self.view.shown, self._take)
+
+    def clear(self) -> None:
+        """Take the map away."""
+        self._shown_for = None
+        if self.layer is not None:
+            self.viewer.layers.remove(self.layer)
+
+    def _sought(self) -> tuple[object, ...] | None:
+        """Return what a map depends on, None where none can be made."""
+        query, index, fingerprint = self.session.query, self.session.index, self.view.shown
+        searchable = {item.fingerprint for item in self.session.searchable}
+        if query is None or query.pixel_size_um is None or index is None or fingerprint not in searchable:
+            return None
+        return query.id, query.modality, query.pixel_size_um, fingerprint, index.path, index.model_fingerprint
+
+    def _take(self, heat_map: HeatMap) -> None:
+        slide = None if self.view.shown is None else self.view.layer(self.view.shown)
+        if slide is None or heat_map.fingerprint != self.view.shown or not self.is_wanted:
+            return
+        active = self.viewer.layers.selection.active
+        pixel_um = slide.scale[-1]
+        first_um = float(corner_to_center(heat_map.first_um / pixel_um)) * pixel_um
+        low, high = heat_map.limits
+        layer = self.viewer.add_image(
+            heat_map.scores,
+            name=NAME,
+            scale=(heat_map.pixel_um,) * 2,
+            translate=(first_um, first_um),
+            units=slide.units,
+            axis_labels=("y", "x"),
+            colormap=COLOURMAP,
+            contrast_limits=(low, high),
+            opacity=OPACITY,
+            blending="translucent",
+            interpolation2d="linear",
+            metadata={KEY: {"role": "heat map"}},
+        )
+        # Above the slide, below what is drawn on it.
+        self.viewer.layers.move(self.viewer.layers.index(layer), self.viewer.layers.index(slide) + 1)
+        self.viewer.layers.selection.active = active
