@@ -92,7 +92,9 @@ class Patch:
         matrix[:2, 2] -= x0, y0
         flags = (cv2.INTER_LINEAR if size_um < pixel_um else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP
         part = image[y0:y1, x0:x1]
-        tile[:] = cv2.warpAffine(part, matrix[:2], (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
+        tile[:] = cv2.warpAffine(
+            part, matrix[:2], (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT
+        )
 
 
 class Canvas:
@@ -315,9 +317,7 @@ def make_giant_slide(
     with open(pairs / "pairs.csv", newline="") as file:
         names = [row["id"] for row in csv.DictReader(file) if row["split"] == split]
     cores = {name: cv2.imread(str(pairs / "he_aligned" / f"{name}.png"))[..., ::-1].copy() for name in names}
-    signals = {
-        name: cv2.imread(str(pairs / "shg" / f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in names
-    }
+    signals = {name: cv2.imread(str(pairs / "shg" / f"{name}.png"), cv2.IMREAD_GRAYSCALE) for name in names}
     side_px = round(math.sqrt(gigapixels * 1e9))
     canvas, corners_um = lay_out(side_px, slides, cores, rng)
     path = out / "slides" / f"giant_{gigapixels:g}.{'ome.tif' if kind == 'ome' else 'svs'}"
@@ -345,7 +345,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--slides", type=Path, required=True, help="folder of real H&E slides")
-    parser.add_argument("--pairs", type=Path, required=True, help="folder with he_aligned/, shg/ and pairs.csv")
+    parser.add_argument(
+        "--pairs", type=Path, required=True, help="folder with he_aligned/, shg/ and pairs.csv"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gigapixels", type=float, default=10.0)
     parser.add_argument("--format", choices=("ome", "svs"), default="ome")

@@ -9,16 +9,18 @@ gradients, a Gaussian of 3.3 samples weighs them, and each of 4 x 4 cells adds u
 OpenCV resamples around each point anew. Here it is done once for all of them:
 a cell of 5 samples is ``block / 4`` px wide, which is a simple fraction of the
 grid's step, so that the samples of all points lie on a few shared lattices, one
-for each *phase* of the grid against the cells. Areas come from one integral
-image, so the cost does not depend on the block size. Surroundings are centred
+for each *phase* of the grid against the cells. Sampling and adding up cells are
+matrix products over one axis at a time, on tiles small enough for a processor's
+cache, so the cost does not depend on the block size. Surroundings are centred
 exactly, where OpenCV rounds windows of an even width by half a pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -36,6 +38,9 @@ _CELLS = 4
 _CELL_SAMPLES = 5
 _SIGMA_SAMPLES = 3.3
 _GREY_LEVELS = 255
+# Means of a few grey values often lie midway between two levels: all are rounded up, whatever their rounding error.
+_TIE = 1 / 4096
+_TILE_POINTS = 48  # a multiple of 2, 3 and 4, the usual numbers of phases
 
 
 @dataclass(frozen=True)
@@ -106,85 +111,186 @@ def surf_maps(
     (..., n_blocks, height // step, width // step, 64) float32
         An array for an array, a tensor on the same device for a tensor.
     """
-    if step_px < 1 or not block_px or min(block_px) < 4:
-        raise ComirSearchError(
-            f"dense SURF takes steps of 1 px and blocks of 4 px or more, not {step_px} and {block_px}"
-        )
     with torch.no_grad():
         tensor = torch.as_tensor(image).to(torch.float32)
         batch, (height, width) = tensor.shape[:-2], tensor.shape[-2:]
-        margin = max(block_px) * 21 // 40 + 2
-        padded = pad(tensor.reshape(-1, 1, height, width).clamp(0, 1), (margin,) * 4, mode="replicate")[:, 0]
-        integral = pad(padded.to(torch.float64).cumsum(-1).cumsum_(-2), (1, 0, 1, 0))
-        points = height // step_px, width // step_px
-        maps = torch.stack([_describe(integral, points, margin, step_px, block) for block in block_px], dim=1)
+        points = _points((height, width), step_px, block_px)
+        images = tensor.reshape(-1, height, width)
+        maps = tensor.new_empty((len(images), len(block_px), *points, DESCRIPTOR_LENGTH))
+        order = _standard_order()
+        for rows, columns, block, number, found in _describe_tiles(images, step_px, block_px):
+            norms = found.norm(dim=2, keepdim=True) + torch.finfo(torch.float32).eps
+            maps[number, block, rows, columns] = _in_order(found / norms, rows, columns)[..., order]
         maps = maps.reshape(*batch, *maps.shape[1:])
     return maps if isinstance(image, Tensor) else maps.cpu().numpy()
 
 
-def _describe(integral: Tensor, points: tuple[int, int], margin: int, step_px: int, block: int) -> Tensor:
-    """Return the maps (n, rows, columns, 64) of one block size."""
-    turns = Fraction(step_px * _CELLS, block)  # cells from one point to the next
-    cells_per_cycle, phases = turns.numerator, turns.denominator
-    cycles = [-(-count // phases) for count in points]
-    if not all(cycles):
-        return integral.new_zeros((len(integral), *points, DESCRIPTOR_LENGTH), dtype=torch.float32)
-    spacing = block / (_CELLS * _CELL_SAMPLES)
+def project_surf(image: Tensor, projection: Tensor, *, step_px: int, block_px: Sequence[int]) -> Tensor:
+    """Return linear maps of all channels' descriptors, without ever holding these.
 
-    edges = []
-    for count, size in zip(cycles, integral.shape[-2:], strict=True):
-        n_cells = cells_per_cycle * (count - 1) + _CELLS
+    Parameters
+    ----------
+    image : Tensor (channels, height, width) float32
+        Grey values in [0, 1].
+    projection : Tensor (n_blocks, channels * 64, dimensions) float32
+        Applied to the channels' normalised descriptors side by side.
+    step_px, block_px
+        As in `surf_maps`.
+
+    Returns
+    -------
+    Tensor (n_blocks, height // step, width // step, dimensions) float32
+        NaN where all channels are flat.
+    """
+    with torch.no_grad():
+        points = _points((image.shape[1], image.shape[2]), step_px, block_px)
+        n_blocks, _, dimensions = projection.shape
+        # One matrix a channel, in the order of features that tiles come in.
+        matrices = projection.unflatten(1, (len(image), -1))[
+            :, :, _standard_order().argsort()
+        ].mT.contiguous()
+        projected = image.new_empty((n_blocks, *points, dimensions))
+        total, flat = image.new_zeros(()), torch.ones((), dtype=torch.bool, device=image.device)
+        for rows, columns, block, channel, found in _describe_tiles(image, step_px, block_px):
+            norms = found.square().sum(2, keepdim=True).sqrt_()
+            part = matrices[block, channel] @ found.flatten(3).flatten(0, 1)
+            part = part.reshape(*found.shape[:2], -1, *found.shape[3:])
+            part /= norms + torch.finfo(torch.float32).eps
+            total, flat = (total + part, flat & (norms == 0)) if channel else (part, norms == 0)
+            if channel == len(image) - 1:
+                total = total.masked_fill_(flat, torch.nan)
+                projected[block, rows, columns] = _in_order(total, rows, columns)
+    return projected
+
+
+def _points(shape: tuple[int, int], step_px: int, block_px: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns of the grid."""
+    if step_px < 1 or not block_px or min(block_px) < 4:
+        raise ComirSearchError(
+            f"dense SURF takes steps of 1 px and blocks of 4 px or more, not {step_px} and {block_px}"
+        )
+    return shape[0] // step_px, shape[1] // step_px
+
+
+def _in_order(values: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Return the values (phases, cycles, n, phases, cycles) of a tile's columns and rows as (rows, columns, n)."""
+    turned = values.permute(4, 3, 1, 0, 2).flatten(2, 3).flatten(0, 1)
+    return turned[: rows.stop - rows.start, : columns.stop - columns.start]
+
+
+def _standard_order() -> Tensor:
+    """Return where a tile's features (cell column, cell row, kind) lie in a descriptor's order."""
+    order = torch.arange(DESCRIPTOR_LENGTH).reshape(_CELLS, _CELLS, _CELLS)
+    return order.permute(1, 0, 2).flatten()
+
+
+def _describe_tiles(
+    images: Tensor, step_px: int, block_px: Sequence[int]
+) -> Iterator[tuple[slice, slice, int, int, Tensor]]:
+    """Describe images (n, height, width) tile by tile.
+
+    Yields
+    ------
+    rows, columns : slice
+        The points of the tile.
+    block, number : int
+        Of the block size, and of the image; images follow each other fastest.
+    found : Tensor (phases, cycles, 64, phases, cycles) float32
+        Their descriptors before normalisation, of columns and of rows, for
+        `_in_order`; features are in the order (cell column, cell row, kind).
+    """
+    margin = max(block_px) * 21 // 40 + 2
+    height, width = images.shape[-2:]
+    grey = pad(images.clamp(0, 1)[None], (margin,) * 4, mode="replicate")[0].mul_(_GREY_LEVELS)
+    n_rows, n_columns = height // step_px, width // step_px
+    for y in range(0, n_rows, _TILE_POINTS):
+        for x in range(0, n_columns, _TILE_POINTS):
+            rows, columns = min(_TILE_POINTS, n_rows - y), min(_TILE_POINTS, n_columns - x)
+            tile = grey[
+                :,
+                y * step_px : (y + rows) * step_px + 2 * margin,
+                x * step_px : (x + columns) * step_px + 2 * margin,
+            ].contiguous()
+            for block, size_px in enumerate(block_px):
+                axes = [_Axis.of(count, step_px, size_px, margin, grey.device) for count in (rows, columns)]
+                for number, image in enumerate(tile):
+                    yield slice(y, y + rows), slice(x, x + columns), block, number, _describe(image, *axes)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How the points of a tile are sampled along one axis.
+
+    Parameters
+    ----------
+    sampling : Tensor (phases * (samples + 1), pixels)
+        From pixels to samples.
+    phases, cycles : int
+        Point number i is of phase i % phases and cycle i // phases.
+    samples : int
+        Gradients of a phase.
+    stride : int
+        Gradients from one cycle to the next.
+    """
+
+    sampling: Tensor
+    phases: int
+    cycles: int
+    samples: int
+    stride: int
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def of(count: int, step_px: int, block: int, margin: int, device: torch.device) -> _Axis:
+        """Return the axis of `count` points, the first of which lies half a step behind the margin."""
+        turns = Fraction(step_px * _CELLS, block)  # cells from one point to the next
+        cycles = -(-count // turns.denominator)
+        spacing = block / (_CELLS * _CELL_SAMPLES)
+        samples = (turns.numerator * (cycles - 1) + _CELLS) * _CELL_SAMPLES
         first = margin + step_px // 2 + 0.5 - spacing * (_CELLS * _CELL_SAMPLES + 1) / 2
-        along = first + spacing * torch.arange(n_cells * _CELL_SAMPLES + 2, dtype=torch.float64)
-        # The last cycle may run over the border: those points are dropped below.
-        along = (along + step_px * torch.arange(phases)[:, None]).clamp(max=size - 1.001)
-        edges.append(along.to(integral.device))
-    samples = _box_sums(_box_sums(integral, edges[0], -2), edges[1], -1)
+        edges = first + spacing * torch.arange(samples + 2, dtype=torch.float64)
+        edges = edges + step_px * torch.arange(turns.denominator)[:, None]
+        # The last cycle may run over the tile: those points are dropped.
+        pixels = torch.arange(count * step_px + 2 * margin)
+        upper, lower = edges[:, 1:, None].minimum(pixels + 1), edges[:, :-1, None].maximum(pixels)
+        sampling = ((upper - lower).clamp_(min=0) / spacing).flatten(0, 1).to(device, torch.float32)
+        return _Axis(sampling, turns.denominator, cycles, samples, turns.numerator * _CELL_SAMPLES)
+
+
+def _describe(grey: Tensor, down: _Axis, across: _Axis) -> Tensor:
+    """Return the descriptors of a tile of grey levels, (phase, cycle, 64, phase, cycle) of columns and of rows."""
+    samples = down.sampling @ grey @ across.sampling.T
     # OpenCV's patch has 8 bits; it also keeps rounding noise from posing as texture where the image is flat.
-    samples = (samples * (_GREY_LEVELS / spacing**2)).round_().to(torch.float32)
-
-    across = samples[..., 1:] - samples[..., :-1]
-    down = samples[:, :, 1:] - samples[:, :, :-1]
-    dx = across[:, :, 1:] + across[:, :, :-1]
-    dy = down[..., 1:] + down[..., :-1]
-    maps = torch.stack([dx, dy, dx.abs(), dy.abs()], dim=1)
-    # (n, 4, phase, y, phase, x): rows of cells first, then columns of cells.
-    weights = _cell_weights().to(maps)
-    n, kinds, _, n_y, _, n_x = maps.shape
-    maps = weights @ maps.reshape(n, kinds, phases, n_y // _CELL_SAMPLES, _CELL_SAMPLES, phases * n_x)
-    maps = _cells_of_points(maps, 3, 4, cells_per_cycle, cycles[0])
-    maps = maps.reshape(*maps.shape[:-1], phases, n_x // _CELL_SAMPLES, _CELL_SAMPLES) @ weights.T
-    maps = _cells_of_points(maps, 6, 7, cells_per_cycle, cycles[1])
-    # (n, kind, phase y, cycle y, cell y, phase x, cycle x, cell x) -> points, then cells, then kinds.
-    maps = maps.permute(0, 3, 2, 6, 5, 4, 7, 1).reshape(
-        n, cycles[0] * phases, cycles[1] * phases, DESCRIPTOR_LENGTH
-    )[:, : points[0], : points[1]]
-    return maps / (maps.norm(dim=-1, keepdim=True) + torch.finfo(torch.float32).eps)
+    samples = samples.add_(_TIE).round_().unflatten(0, (down.phases, -1)).unflatten(2, (across.phases, -1))
+    to_right = samples[..., 1:] - samples[..., :-1]
+    to_below = samples[:, 1:] - samples[:, :-1]
+    maps = samples.new_empty((4, down.phases, down.samples, across.phases, across.samples))
+    torch.add(to_right[:, 1:], to_right[:, :-1], out=maps[0])
+    torch.add(to_below[..., 1:], to_below[..., :-1], out=maps[1])
+    torch.abs(maps[:2], out=maps[2:])
+    # (kind, phase, cycle, cell row, x), then (x, cell row, kind, phase, cycle): turned over as a whole is quickest.
+    cells = _add_cells(maps.flatten(3), down).permute(3, 0, 1, 2, 4).flatten(0, 3).T.contiguous()
+    found = _add_cells(cells.unflatten(0, (across.phases, across.samples)), across)
+    return found.reshape(across.phases, across.cycles, DESCRIPTOR_LENGTH, down.phases, down.cycles)
 
 
-def _box_sums(integral: Tensor, edges: Tensor, axis: int) -> Tensor:
-    """Turn running sums along `axis` into sums between fractional edges (phases, n + 1)."""
-    below = edges.floor().long().flatten()
-    fraction = (edges.flatten() - below).reshape(-1, *[1] * (-1 - axis))
-    lower = integral.index_select(axis, below)
-    lower += (integral.index_select(axis, below + 1) - lower).mul_(fraction)
-    return lower.unflatten(axis, edges.shape).diff(dim=axis)
+def _add_cells(maps: Tensor, axis: _Axis) -> Tensor:
+    """Add up the cells of each point, along the second last axis: (..., samples, n) to (..., cycles, cells, n)."""
+    *lead, _, width = maps.shape
+    n_samples = _CELLS * _CELL_SAMPLES
+    # The samples of one point after those of the other: neighbours share some.
+    around = maps.as_strided(
+        (*lead, axis.cycles, n_samples, width), (*maps.stride()[:-2], axis.stride * width, width, 1)
+    )
+    return _cell_weights(maps.device) @ around
 
 
-def _cell_weights() -> Tensor:
-    """Return the Gaussian's weights (cell, sample within the cell)."""
+@lru_cache(maxsize=8)
+def _cell_weights(device: torch.device) -> Tensor:
+    """Return the weights of the samples around a point in each of its cells along one axis, (cell, sample)."""
     n_samples = _CELLS * _CELL_SAMPLES
     offsets = torch.arange(n_samples) - (n_samples - 1) / 2
-    weights = torch.exp(-(offsets**2) / (2 * _SIGMA_SAMPLES**2))
-    return (weights / weights.sum()).reshape(_CELLS, _CELL_SAMPLES)
-
-
-def _cells_of_points(maps: Tensor, cell_axis: int, role_axis: int, stride: int, count: int) -> Tensor:
-    """Pick for each of `count` points the cells that play the first to the last role around it."""
-    roles = []
-    for role in range(_CELLS):
-        cells = maps.select(role_axis, role).narrow(cell_axis, role, stride * (count - 1) + 1)
-        index = [slice(None)] * cells.ndim
-        index[cell_axis] = slice(None, None, stride)
-        roles.append(cells[tuple(index)])
-    return torch.stack(roles, dim=role_axis)
+    gaussian = torch.exp(-(offsets**2) / (2 * _SIGMA_SAMPLES**2))
+    gaussian /= gaussian.sum()
+    cell_of = torch.arange(n_samples) // _CELL_SAMPLES
+    return torch.where(cell_of == torch.arange(_CELLS)[:, None], gaussian, 0.0).to(device)
