@@ -118,4 +118,3 @@ def test_scores_do_not_depend_on_the_parts(vocabulary):
     part, _ = bag.score(slide.read_words(40 - halo, 20 - halo, 30 + 2 * halo, 30 + 2 * halo))
     inner = part[halo:-halo, halo:-halo]
     assert np.allclose(inner, whole[halo + 20 : halo + 50, halo + 40 : halo + 70], atol=1e-4)
-    assert CELLS == 3

@@ -2,9 +2,11 @@
 
 The index stores which word lies where, not histograms, so every window of every
 slide can be asked for, whatever the query's size. A turned copy of the query
-gives each word a weight (tf-idf) in each of 3 x 3 cells; the score of a window
-is the sum of its words' weights in the cells in which they lie: one table
-look-up per grid point and block size, and box sums.
+gives each word a weight (tf-idf) in each of 5 x 5 cells; the score of a window
+is the sum of its words' weights in the cells in which they lie, over the root of
+their squares' sum, as a cosine has it: else a few words, repeated all over a
+window, would outdo many that agree. That takes one table look-up per grid point
+and block size, and two box sums.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from comir_search.geometry import normalise_angle_deg
+from comir_search.retrieval.correlation import box_means
 from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
@@ -25,11 +28,12 @@ from comir_search.retrieval.templates import turn_templates
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 
 GLASS = 128 / 255
-CELLS = 3  # along a side: where in the query a word lies, coarsely
+CELLS = 5  # along a side: where in the query a word lies, coarsely
 SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
 PART_POINTS = 768  # side of the parts in which a slide's map is scored, grid points
+ENERGY_FLOOR = 0.2  # added to a window's squared weights, which are about 1 by chance
 BURSTINESS = 0.5  # power of the term frequency: repeated structures count less
 
 
@@ -129,18 +133,17 @@ class BagOfWords:
         angles : ndarray (rows, columns) int
             Number of that angle.
         """
-        _, rows, columns = words.shape
-        numbers = torch.from_numpy(
-            np.where(words == NO_WORD, self.vocabulary.n_words, words).astype(np.int64)
-        )
+        vocabulary = self.vocabulary
+        n_blocks, rows, columns = words.shape
+        numbers = np.where(words == NO_WORD, vocabulary.n_words, words).astype(np.int64)
+        numbers += np.arange(n_blocks)[:, None, None] * (vocabulary.n_words + 1)
+        bags = torch.from_numpy(numbers).flatten(1).T.contiguous()
         best = torch.full((rows, columns), -torch.inf)
         best_angle = torch.zeros((rows, columns), dtype=torch.long)
         for number, (table, side) in enumerate(zip(self._tables, self._sides, strict=True)):
-            weights = sum(
-                torch.nn.functional.embedding(numbers[block].flatten(), table[block])
-                for block in range(len(numbers))
-            )
-            scores = _gather_cells(weights.T.reshape(CELLS**2, rows, columns), side)
+            weights = torch.nn.functional.embedding_bag(bags, table.flatten(0, 1), mode="sum")
+            sums, energies = _gather_cells(weights.T.contiguous().reshape(CELLS**2, rows, columns), side)
+            scores = sums / (energies + ENERGY_FLOOR).sqrt()
             better = scores > best
             best = torch.where(better, scores, best)
             best_angle = torch.where(better, number, best_angle)
@@ -208,7 +211,7 @@ def turn_descriptors(joined: Tensor, turns: int) -> Tensor:
     return joined
 
 
-def _gather_cells(weights: Tensor, side: int) -> Tensor:
+def _gather_cells(weights: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Add up each window's cells: means over cells, each taken where it lies in the window.
 
     Parameters
@@ -216,19 +219,25 @@ def _gather_cells(weights: Tensor, side: int) -> Tensor:
     weights : Tensor (CELLS ** 2, rows, columns)
     side : int
         Of a cell, grid points.
+
+    Returns
+    -------
+    sums, energies : Tensor (rows, columns)
+        Of the weights and of their squares.
     """
     rows, columns = weights.shape[1:]
     reach = side * (CELLS // 2)
-    before, after = side // 2 + reach, side - 1 - side // 2 + reach
-    padded = torch.nn.functional.pad(weights.contiguous(), (before + 1, after, before + 1, after))
-    integral = padded.double().cumsum(1).cumsum_(2)
-    total = torch.zeros((rows, columns), dtype=torch.float64)
-    for cell in range(CELLS**2):
-        y, x = cell // CELLS * side, cell % CELLS * side
-        top, bottom = integral[cell, y : y + rows], integral[cell, y + side : y + side + rows]
-        total += bottom[:, x + side : x + side + columns] - bottom[:, x : x + columns]
-        total += top[:, x : x + columns] - top[:, x + side : x + side + columns]
-    return (total / side**2).float()
+    # All cells are of one size: moved onto each other, they take one box sum together.
+    padded = torch.zeros((2, rows + 2 * reach, columns + 2 * reach))
+    for cell, layer in enumerate(weights):
+        y, x = 2 * reach - cell // CELLS * side, 2 * reach - cell % CELLS * side
+        target = padded[:, y : y + rows, x : x + columns]
+        target[0] += layer
+        target[1].addcmul_(layer, layer)
+    moved = padded[:, reach : reach + rows, reach : reach + columns]
+    before, after = side // 2, side - 1 - side // 2
+    means = box_means(torch.nn.functional.pad(moved.double(), (before, after, before, after)), side)
+    return means[0].float(), means[1].float()
 
 
 def parts(slide: IndexedSlide) -> list[tuple[int, int]]:

@@ -1,8 +1,9 @@
 """Masked, locally normalised correlation of turned templates with CoMIRs, by FFT.
 
 The score of a template at a place is the cosine of the two over all channels
-and all pixels under the template's mask, with a floor under the local energy:
-without it empty glass, which correlates with anything, wins.
+and all pixels under the template's mask, less most of their means, with a floor
+under the local energy: without it empty glass, which correlates with anything,
+wins.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from comir_search.retrieval.templates import Templates
 # Energy per pixel (sum over channels of squared decoded values) added to that
 # under a window. The networks were trained with the same number.
 ENERGY_FLOOR = 0.02
+# Of each channel's mean under the template, removed from template and window before
+# they are compared. Tissue of one kind shares its mean, so the plain cosine (0) is
+# high in all of it; but the mean says something, so the zero-mean cosine (1) is blinder.
+MEAN_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Spectra:
         Root of the templates' energy.
     areas : Tensor (angles,)
         Pixels under the masks.
+    means : Tensor (angles, channels)
+        Of the templates, before `MEAN_SHARE` of them was removed.
     side, size : int
         Sides of the templates and of the windows, pixels.
     """
@@ -39,21 +46,42 @@ class Spectra:
     masks: Tensor
     norms: Tensor
     areas: Tensor
+    means: Tensor
     side: int
     size: int
 
 
 def transform_templates(templates: Templates, size: int) -> Spectra:
     """Transform templates for windows of `size` pixels."""
-    norms = (templates.pixels**2).sum((1, 2, 3)).clamp(min=1e-12).sqrt()
+    areas = templates.masks.sum((1, 2))
+    means = templates.pixels.sum((2, 3)) / areas[:, None]
+    pixels = templates.pixels - MEAN_SHARE * means[:, :, None, None] * templates.masks[:, None]
     return Spectra(
-        torch.fft.rfft2(templates.pixels, s=(size, size)).conj().resolve_conj(),
+        torch.fft.rfft2(pixels, s=(size, size)).conj().resolve_conj(),
         torch.fft.rfft2(templates.masks, s=(size, size)).conj().resolve_conj(),
-        norms,
-        templates.masks.sum((1, 2)),
+        (pixels**2).sum((1, 2, 3)).clamp(min=1e-12).sqrt(),
+        areas,
+        means,
         templates.side,
         size,
     )
+
+
+def box_means(images: Tensor, side: int) -> Tensor:
+    """Return the means over every window of side x side pixels, by running sums.
+
+    Parameters
+    ----------
+    images : Tensor (..., rows, columns)
+    side : int
+
+    Returns
+    -------
+    Tensor (..., rows - side + 1, columns - side + 1)
+    """
+    sums = torch.nn.functional.pad(images, (1, 0, 1, 0)).cumsum(-1).cumsum(-2)
+    rows = sums[..., side:, :] - sums[..., :-side, :]
+    return (rows[..., side:] - rows[..., :-side]) / side**2
 
 
 def _sum_products(spectra: Tensor, window: Tensor) -> Tensor:
@@ -84,12 +112,29 @@ def correlate_window(spectra: Spectra, window: Tensor, chunk: int = 12) -> Tenso
     size, places = spectra.size, spectra.size - spectra.side + 1
     window_spectra = torch.fft.rfft2(window)
     energy_spectrum = torch.fft.rfft2((window**2).sum(0))
+    means = _local_means(spectra, window)
+    removed = MEAN_SHARE * (2 - MEAN_SHARE) * (means**2).sum(0)
+    # What the window's mean takes from the product: the templates keep some of theirs.
+    kept = MEAN_SHARE * (1 - MEAN_SHARE) * torch.tensordot(spectra.means, means, 1)
     scores = []
     for first in range(0, len(spectra.norms), chunk):
         part = slice(first, first + chunk)
+        areas = spectra.areas[part, None, None]
         products = torch.fft.irfft2(_sum_products(spectra.pixels[part], window_spectra), s=(size, size))
+        products = products[:, :places, :places] - areas * kept[part]
         energy = torch.fft.irfft2(spectra.masks[part] * energy_spectrum, s=(size, size))
-        floor = ENERGY_FLOOR * spectra.areas[part, None, None]
-        norms = (energy[:, :places, :places].clamp(min=0) + floor).sqrt() * spectra.norms[part, None, None]
-        scores.append(products[:, :places, :places] / norms)
+        energy = (energy[:, :places, :places] - areas * removed).clamp(min=0) + ENERGY_FLOOR * areas
+        scores.append(products / (energy.sqrt() * spectra.norms[part, None, None]))
     return torch.cat(scores)
+
+
+def _local_means(spectra: Spectra, window: Tensor) -> Tensor:
+    """Return the window's mean around every place, (channels, places, places).
+
+    Over a square as large as the template: the turned masks' own means would
+    cost a transform for every angle and channel.
+    """
+    side = min(spectra.side, 2 * round(float(spectra.areas[0]) ** 0.5 / 2))
+    spare = (spectra.side - side) // 2
+    inner = slice(spare, spectra.size - spare)
+    return box_means(window[:, inner, inner], side)
