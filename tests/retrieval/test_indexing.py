@@ -167,6 +167,37 @@ def test_cancelling_ends_at_once_and_resumes(empty, slide_file, finished):
     assert_same_index(empty, finished / "index")
 
 
+@pytest.mark.parametrize("stage", ["measuring", "embedding"])
+def test_cancelling_ends_a_read_that_takes_long(empty, slide_file, monkeypatch, stage):
+    """Without a pyramid one scaled read is many reads of the file: it ends after the next of them."""
+    from comir_search.slides import slide as slide_module
+    from comir_search.slides.tiff import TiffSlide
+
+    monkeypatch.setattr(slide_module, "_BLOCK_PX", 2048 * 4)  # four rows at a time
+    read, started, go_on = TiffSlide._read_inside, threading.Event(), threading.Event()
+    after = []
+
+    def slow_read(self, *box):
+        if go_on.is_set():
+            after.append(box)
+        elif job_stage[0] == stage:
+            started.set()
+            go_on.wait(60)
+        return read(self, *box)
+
+    interrupt = TiffSlide.interrupt
+    monkeypatch.setattr(TiffSlide, "_read_inside", slow_read)
+    job, job_stage = index_slides_steps([slide_file], empty), [""]
+    for tick in job:
+        job_stage[0] = tick.stage.split()[0]
+        if started.is_set():
+            break
+    monkeypatch.setattr(TiffSlide, "interrupt", lambda self: (interrupt(self), go_on.set()))
+    job.close()
+    assert len(after) == 0
+    assert Index.open(empty).slides == []
+
+
 def test_a_region_whose_chunk_was_lost_is_done_again(empty, slide_file, finished, monkeypatch):
     job = index_slides_steps([slide_file], empty)
     for tick in job:

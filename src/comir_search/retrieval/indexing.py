@@ -85,7 +85,7 @@ class LocalRunner:
             target.write_chunks(comir_array(0), work[1])
             mark(work[0])
 
-        return run_stages(regions, [read, embed, write])
+        return run_stages(regions, [read, embed, write], interrupt=slide.interrupt)
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
         """Derive blocks, see `Runner`."""
@@ -325,7 +325,7 @@ def _begin_steps(index: Index, slide: Slide, file: Path) -> Job[SlideProgress]:
         return plan_slide(slide, str(path), relative, model, index.modality, index.layout)
 
     plans = []
-    for plan in run_stages([slide], [measure]):
+    for plan in run_stages([slide], [measure], interrupt=slide.interrupt):
         yield Tick(stage, 0, 2)
         plans.append(plan)
     record, tissue = plans[-1]

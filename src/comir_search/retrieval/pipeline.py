@@ -18,7 +18,10 @@ class _Stopped(Exception):
 
 
 def run_stages(
-    items: Iterable[Any], stages: list[Callable[[Any], Any]], waiting: int = 1
+    items: Iterable[Any],
+    stages: list[Callable[[Any], Any]],
+    waiting: int = 1,
+    interrupt: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
     """Pass items through stages that overlap.
 
@@ -30,6 +33,9 @@ def run_stages(
         Each takes what the one before returned, in its own thread, in order.
     waiting : int
         Items that may wait between two stages: the bound on memory.
+    interrupt : callable, optional
+        Called where it ends before all items are through, so that a stage which
+        takes long can be made to raise.
 
     Yields
     ------
@@ -92,6 +98,7 @@ def run_stages(
             except Empty:
                 item = None
             if item is _END:
+                interrupt = None
                 return
             if item is None and failures:
                 break
@@ -99,6 +106,8 @@ def run_stages(
         raise failures[0]
     finally:
         stop.set()
+        if interrupt is not None:
+            interrupt()
         feeder, *workers = threads
         for thread in (feeder, workers[0], workers[-1]):
             thread.join()

@@ -25,6 +25,10 @@ _BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
 _LAZY_CHUNK_PX = 1024  # lazy chunks are whole tiles of at least this side: a task per tile would be too many
 
 
+class ReadInterrupted(Exception):
+    """Nobody wants any longer what is being read."""
+
+
 class Slide(ABC):
     """A slide or a query: one image in levels, finest first.
 
@@ -62,6 +66,7 @@ class Slide(ABC):
         pixel_size: PixelSize,
         fingerprint: str,
     ) -> None:
+        self._interrupted = False
         self.dtype = np.dtype(dtype)
         self.level_shapes = tuple((int(height), int(width)) for height, width in level_shapes)
         self.tile_shapes = tuple((int(height), int(width)) for height, width in tile_shapes)
@@ -88,6 +93,13 @@ class Slide(ABC):
 
     def close(self) -> None:
         """Release the file. The slide cannot be read afterwards."""
+
+    def interrupt(self) -> None:
+        """Make scaled reads that are under way in other threads, and all later ones, raise `ReadInterrupted`.
+
+        Without a pyramid such a read may take minutes; it ends within a block of a few megapixels.
+        """
+        self._interrupted = True
 
     @property
     def name(self) -> str:
@@ -188,6 +200,8 @@ class Slide(ABC):
         for top in range(0, height, block_height):
             rows = find_taps(y + top, min(block_height, height - top), scale, level_height)
             for left in range(0, width, block_width):
+                if self._interrupted:
+                    raise ReadInterrupted(f"reading {self.name} was stopped")
                 columns = find_taps(x + left, min(block_width, width - left), scale, level_width)
                 if not (rows.inside.any() and columns.inside.any()):
                     continue
