@@ -1,10 +1,11 @@
-"""Rebuild the accuracy table of the README: run by hand.
+"""Rebuild the accuracy tables of the README: run by hand.
 
     python tests/benchmarks/bench_accuracy.py --shared ../shared --work /tmp/accuracy [--model MODEL] [--seed 0]
 
 Builds slides and queries from the validation cores with ``make_tma_slide.py``, indexes them together
-with the public slides as distractors, and prints one row per kind of query. With --fit it fits the
-confidence on training cores instead, half of whose queries lie on no slide, and writes it into MODEL.
+with the public slides as distractors, and prints one row per kind of query (also to WORK/rows.jsonl,
+which ``plot_accuracy.py`` draws). With --fit it fits the confidence instead, on patches of which half
+lie on no slide, and writes it into MODEL; what it prints is judged on cores left out of the fit.
 """
 
 from __future__ import annotations
@@ -12,38 +13,38 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from comir_search.comir.model import DEFAULT_MODEL, load_model
 from comir_search.evaluation.calibration import collect, fit_calibration, reliability
-from comir_search.evaluation.localisation import search_all_steps, summarise
+from comir_search.evaluation.localisation import Truth, search_all_steps, summarise
 from comir_search.progress import finish
+from comir_search.records import SearchResult
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexing import index_slides_steps
 
+Answers = list[tuple[Truth, SearchResult]]
+
+SIZE_192 = ["--query-size", "192"]
 ROWS = {
-    "192 px": ["--query-size", "192"],
+    "192 px": SIZE_192,
     "128 px": ["--query-size", "128"],
     "96 px": ["--query-size", "96"],
-    "192 px, raw SHG, 12 bits": [
-        "--query-size",
-        "192",
-        "--query-bits",
-        "12",
-        "--query-gain",
-        "0.1",
-        "1",
-        "RAW",
-    ],
-    "192 px, pixel size 5 % off": ["--query-size", "192", "--pixel-size-error", "0.05"],
-    "192 px, half mirrored": ["--query-size", "192", "--mirrored-share", "0.5", "MIRROR"],
-    "192 px, half absent": ["--query-size", "192", "ABSENT"],
-    "192 px, BF in SHG": ["--query-size", "192", "--query-side", "bf", "BF"],
+    "64 px": ["--query-size", "64"],
+    "192 px, 30 degrees at most": [*SIZE_192, "--max-rotation", "30"],
+    "192 px, raw SHG, 12 bits": [*SIZE_192, "--query-bits", "12", "--query-gain", "0.1", "1", "RAW"],
+    "192 px, pixel size 5 % off": [*SIZE_192, "--pixel-size-error", "0.05"],
+    "192 px, half mirrored": [*SIZE_192, "--mirrored-share", "0.5", "MIRROR"],
+    "192 px, half absent": [*SIZE_192, "ABSENT"],
+    "192 px, BF in SHG": [*SIZE_192, "--query-side", "bf", "BF"],
 }
+FIT_SIZES = ("192", "128", "96")
 
 
 def main() -> None:
@@ -55,97 +56,133 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries-per-core", type=int, default=16)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
-    bench = Bench(args)
+    bench = Bench(args.shared, args.work, args.model, args.seed)
     if args.fit:
         bench.fit()
         return
     for row in args.rows:
-        print(json.dumps({"row": row, **bench.measure(row)}), flush=True)
+        line = json.dumps({"row": row, "seed": args.seed, **report(bench.search(row, args.queries_per_core))})
+        print(line, flush=True)
+        with open(args.work / "rows.jsonl", "a") as file:
+            file.write(line + "\n")
 
 
 class Bench:
     """Slides, indexes and searches below one folder."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.pairs = args.shared / "data" / "he_shg_tma"
+    def __init__(self, shared: Path, work: Path, model: Path, seed: int) -> None:
+        self.shared, self.work, self.seed = shared, work, seed
+        self.model = load_model(model)
+        self.model_file = model
+        self.pairs = shared / "data" / "he_shg_tma"
         with open(self.pairs / "pairs.csv", newline="") as file:
-            self.split = {row["id"]: row["split"] for row in csv.DictReader(file)}
+            self.groups = {
+                row["id"]: row["group"] for row in csv.DictReader(file) if row["split"] == "validation"
+            }
 
-    def names(self, split: str) -> list[str]:
-        return [name for name, its in self.split.items() if its == split]
-
-    def build(self, name: str, names: list[str], options: list[str], absent: list[str]) -> Path:
-        folder = self.args.work / name
-        command = [sys.executable, self.args.shared / "tools" / "make_tma_slide.py"]
+    def build(self, name: str, names: Sequence[str], absent: Sequence[str], options: Sequence[str]) -> Path:
+        """Make a slide of cores and queries of known place."""
+        folder = self.work / f"{name}_{self.seed}"
+        command = [sys.executable, self.shared / "tools" / "make_tma_slide.py"]
         command += ["--bf", self.pairs / "he_aligned", "--shg", self.pairs / "shg", "--out", folder]
-        command += ["--upsample", "2", "--seed", self.args.seed, "--names", *names, *options]
+        command += ["--upsample", "2", "--seed", self.seed, "--names", *names, *options]
         command += ["--absent", *absent] if absent else []
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         return folder
 
-    def index(self, folder: Path, kind: str, distractors: bool, modality: str = "bf") -> Index:
-        """Index a folder's slide, or open the index of another folder of this kind: their slides are the same."""
-        model = load_model(self.args.model)
-        path = self.args.work / f"index_{kind}_{self.args.seed}_{model.fingerprint[:8]}"
+    def index(self, kind: str, folder: Path, modality: str = "bf") -> Index:
+        """Index the slide of one kind of folders (equal in all of them) beside the public ones."""
+        path = self.work / f"index_{kind}_{self.model.fingerprint[:8]}"
         if path.is_dir():
             return Index.open(path)
-        index = finish(index_slides_steps([folder / "slides"], path, model=model, modality=modality))
-        if distractors:
-            slides = self.args.shared / "data" / "wsi"
-            stated = [slides / "CMU-1-Small-Region.svs", slides / "fibrosis_HE_quarter.tif"]
-            index = finish(index_slides_steps(stated, path))
-            tcga = slides / "TCGA-CR-7395-01A-01-TS1.svs"
-            index = finish(index_slides_steps([tcga], path, pixel_size_um=0.5))
-        return index
+        if modality == "bf":
+            shutil.copytree(self._distractors(), path)
+        return finish(index_slides_steps([folder / "slides"], path, model=self.model, modality=modality))
 
-    def measure(self, row: str) -> dict:
+    def _distractors(self) -> Path:
+        path = self.work / f"distractors_{self.model.fingerprint[:8]}"
+        if not path.is_dir():
+            slides = self.shared / "data" / "wsi"
+            stated = [slides / "CMU-1-Small-Region.svs", slides / "fibrosis_HE_quarter.tif"]
+            finish(index_slides_steps(stated, path, model=self.model))
+            tcga = slides / "TCGA-CR-7395-01A-01-TS1.svs"
+            finish(index_slides_steps([tcga], path, pixel_size_um=0.5))
+        return path
+
+    def search(self, row: str, queries_per_core: int) -> Answers:
+        """Search for all queries of one row."""
         options = [option for option in ROWS[row] if not option.isupper()]
         flags = {option for option in ROWS[row] if option.isupper()}
-        names, absent = self.names("validation"), []
+        options += ["--queries-per-core", str(queries_per_core)]
         if "RAW" in flags:
             options += ["--query-images", str(self.pairs / "shg_raw")]
-        if "ABSENT" in flags:  # as many absent queries as present ones, of cores the model never saw
-            absent = names[::2]
-            names = [*names, *self.names("train")[:1]]
-        name = "".join(c if c.isalnum() else "_" for c in row) + f"_{self.args.seed}"
-        options += ["--queries-per-core", str(self.args.queries_per_core)]
-        folder = self.build(name, names, options, absent)
-        kind = "absent" if "ABSENT" in flags else "shg" if "BF" in flags else "bf"
-        index = self.index(folder, kind, kind != "shg", "shg" if kind == "shg" else "bf")
-        truth = folder / "truth.csv"
-        answers = finish(search_all_steps(index, folder / "queries", truth, mirror="MIRROR" in flags))
-        result = summarise(answers)
-        confidences = np.array([r.candidates[0].confidence for _, r in answers])
-        _, right, first = collect(answers)
-        result["reliability"] = reliability(confidences, right[first])
-        result["misses"] = sorted({t.group for t, r in answers if t.slide and not r.found})
-        return result
+        name = "".join(c if c.isalnum() else "_" for c in row)
+        if "ABSENT" in flags:
+            return self._search_halves(name, options)
+        folder = self.build(name, list(self.groups), [], options)
+        index = self.index("shg", folder, "shg") if "BF" in flags else self.index("bf", folder)
+        return _search(index, folder, mirror="MIRROR" in flags)
+
+    def _search_halves(self, name: str, options: Sequence[str]) -> Answers:
+        """Search for all cores' queries in two indexes, each of which lacks the other's cores."""
+        answers = []
+        names = list(self.groups)
+        for half in (0, 1):
+            folder = self.build(f"{name}_half{half}", names, names[1 - half :: 2], options)
+            answers += _search(self.index(f"half{half}", folder), folder)
+        return answers
 
     def fit(self) -> None:
-        names = self.names("train")
+        """Fit the confidence, judge it on cores left out, write it into the model."""
         answers = []
-        for size in ("192", "112"):
-            for half in (0, 1):
-                absent = names[half::2]
-                options = ["--query-size", size, "--queries-per-core", "2"]
-                folder = self.build(f"fit_{size}_{half}", names, options, absent)
-                index = self.index(folder, f"fit{half}", distractors=False)
-                answers += finish(search_all_steps(index, folder / "queries", folder / "truth.csv"))
-        model = load_model(self.args.model, "cpu")
+        for size in FIT_SIZES:
+            options = ["--query-size", size, "--queries-per-core", "4"]
+            answers += self._search_halves(f"fit_{size}", options)
+        confidences, rights, founds = [], [], []
+        for core in self.groups:
+            calibration = fit_calibration([answer for answer in answers if answer[0].group != core])
+            features, right, first = collect([answer for answer in answers if answer[0].group == core])
+            confidences.append(calibration.confidence(features[first]))
+            rights.append(right[first])
+            founds.append(confidences[-1] >= calibration.threshold)
+        confidence, right, found = (np.concatenate(parts) for parts in (confidences, rights, founds))
+        model = load_model(self.model_file, "cpu")
         model.calibration = fit_calibration(answers)
-        features, right, first = collect(answers)
-        confidence = model.calibration.confidence(features[first])
-        print(model.calibration, "right", right[first].mean(), reliability(confidence, right[first])["ece"])
         model.card["calibration"] = {
-            "images": names,
+            "images": list(self.groups),
             "queries": len(answers),
             "absent": sum(not truth.slide for truth, _ in answers),
+            "left_out": {
+                "precision": float(right[found].mean()),
+                "coverage": float(found.sum() / sum(bool(truth.slide) for truth, _ in answers)),
+                "ece": reliability(confidence, right)["ece"],
+            },
         }
-        model.save(self.args.model)
+        model.save(self.model_file)
+        print(json.dumps(model.card["calibration"]), model.calibration)
+
+
+def _search(index: Index, folder: Path, *, mirror: bool = False) -> Answers:
+    return finish(search_all_steps(index, folder / "queries", folder / "truth.csv", mirror=mirror))
+
+
+def report(answers: Answers) -> dict:
+    """Return the counts of one row."""
+    result = summarise(answers)
+    confidences = np.array([r.candidates[0].confidence for _, r in answers if r.candidates])
+    _, right, first = collect(answers)
+    result["reliability"] = reliability(confidences, right[first])
+    stages = [r.seconds for _, r in answers]
+    result["stage_seconds"] = {
+        stage: float(np.median([seconds.get(stage, 0.0) for seconds in stages])) for stage in stages[0]
+    }
+    result["missed_cores"] = sorted(
+        truth.group for truth, r in answers if truth.slide and summarise([(truth, r)])["hit"]["1"] == 0
+    )
+    return result
 
 
 if __name__ == "__main__":
