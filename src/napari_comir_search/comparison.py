@@ -16,6 +16,7 @@ from comir_search.records import Candidate, SlideInfo
 from napari_comir_search.jobs import leave_a_core, open_query
 
 if TYPE_CHECKING:
+    from comir_search.io.pictures import Contrast
     from comir_search.retrieval.index import Index, IndexedSlide
 
 LONGEST_PX = 900
@@ -77,6 +78,7 @@ def compare_steps(
     info: SlideInfo,
     index: Index | None = None,
     faces: tuple[Face, Face] = (Face.IMAGE, Face.IMAGE),
+    contrast: Contrast | None = None,
 ) -> Job[Comparison]:
     """Read both pictures.
 
@@ -92,18 +94,20 @@ def compare_steps(
         Needed for CoMIRs.
     faces : (Face, Face)
         What to show of the query and of the slide.
+    contrast : Contrast, optional
+        With which the slide is shown on the canvas; a query from a layer brings its own.
     """
     yield Tick("reading the query", 0, 2)
     seen = read_query(query, image, candidate, index, faces[0])
     yield Tick("reading the slide", 1, 2)
-    return Comparison(query.id, candidate, seen, read_slide(candidate, info, index, faces[1]))
+    return Comparison(query.id, candidate, seen, read_slide(candidate, info, index, faces[1], contrast))
 
 
 def read_query(
     query: ProjectQuery, image: np.ndarray | None, candidate: Candidate, index: Index | None, face: Face
 ) -> Picture:
     """Read the query, at the size at which the candidate fits it."""
-    from comir_search.io.pictures import to_display
+    from comir_search.io.pictures import Contrast, to_display
 
     with open_query(query, image) as slide:
         if face is Face.COMIR:
@@ -115,11 +119,18 @@ def read_query(
             cover = rows / prepared.size_px[0], columns / prepared.size_px[1]
             shown = comir_to_display(np.round(127.5 + 127.5 * prepared.comir).astype(np.uint8))
             return Picture(shown, candidate.height_um * cover[0], candidate.width_um * cover[1])
-        shown = to_display(slide.overview(LONGEST_PX)[0])
+        kept = query.source.get("contrast")
+        shown = to_display(slide.overview(LONGEST_PX)[0], Contrast(*kept) if kept else None)
     return Picture(shown, candidate.height_um, candidate.width_um)
 
 
-def read_slide(candidate: Candidate, info: SlideInfo, index: Index | None, face: Face) -> Picture:
+def read_slide(
+    candidate: Candidate,
+    info: SlideInfo,
+    index: Index | None,
+    face: Face,
+    contrast: Contrast | None = None,
+) -> Picture:
     """Read the candidate with its surroundings, turned to match the query."""
     from comir_search.io.pictures import extract_candidate, to_display
     from comir_search.slides import open_slide
@@ -132,7 +143,7 @@ def read_slide(candidate: Candidate, info: SlideInfo, index: Index | None, face:
         return Picture(shown, wide.height_um, wide.width_um)
     with open_slide(info.path, pixel_size_um=info.pixel_size_um) as slide:
         size_um = max(candidate.pixel_size_um, max(wide.width_um, wide.height_um) / (LONGEST_PX * CONTEXT))
-        shown = to_display(extract_candidate(slide, wide, size_um))
+        shown = to_display(extract_candidate(slide, wide, size_um), contrast)
     return Picture(shown, wide.height_um, wide.width_um)
 
 

@@ -196,6 +196,8 @@ def index_steps(
     from comir_search.retrieval.indexing import index_slides_steps
 
     leave_a_core()
+    if not options.modality and not (path / "index.json").exists():
+        options = replace(options, modality=_guess_modality(repository, options))
     index = None
     for item in items:
         index = yield from index_slides_steps(
@@ -340,6 +342,16 @@ def _open_index(path: Path, device: str) -> Index | None:
     index = Index.open(path, device=device)
     index.model  # noqa: B018 - loads it here, not when the window asks for it
     return index
+
+
+def _guess_modality(repository: Sequence[SlideItem], options: IndexOptions) -> str:
+    """Return the side of the model whose channels all slides have, "" where that does not decide."""
+    from comir_search.comir.model import load_model
+
+    model = load_model(options.model or None, "cpu")
+    channels = {item.info.channels for item in repository}
+    fitting = [side for side in model.modalities if channels == {model.channels_of(side)}]
+    return fitting[0] if len(fitting) == 1 else ""
 
 
 def _states_in(

@@ -29,6 +29,14 @@ KEYS: tuple[Key, ...] = (
     Key("Shift-M", "mode", "Change how query and candidate are compared"),
 )
 
+# What the mouse does beside napari's own.
+MOUSE: tuple[tuple[str, str], ...] = (
+    ("Click a rectangle", "Choose that candidate"),
+    ("Shift+drag in Compare", "Move the slide under the query"),
+    ("Alt+drag in Compare", "Turn the slide under the query"),
+    ("Double-click in the slide list", "Show that slide"),
+)
+
 
 def key_of(action: str) -> str:
     """Return the key of an action as shown to the user: "Shift+Y"."""

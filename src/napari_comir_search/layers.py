@@ -18,6 +18,7 @@ from comir_search.records import Candidate, Verdict
 if TYPE_CHECKING:
     from napari.layers import Image, Layer, Points, Shapes
 
+    from comir_search.io.pictures import Contrast
     from comir_search.slides import Slide
 
 KEY = "comir_search"  # our own part of a layer's metadata
@@ -52,6 +53,16 @@ def slide_layer(
 def fingerprint_of(layer: Layer) -> str | None:
     """Return the fingerprint of the slide that a layer shows, None for other layers."""
     return layer.metadata.get(KEY, {}).get("fingerprint")
+
+
+def contrast_of(layer: Image) -> Contrast | None:
+    """Return the contrast that was set on an image layer, None where colours are as they come."""
+    from comir_search.io.pictures import Contrast
+
+    low, high = (float(limit) for limit in layer.contrast_limits)
+    if layer.rgb and (low, high, layer.gamma) in ((0.0, 255.0, 1.0), (0.0, 1.0, 1.0), (0.0, 65535.0, 1.0)):
+        return None
+    return Contrast(low, high, float(layer.gamma))
 
 
 def candidate_outlines(candidates: Sequence[Candidate]) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 
 from comir_search.errors import ComirSearchError
 from napari_comir_search import drawing, jobs
+from napari_comir_search.layers import contrast_of
 from napari_comir_search.session import Session
 from napari_comir_search.worker import JobRunner
 
@@ -77,7 +78,7 @@ class QueryMaker(QObject):
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
-        source = {"layer": layer.name, "pixel size": "layer" if size_um else "missing"}
+        source = _source_of(layer, size_um)
         self.runner.run(
             f"Reading {layer.name}",
             drawing.read_steps(data, layer.name),
@@ -128,11 +129,7 @@ class QueryMaker(QObject):
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
-        source = {
-            "layer": outline.target.name,
-            "place": asdict(place),
-            "pixel size": "layer" if size_um else "missing",
-        }
+        source = _source_of(outline.target, size_um) | {"place": asdict(place)}
         name = f"{Path(outline.target.name).stem} cut {len(self.session.queries) + 1}"
         self.stop_drawing()
         self.runner.run(
@@ -158,3 +155,13 @@ class QueryMaker(QObject):
             return "bf" if channels == 3 else "shg"
         sought = index.model.other(index.modality)
         return sought if channels == index.model.channels_of(sought) else index.modality
+
+
+def _source_of(layer: Image, size_um: float | None) -> dict[str, Any]:
+    """Return where a query's pixels come from, and the contrast with which they were seen there."""
+    contrast = contrast_of(layer)
+    return {
+        "layer": layer.name,
+        "pixel size": "layer" if size_um else "missing",
+        "contrast": None if contrast is None else list(astuple(contrast)),
+    }

@@ -30,6 +30,7 @@ class SlideView:
     """
 
     slide_shown = Signal()  # another slide is on the canvas, or none
+    contrast_changed = Signal()  # of a slide that was opened here
 
     def __init__(
         self, viewer: Any, session: Session, open_slide: Callable[[str, Callable[..., None]], None]
@@ -122,13 +123,20 @@ class SlideView:
             data, options, _ = slide_layer(slide, limits)
             active = self.viewer.layers.selection.active
             self._slides[slide.fingerprint] = slide
-            self.viewer.add_image(data, **options, visible=False)
+            layer = self.viewer.add_image(data, **options, visible=False)
+            layer.events.contrast_limits.connect(self._tell_contrast)
+            layer.events.gamma.connect(self._tell_contrast)
+            if not layer.rgb:
+                self.contrast_changed.emit()
             # Slides lie below whatever is drawn on them.
             self.viewer.layers.move(len(self.viewer.layers) - 1, 0)
             self.viewer.layers.selection.active = active
             self.viewer.canvas.overlays.scale_bar.visible = slide.pixel_size_um is not None
         if self._wanted == slide.fingerprint:
             self.show(slide.fingerprint, then)
+
+    def _tell_contrast(self, event: Any) -> None:
+        self.contrast_changed.emit()
 
     def _land(self) -> None:
         candidate = self.session.candidate

@@ -16,6 +16,7 @@ from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
 from napari_comir_search.heat import HeatView
 from napari_comir_search.items import SlideItem
+from napari_comir_search.layers import contrast_of
 from napari_comir_search.query_maker import QueryMaker
 from napari_comir_search.sample_data import sample_steps
 from napari_comir_search.session import Session
@@ -330,7 +331,9 @@ class Workbench(QObject):
         query = self.session.query
         if query is not None:
             image = self.session.project.query_image(query.id)
-            job = compare_steps(query, image, candidate, item.info, self.session.index, faces)
+            layer = self.view.layer(item.fingerprint)
+            contrast = None if layer is None else contrast_of(layer)
+            job = compare_steps(query, image, candidate, item.info, self.session.index, faces, contrast)
             self.comparing.run("Reading pictures", job, self.compared.emit)
 
     def refit(self, candidate: Candidate, then: Callable[[Candidate], None]) -> None:
@@ -365,10 +368,14 @@ class Workbench(QObject):
     def judge(self, verdict: Verdict, note: str | None = None) -> None:
         """Give a verdict on the current candidate and have it on the disk."""
         self.session.reviewer = read_preferences().reviewer or None
+        was_open = self.session.counts[Verdict.NONE]
         try:
             self.session.judge(verdict, note)
         except ComirSearchError as error:
             self.failed.emit(str(error))
+            return
+        if was_open and not self.session.counts[Verdict.NONE]:
+            self.told.emit(describe_counts(self.session.counts))
 
     def undo(self) -> None:
         """Take the last verdict back."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from comir_search.geometry import query_to_slide, transform
-from comir_search.io.pictures import extract_candidate, fit_picture, to_display
+from comir_search.io.pictures import Contrast, extract_candidate, fit_picture, to_display
 from comir_search.records import Candidate
 from comir_search.slides import slide_from_array
 
@@ -56,6 +56,14 @@ def test_display_of_colour_keeps_values(dtype, white):
 def test_display_of_constant_and_nan():
     assert to_display(np.full((4, 4), 7, np.uint8)).max() == 0
     assert to_display(np.full((4, 4), np.nan)).max() == 0
+
+
+def test_a_contrast_that_was_set_is_kept():
+    grey = np.array([[100, 200, 300, 400]], np.uint16)
+    assert to_display(grey, Contrast(200, 400))[0, :, 0].tolist() == [0, 0, 128, 255]
+    assert to_display(grey, Contrast(200, 400, 2.0))[0, 2].tolist() == [64, 64, 64]
+    colour = np.array([[[0, 128, 255]]], np.uint8)
+    assert to_display(colour, Contrast(128, 255))[0, 0].tolist() == [0, 0, 255]
 
 
 def test_fit_keeps_proportions():

@@ -121,3 +121,31 @@ def study(made_study: Study, tmp_path: Path) -> Study:
     """A copy of the study that a test may change."""
     shutil.copytree(made_study.folder, tmp_path / "study")
     return Study(tmp_path / "study")
+
+
+def settle(qtbot, dock) -> None:
+    """Wait until nothing runs any more."""
+    qtbot.waitUntil(lambda: not any(runner.is_running for runner in dock.workbench.runners), timeout=300_000)
+
+
+@pytest.fixture
+def searched_dock(qtbot, make_napari_viewer, study: Study, tmp_path: Path):
+    """A dock in a window with an answer; the first candidate lies on the indexed slide."""
+    from comir_search.slides import open_slide
+    from napari_comir_search.widgets.dock import SearchDock
+
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1280, 800)
+    dock = SearchDock(viewer, folder=tmp_path / "projects")
+    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
+    dock.workbench.take([study.slides])
+    settle(qtbot, dock)
+    with open_slide(study.slides / "first.ome.tif") as slide:
+        image = np.asarray(slide.read_level(0, 400, 300, 200, 220))
+    dock.session.add_query("q", image, modality="bf", pixel_size_um=1.0)
+    settle(qtbot, dock)
+    dock.workbench.search(5, False)
+    settle(qtbot, dock)
+    yield dock
+    dock.leave()
+    settle(qtbot, dock)

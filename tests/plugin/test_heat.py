@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from comir_search.slides import open_slide
 from napari_comir_search.heat import NAME
 from napari_comir_search.widgets.dock import SearchDock
 
-
-@pytest.fixture
-def dock(qtbot, make_napari_viewer, study, tmp_path: Path) -> Iterator[SearchDock]:
-    """A dock with an answer, the first candidate on the indexed slide."""
-    viewer = make_napari_viewer()
-    dock = SearchDock(viewer, folder=tmp_path / "projects")
-    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
-    dock.workbench.take([study.slides])
-    settle(qtbot, dock)
-    with open_slide(study.slides / "first.ome.tif") as slide:
-        image = np.asarray(slide.read_level(0, 400, 300, 200, 220))
-    dock.session.add_query("q", image, modality="bf", pixel_size_um=1.0)
-    settle(qtbot, dock)
-    dock.workbench.search(5, False)
-    settle(qtbot, dock)
-    yield dock
-    dock.leave()
-    settle(qtbot, dock)
+from .conftest import settle
 
 
-def settle(qtbot, dock: SearchDock) -> None:
-    qtbot.waitUntil(lambda: not any(runner.is_running for runner in dock.workbench.runners), timeout=120_000)
-
-
-def test_the_map_lies_on_the_slide_and_peaks_at_the_first_candidate(qtbot, dock: SearchDock) -> None:
+def test_the_map_lies_on_the_slide_and_peaks_at_the_first_candidate(qtbot, searched_dock: SearchDock) -> None:
+    dock = searched_dock
     box, viewer = dock.results.heat_box, dock.viewer
     assert box.toolTip() and not box.isHidden()
     box.click()
@@ -53,7 +29,8 @@ def test_the_map_lies_on_the_slide_and_peaks_at_the_first_candidate(qtbot, dock:
     assert NAME not in viewer.layers
 
 
-def test_the_map_follows_query_and_slide(qtbot, dock: SearchDock) -> None:
+def test_the_map_follows_query_and_slide(qtbot, searched_dock: SearchDock) -> None:
+    dock = searched_dock
     dock.results.heat_box.click()
     settle(qtbot, dock)
     first, second = dock.session.slides
@@ -72,7 +49,8 @@ def test_the_map_follows_query_and_slide(qtbot, dock: SearchDock) -> None:
     assert NAME not in dock.viewer.layers
 
 
-def test_stopping_unchecks_the_box(qtbot, dock: SearchDock) -> None:
+def test_stopping_unchecks_the_box(qtbot, searched_dock: SearchDock) -> None:
+    dock = searched_dock
     dock.results.heat_box.click()
     dock.results.heat_progress.stop_button.click()
     settle(qtbot, dock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,23 @@ from comir_search.records import Candidate
 
 if TYPE_CHECKING:
     from comir_search.slides import Slide
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a person set so as to see an image well.
+
+    Parameters
+    ----------
+    low, high : float
+        Values that are shown black and white.
+    gamma : float
+        Exponent of what lies between.
+    """
+
+    low: float
+    high: float
+    gamma: float = 1.0
 
 
 def extract_candidate(
@@ -65,7 +83,7 @@ def extract_candidate(
     )
 
 
-def to_display(array: np.ndarray) -> NDArray[np.uint8]:
+def to_display(array: np.ndarray, contrast: Contrast | None = None) -> NDArray[np.uint8]:
     """Return an image as 8-bit RGB to look at.
 
     Colour keeps its values (16 bits are divided down, floats taken from 0 to 1);
@@ -76,10 +94,16 @@ def to_display(array: np.ndarray) -> NDArray[np.uint8]:
     ----------
     array : ndarray (height, width), (height, width, 1) or (height, width, 3)
         Any integer or float type; not-a-number is shown black.
+    contrast : Contrast, optional
+        Taken instead.
     """
     values = np.nan_to_num(np.asarray(array, np.float32), posinf=0.0, neginf=0.0)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
+    if contrast is not None:
+        shares = np.clip((values - contrast.low) / max(contrast.high - contrast.low, 1e-6), 0, 1)
+        shown = (255 * shares**contrast.gamma + 0.5).astype(np.uint8)
+        return shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=2)
     if values.ndim == 3:
         kind = np.asarray(array).dtype
         white = float(np.iinfo(kind).max) if kind.kind in "ui" else 1.0

@@ -13,12 +13,10 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
     QHBoxLayout,
-    QLabel,
     QMainWindow,
     QMenu,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -29,6 +27,7 @@ from napari_comir_search.keymap import Keymap
 from napari_comir_search.log import close_log, open_log
 from napari_comir_search.session import Session
 from napari_comir_search.settings import read_preferences
+from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.export import ExportWidget
 from napari_comir_search.widgets.inspector import Inspector
 from napari_comir_search.widgets.key_table import KeyTable
@@ -116,8 +115,7 @@ class SearchDock(LeavingWidget):
         }
 
     def _build(self) -> None:
-        self.project_label = QLabel()
-        self.project_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.project_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
         self.menu_button = QPushButton("Project")
         self.menu_button.setToolTip("Open, keep or leave a project; see the keys.")
         menu = QMenu(self.menu_button)

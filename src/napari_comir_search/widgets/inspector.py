@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
     QFileDialog,
@@ -26,6 +26,7 @@ from napari_comir_search.workbench import Workbench
 
 HINT = "Choose a candidate to compare it with the query."
 SLIDER_STEPS = 100
+CONTRAST_DELAY_MS = 150
 MODE_TIPS = {
     Mode.SIDE_BY_SIDE: "Query on the left, slide on the right, turned to match; they zoom and pan together.",
     Mode.BLEND: "The query over the slide; the slider sets how much of it shows.",
@@ -115,6 +116,12 @@ class Inspector(QWidget):
         layout.addWidget(frame, 1)
         layout.addLayout(bottom)
 
+        self._contrast_timer = QTimer(self)  # a slider that is dragged tells many values
+        self._contrast_timer.setSingleShot(True)
+        self._contrast_timer.setInterval(CONTRAST_DELAY_MS)
+        self._contrast_timer.timeout.connect(self.refresh)
+        workbench.view.contrast_changed.connect(self._await_contrast)
+        self.session.events.slides.connect(self._show_state)
         inspection.changed.connect(self.refresh)
         inspection.mode_changed.connect(self._show_mode)
         workbench.compared.connect(self._take)
@@ -125,6 +132,9 @@ class Inspector(QWidget):
 
     def close_down(self) -> None:
         """Listen no more and let go of the canvas."""
+        self._contrast_timer.stop()
+        self.workbench.view.contrast_changed.disconnect(self._await_contrast)
+        self.session.events.slides.disconnect(self._show_state)
         self.inspection.changed.disconnect(self.refresh)
         self.inspection.mode_changed.disconnect(self._show_mode)
         self.keymap.close()
@@ -148,6 +158,9 @@ class Inspector(QWidget):
         else:
             self.workbench.compare(candidate, item, self.inspection.faces)
         self._show_state()
+
+    def _await_contrast(self) -> None:
+        self._contrast_timer.start()
 
     def _take(self, comparison: Comparison) -> None:
         query = self.session.query

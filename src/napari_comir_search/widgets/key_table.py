@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QWidget
 
-from napari_comir_search.keymap import KEYS, key_of
+from napari_comir_search.keymap import KEYS, MOUSE, key_of
 
 
 class KeyTable(QDialog):
-    """Lists every key with its meaning."""
+    """Lists every key, and what the mouse does, with the meaning."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -16,11 +16,12 @@ class KeyTable(QDialog):
         layout = QGridLayout(self)
         layout.setContentsMargins(18, 14, 18, 14)
         layout.setHorizontalSpacing(24)
-        for row, key in enumerate(KEYS):
-            name = QLabel(key_of(key.action))
+        rows = [(key_of(key.action), key.meaning) for key in KEYS] + list(MOUSE)
+        for row, (what, meaning) in enumerate(rows):
+            name = QLabel(what)
             name.setStyleSheet("font-weight: bold;")
             layout.addWidget(name, row, 0)
-            layout.addWidget(QLabel(key.meaning), row, 1)
+            layout.addWidget(QLabel(meaning), row, 1)
         note = QLabel("They work while the canvas or the dock has the focus, not while you type a note.")
         note.setWordWrap(True)
-        layout.addWidget(note, len(KEYS), 0, 1, 2)
+        layout.addWidget(note, len(rows), 0, 1, 2)

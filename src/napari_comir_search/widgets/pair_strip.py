@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
+from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.slide_list import to_pixmap
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class PairStrip(QWidget):
         self.hint.setStyleSheet("border: 1px dashed palette(mid); border-radius: 6px;")
         self.hint.setFixedHeight(PICTURE_PX)
         self._cells = [[QLabel() for _ in range(SIDES)] for _ in range(SHOWN)]
-        self._names = [QLabel() for _ in range(SHOWN)]
+        self._names = [ElidedLabel(mode=Qt.TextElideMode.ElideMiddle) for _ in range(SHOWN)]
         self._grid_frame = QWidget()
         grid = QGridLayout(self._grid_frame)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -42,7 +43,6 @@ class PairStrip(QWidget):
                 cell.setAlignment(Qt.AlignmentFlag.AlignCenter)
                 grid.addWidget(cell, row, column)
             name.setAlignment(Qt.AlignmentFlag.AlignCenter)
-            name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             grid.addWidget(name, SIDES, column)
         self.count_label = QLabel()
         self.before_button = self._page_button("‹", "Show the pairs before.", -SHOWN)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QGridLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
 
 from comir_search.progress import Tick
+from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.worker import JobRunner
 
 BAR_STEPS = 1000
@@ -26,8 +28,7 @@ class ProgressRow(QWidget):
     ) -> None:
         super().__init__(parent)
         self._runner = runner
-        self.stage = QLabel()
-        self.stage.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.stage = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)  # the time left stands at the end
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(10)

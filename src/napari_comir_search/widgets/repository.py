@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QListView,
     QMenu,
     QPushButton,
-    QSizePolicy,
     QStackedLayout,
     QVBoxLayout,
     QWidget,
@@ -22,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_comir_search.items import IndexState, SlideItem
 from napari_comir_search.jobs import Thumbnail
+from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideDelegate, SlideListModel
 from napari_comir_search.workbench import Workbench
@@ -66,8 +66,7 @@ class RepositoryWidget(QWidget):
         self._stack = QStackedLayout(self._stack_frame)
         self._stack.addWidget(self.hint)
         self._stack.addWidget(self.list)
-        self.index_label = QLabel()
-        self.index_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.index_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
         self.index_button = QPushButton("Index all")
         self.index_button.clicked.connect(self._index_all)
         self.place_button = QPushButton("Change …")
@@ -120,9 +119,12 @@ class RepositoryWidget(QWidget):
         rows = min(max(len(items), FEWEST_ROWS), MOST_ROWS)
         self._stack_frame.setFixedHeight(rows * ROW_HEIGHT_PX + 6)
         path = self.session.index_path
-        text = "The index is made beside the slides." if path is None else f"Index: {path.name}"
-        self.index_label.setText(text)
-        self.index_label.setToolTip("" if path is None else str(path))
+        if path is None:
+            self.index_label.setText("Index: beside the slides")
+            self.index_label.setToolTip("The index is made in the folder of the first slide.")
+        else:
+            self.index_label.setText(f"Index: {path.name}")
+            self.index_label.setToolTip(str(path))
         left = self._to_index()
         busy = self.workbench.indexing.is_running
         self.index_button.setEnabled(bool(left) and not busy)

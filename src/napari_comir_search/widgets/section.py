@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
+
+from napari_comir_search.widgets.elided_label import ElidedLabel
 
 
 class Section(QWidget):
@@ -32,9 +34,8 @@ class Section(QWidget):
         self.button.setToolTip(f"{tip} Click to fold or unfold.")
         self.button.setStyleSheet("QToolButton { font-weight: bold; border: none; background: transparent; }")
         self.button.toggled.connect(self._toggle)
-        self.note = QLabel()
+        self.note = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
         self.note.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         head = QHBoxLayout()
         head.setContentsMargins(0, 2, 4, 2)
         head.addWidget(self.button)
@@ -48,6 +49,7 @@ class Section(QWidget):
     def set_note(self, text: str) -> None:
         """Show one line of state beside the title."""
         self.note.setText(text)
+        self.note.setToolTip(text)
 
     def set_open(self, is_open: bool) -> None:
         """Fold or unfold the content."""

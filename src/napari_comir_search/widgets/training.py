@@ -20,7 +20,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -30,6 +29,7 @@ from napari_comir_search import commands, training
 from napari_comir_search.log import open_log
 from napari_comir_search.settings import read_preferences
 from napari_comir_search.widgets.curve_plot import CurvePlot
+from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.leaving import LeavingWidget
 from napari_comir_search.widgets.message_bar import MessageBar
 from napari_comir_search.widgets.pair_strip import HINT, PairStrip
@@ -96,8 +96,7 @@ class TrainingWidget(LeavingWidget):
             button = QPushButton(f"{title} …")
             button.setToolTip(f"Choose the folder of {what}; PNG, TIFF and JPEG work.")
             button.clicked.connect(lambda _=False, side=side: self._choose_folder(side))
-            label = QLabel("no folder yet")
-            label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+            label = ElidedLabel("no folder yet", Qt.TextElideMode.ElideMiddle)
             self.folder_buttons[side], self.folder_labels[side] = button, label
             grid.addWidget(button, row, 0)
             grid.addWidget(label, row, 1)
@@ -145,8 +144,7 @@ class TrainingWidget(LeavingWidget):
         self.out_button = QPushButton("Model …")
         self.out_button.setToolTip("Choose where the model is written.")
         self.out_button.clicked.connect(self._choose_out)
-        self.out_label = QLabel()
-        self.out_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.out_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
         self.resume = QCheckBox("Go on where it was paused")
         self.resume.setChecked(True)
         self.resume.setToolTip(
