@@ -1,0 +1,112 @@
+"""Train without one stain group and test on it; train on photographs: run by hand.
+
+    python tests/benchmarks/bench_generalisation.py --shared ../shared --work /tmp/generalisation [--steps 700]
+
+For each group of ``he_shg_tma`` a model learns from the cores of the three others and searches for
+patches of the left-out cores, on a slide of all its cores beside the public slides. For ``vis_nir``
+a model learns from 30 pairs of colour and near-infrared photographs and searches for patches of the
+other 10. Prints one row each; trains on one thread per core that torch is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from comir_search.comir.training_run import train_steps
+from comir_search.evaluation.localisation import evaluate_slide_steps
+from comir_search.progress import finish
+from comir_search.retrieval.indexing import index_slides_steps
+
+GROUPS = ("1B", "2B", "X", "pancreas")
+PHOTOGRAPHS = "vis_nir"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and tools/")
+    parser.add_argument("--work", type=Path, required=True, help="folder for models, slides and indexes")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--queries-per-core", type=int, default=8)
+    parser.add_argument("--rows", nargs="+", default=[*GROUPS, PHOTOGRAPHS])
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    for row in args.rows:
+        result = photographs(args) if row == PHOTOGRAPHS else left_out_group(args, row)
+        print(json.dumps({"row": row, **result}), flush=True)
+
+
+def left_out_group(args: argparse.Namespace, group: str) -> dict:
+    """Train on the other groups, search for patches of this one."""
+    data = args.shared / "data" / "he_shg_tma"
+    with open(data / "pairs.csv", newline="") as file:
+        groups = {row["id"]: row["group"] for row in csv.DictReader(file)}
+    sides = (data / "he_aligned", data / "shg")
+    model = train(args, group, sides, [name for name, its in groups.items() if its != group])
+    names = [name for name, its in groups.items() if its == group]
+    folder = build(args, group, sides, names, ["--query-size", "192", "--upsample", "2"])
+    slides = args.shared / "data" / "wsi"
+    stated = [slides / "CMU-1-Small-Region.svs", slides / "fibrosis_HE_quarter.tif"]
+    return search(args, group, model, folder, stated)
+
+
+def photographs(args: argparse.Namespace) -> dict:
+    """Train on 30 photographs, search for near-infrared patches of the other 10."""
+    data = args.shared / "data" / PHOTOGRAPHS
+    with open(data / "pairs.csv", newline="") as file:
+        names = [row["id"] for row in csv.DictReader(file)]
+    sides = (data / "rgb", data / "nir")
+    model = train(args, PHOTOGRAPHS, sides, names[:30])
+    options = ["--query-size", "128", "--min-tissue", "0"]
+    return search(args, PHOTOGRAPHS, model, build(args, PHOTOGRAPHS, sides, names[30:], options), [])
+
+
+def train(args: argparse.Namespace, name: str, sides: tuple[Path, Path], names: Sequence[str]) -> Path:
+    """Train a model, or open the one that an earlier run left."""
+    out = args.work / f"{name}_{args.steps}.safetensors"
+    started = time.monotonic()
+    if not out.is_file():
+        finish(train_steps(*sides, out, names=names, steps=args.steps))
+        print(f"{name}: trained on {len(names)} pairs in {time.monotonic() - started:.0f} s", flush=True)
+    return out
+
+
+def build(
+    args: argparse.Namespace,
+    name: str,
+    sides: tuple[Path, Path],
+    names: Sequence[str],
+    options: Sequence[str],
+) -> Path:
+    """Make a slide and queries of known place."""
+    folder = args.work / name
+    command = [
+        sys.executable,
+        args.shared / "tools" / "make_tma_slide.py",
+        "--bf",
+        sides[0],
+        "--shg",
+        sides[1],
+    ]
+    command += ["--out", folder, "--queries-per-core", args.queries_per_core, *options, "--names", *names]
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def search(args: argparse.Namespace, name: str, model: Path, folder: Path, others: Sequence[Path]) -> dict:
+    """Index the slide and the others, search for every query, count."""
+    path = args.work / f"index_{name}_{args.steps}"
+    index = finish(index_slides_steps([folder / "slides", *others], path, model=model))
+    return finish(evaluate_slide_steps(index, folder / "queries", folder / "truth.csv"))
+
+
+if __name__ == "__main__":
+    main()
