@@ -7,7 +7,7 @@ import torch
 from comir_search.opencv import cv2
 from comir_search.progress import finish
 from comir_search.retrieval import bag_of_words
-from comir_search.retrieval.bag_of_words import CELLS, BagOfWords, turn_descriptors
+from comir_search.retrieval.bag_of_words import BagOfWords, turn_descriptors
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
@@ -84,6 +84,9 @@ class WordSlide:
         top, bottom, left, right = max(y, 0), min(y + height, rows), max(x, 0), min(x + width, columns)
         part[:, top - y : bottom - y, left - x : right - x] = self.words[:, top:bottom, left:right]
         return part
+
+    def count_words(self, n_words: int) -> np.ndarray:
+        return np.stack([np.bincount(words.ravel(), minlength=NO_WORD + 1)[:n_words] for words in self.words])
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])

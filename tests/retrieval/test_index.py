@@ -83,6 +83,16 @@ def test_words_are_those_of_the_whole_and_absent_on_glass(index):
     assert (words != NO_WORD).any()
 
 
+def test_words_are_counted_once(index, monkeypatch):
+    (slide,) = Index.open(index.path).slides
+    words = slide.read_words(0, 0, 94, 94)
+    expected = [np.bincount(block.ravel(), minlength=65536)[:20011] for block in words]
+    np.testing.assert_array_equal(slide.count_words(20011), expected)
+    slide._cache.forget()
+    monkeypatch.setattr(slide, "read_chunk", None)
+    np.testing.assert_array_equal(slide.count_words(20011), expected)
+
+
 def test_parts_are_cut_from_the_whole_and_reach_beyond_it(index):
     (slide,) = index.slides
     whole = np.full((3, 1000, 1000), ZERO_POINT, np.uint8)

@@ -250,10 +250,7 @@ def word_frequencies(vocabulary: Vocabulary, slides: Sequence[IndexedSlide]) -> 
     """Return the share of each word among the words of slides, (n_blocks, n_words)."""
     counts = np.full((vocabulary.n_blocks, vocabulary.n_words), 1e-3)
     for slide in slides:
-        for x, y in parts(slide):
-            words = slide.read_words(x, y, PART_POINTS, PART_POINTS)
-            for block, numbers in enumerate(words):
-                counts[block] += np.bincount(numbers[numbers != NO_WORD], minlength=vocabulary.n_words)
+        counts += slide.count_words(vocabulary.n_words)
     return counts / counts.sum(axis=1, keepdims=True)
 
 

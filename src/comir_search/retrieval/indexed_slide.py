@@ -94,6 +94,7 @@ class IndexedSlide:
         self._store = storage.zarr_store()
         self._key = next(_keys)
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._word_counts: NDArray[np.int64] | None = None
         self._lock = Lock()
 
     @property
@@ -196,6 +197,29 @@ class IndexedSlide:
         ndarray of uint16 (block sizes, height, width)
         """
         return self._read("words", x, y, width, height)
+
+    def count_words(self, n_words: int) -> NDArray[np.int64]:
+        """Return how often each word occurs on the slide; counted once while it is open.
+
+        Parameters
+        ----------
+        n_words : int
+            Words of each block size.
+
+        Returns
+        -------
+        ndarray of int64 (block sizes, n_words)
+            Read-only.
+        """
+        if self._word_counts is None:
+            counts = np.zeros((self.words_shape[0], n_words + 1), np.int64)
+            for chunk in self.grid.chunks("words"):
+                for total, words in zip(counts, self._cached("words", chunk), strict=True):
+                    # Whatever is no word counts as the number after the last one.
+                    total += np.bincount(np.minimum(words, n_words).ravel(), minlength=n_words + 1)
+            counts.setflags(write=False)
+            self._word_counts = counts[:, :n_words]
+        return self._word_counts
 
     def read_chunk(self, array: str, chunk: tuple[int, int]) -> NDArray[Any]:
         """Read one written chunk from the disk, past the cache; DamagedChunk where it cannot be."""
