@@ -89,9 +89,11 @@ class Outline:
         self.layer.selected_data = {0}
 
     def close(self) -> None:
-        """Take the layer away."""
+        """Take the layer away, and choose again the one that was drawn on."""
         if self.layer in self.viewer.layers:
             self.viewer.layers.remove(self.layer)
+        if self.target in self.viewer.layers:
+            self.viewer.layers.selection.active = self.target
 
     def place(self) -> Candidate:
         """Return the rectangle as a place on the layer, in pixels where the size is not known.

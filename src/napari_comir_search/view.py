@@ -64,6 +64,11 @@ class SlideView:
         for fingerprint in list(self._slides):
             self.viewer.layers.remove(self.layer(fingerprint))
 
+    @property
+    def settled(self) -> str | None:
+        """Fingerprint of the slide on the canvas, None while another one is being opened."""
+        return self.shown if self.shown == self._wanted else None
+
     def layer(self, fingerprint: str) -> Image | None:
         """Return the layer of a slide, whoever opened it."""
         return next((layer for layer in self.viewer.layers if fingerprint_of(layer) == fingerprint), None)

@@ -44,7 +44,7 @@ class Workbench(QObject):
     failed, told : Signal(str)
         A sentence to show: what failed and how to mend it, or what was done.
     slides_missed : Signal(list)
-        Names of a project's slides that are no longer where they were.
+        Names of an opened project's slides that are no longer where they were; none if all are.
     query_pictured : Signal(object)
         A `QueryPreview`.
     compared : Signal(object)
@@ -129,6 +129,7 @@ class Workbench(QObject):
         """Begin an empty project."""
         self._stop_for_project()
         self.session.new_project()
+        self.slides_missed.emit([])
 
     def save_as(self, path: str | Path) -> None:
         """Go on with the project under another name."""
@@ -149,7 +150,7 @@ class Workbench(QObject):
     def keep_view(self) -> None:
         """Remember what the canvas shows, to show it again when the project is opened."""
         camera = self.viewer.scene.camera
-        self.session.keep_view(slide=self.view.shown, center=list(camera.center), zoom=camera.zoom)
+        self.session.keep_view(slide=self.view.settled, center=list(camera.center), zoom=camera.zoom)
 
     def relocate(self, folder: str | Path) -> None:
         """Look in a folder for slides of the project that moved."""
@@ -161,8 +162,7 @@ class Workbench(QObject):
 
     def _restore(self, opened: jobs.Opened) -> None:
         self._take_slides(opened)
-        if opened.missing:
-            self.slides_missed.emit(opened.missing)
+        self.slides_missed.emit(opened.missing)
         shown = self.session.slide(self.session.project.view.get("slide") or "")
         if shown is not None:
             self.view.show(shown.fingerprint, then=self._restore_camera)

@@ -87,11 +87,11 @@ def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, 
     dock.workbench.new_project()
     study.slides.rename(tmp_path / "elsewhere")
     asked: list[list[str]] = []
-    dock.workbench.slides_missed.connect(asked.append)
+    dock.workbench.slides_missed.connect(lambda names: asked.append(names) if names else None)
     dock.workbench.open_project(tmp_path / "study.comirproj")
     settle(qtbot, dock)
     assert asked == [["first.ome.tif", "second.ome.tif"]]
-    assert "first.ome.tif and 1 more is no longer where it was" in dock.message.text
+    assert "first.ome.tif and 1 more are no longer where they were" in dock.message.text
     assert not dock.locate_button.isHidden()
     dock.workbench.relocate(tmp_path / "elsewhere")
     settle(qtbot, dock)
@@ -100,6 +100,16 @@ def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, 
     dock.workbench.open_project(tmp_path / "study.comirproj")
     settle(qtbot, dock)
     assert len(asked) == 1 and len(dock.session.slides) == 2
+    assert dock.locate_button.isHidden()
+    study_of_none = Session(tmp_path / "others")
+    study_of_none.save_as(tmp_path / "none.comirproj")
+    study_of_none.close()
+    (tmp_path / "elsewhere").rename(tmp_path / "gone")
+    dock.workbench.open_project(tmp_path / "study.comirproj")
+    settle(qtbot, dock)
+    assert not dock.locate_button.isHidden()
+    dock.workbench.open_project(tmp_path / "none.comirproj")  # what another project misses is its own
+    settle(qtbot, dock)
     assert dock.locate_button.isHidden()
     dock.leave()
     settle(qtbot, dock)

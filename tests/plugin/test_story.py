@@ -23,6 +23,7 @@ from comir_search.records import Verdict
 from napari_comir_search.comparison import Mode
 from napari_comir_search.items import IndexState
 from napari_comir_search.widgets.dock import SearchDock
+from napari_comir_search.widgets.key_table import KeyTable
 
 LONG_MS = 600_000  # a busy machine
 LEFT, NO_KEYS = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
@@ -157,6 +158,14 @@ def test_from_a_folder_to_a_verified_place(stage: Stage, study, tmp_path: Path, 
     assert find_colour(stage, first, Verdict.ACCEPTED)
     stage.picture("06_accepted")
 
+    # Where else it might lie.
+    stage.click(dock.results.heat_box)
+    stage.until(lambda: "Heat map" in viewer.layers and not workbench.mapping.is_running)
+    viewer.reset_view()
+    stage.picture("06_heat_map")
+    stage.click(dock.results.heat_box)
+    assert "Heat map" not in viewer.layers
+
     # Compare in every way; query and slide agree to the pixel.
     for mode in Mode:
         stage.click(dock.inspector.mode_buttons[mode])
@@ -224,6 +233,19 @@ def test_from_a_folder_to_a_verified_place(stage: Stage, study, tmp_path: Path, 
     assert features[0]["properties"]["classification"]["name"] == "Accepted match"
     assert "results.html" in dock.message.text
     stage.picture("11_exported")
+
+    # Judge the rest by keys alone; the last verdict is answered with a summary.
+    for _ in range(session.counts[Verdict.NONE]):
+        stage.press("u")
+        stage.press("q")
+    assert dock.message.text.startswith("All 10 candidates are judged: 1 accepted, 0 rejected, 9 unsure")
+    stage.picture("12_all_judged")
+    dock.show_keys()
+    stage.qtbot.wait(200)
+    table = dock.findChild(KeyTable)
+    if stage.shots:
+        table.grab().save(str(Path(stage.shots) / "13_keys.png"))
+    table.close()
 
 
 def test_closing_with_work_running_leaves_nothing(stage: Stage, study) -> None:

@@ -130,6 +130,7 @@ class SearchDock(LeavingWidget):
             menu.addAction(text, action).setToolTip(tip)
         self.menu_button.setMenu(menu)
         head = QHBoxLayout()
+        head.setContentsMargins(0, 0, 6, 0)  # in line with what scrolls below
         head.addWidget(self.project_label, 1)
         head.addWidget(self.menu_button)
         self.locate_button = QPushButton("Look for moved slides …")
@@ -307,16 +308,21 @@ class SearchDock(LeavingWidget):
             self.workbench.save_as(path if path.endswith(".comirproj") else f"{path}.comirproj")
 
     def _offer_search(self, names: list[str]) -> None:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        self.message.show_error(
-            f"{names[0]}{more} is no longer where it was: choose the folder that holds it now."
-        )
-        self.locate_button.show()
+        self.locate_button.setVisible(bool(names))
+        if not names:
+            return
+        if len(names) == 1:
+            sentence = f"{names[0]} is no longer where it was: choose the folder that holds it now."
+        else:
+            sentence = (
+                f"{names[0]} and {len(names) - 1} more are no longer where they were: "
+                "choose the folder that holds them now."
+            )
+        self.message.show_error(sentence)
 
     def _locate(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder that holds the moved slides")
         if folder:
-            self.locate_button.hide()
             self.workbench.relocate(folder)
 
 

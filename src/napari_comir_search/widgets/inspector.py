@@ -25,6 +25,7 @@ from napari_comir_search.widgets.compare_canvas import CompareCanvas
 from napari_comir_search.workbench import Workbench
 
 HINT = "Choose a candidate to compare it with the query."
+READING = "Reading the pictures …"
 SLIDER_STEPS = 100
 CONTRAST_DELAY_MS = 150
 MODE_TIPS = {
@@ -156,6 +157,7 @@ class Inspector(QWidget):
             self._stack.setCurrentWidget(self.hint)
             self.canvas.show_comparison(None)
         else:
+            self.hint.setText(READING)
             self.workbench.compare(candidate, item, self.inspection.faces)
         self._show_state()
 

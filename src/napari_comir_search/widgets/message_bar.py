@@ -43,7 +43,7 @@ class MessageBar(QWidget):
         layout.addWidget(self.close_button, 0, 1, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(self.copy_button, 1, 0, 1, 2, Qt.AlignmentFlag.AlignRight)
         outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setContentsMargins(0, 0, 6, 0)
         outer.addWidget(self._frame)
         self.hide()
 
