@@ -1,6 +1,6 @@
 """Train without one stain group and test on it; train on photographs: run by hand.
 
-    python tests/benchmarks/bench_generalisation.py --shared ../shared --work /tmp/generalisation [--steps 700]
+    python tests/benchmarks/bench_generalisation.py --shared ../shared --work /tmp/generalisation [--steps 600]
 
 For each group of ``he_shg_tma`` a model learns from the cores of the three others and searches for
 patches of the left-out cores, on a slide of all its cores beside the public slides. For ``vis_nir``
@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/ and tools/")
     parser.add_argument("--work", type=Path, required=True, help="folder for models, slides and indexes")
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--queries-per-core", type=int, default=8)
     parser.add_argument("--rows", nargs="+", default=[*GROUPS, PHOTOGRAPHS])
     args = parser.parse_args()

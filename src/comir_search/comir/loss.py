@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from comir_search.retrieval.correlation import box_means
-
 POSITIVE_RADIUS_PX = 1.5  # CoMIR pixels: the alignment of real pairs is no better
 IGNORED_RADIUS_PX = 3.5  # neighbours of the right place are neither right nor wrong
 
@@ -46,7 +44,7 @@ def activation_penalty(first: Tensor, second: Tensor) -> Tensor:
     return 1e-4 * (2 + latents.abs().sum() + (latents**2).sum()) / latents.numel()
 
 
-def match_map(templates: Tensor, maps: Tensor, floor: float, mean_share: float) -> Tensor:
+def match_map(templates: Tensor, maps: Tensor, floor: float) -> Tensor:
     """Correlate every template with every map, at every place where it fits.
 
     Parameters
@@ -56,9 +54,6 @@ def match_map(templates: Tensor, maps: Tensor, floor: float, mean_share: float) 
     floor : float
         Energy per pixel added to that under a window, so that empty glass,
         which correlates with anything, does not win.
-    mean_share : float
-        Of each channel's mean over template and window, removed before they are
-        compared: 0 gives the plain cosine, 1 the zero-mean one.
 
     Returns
     -------
@@ -66,18 +61,10 @@ def match_map(templates: Tensor, maps: Tensor, floor: float, mean_share: float) 
         Cosine of template and window over all channels, in [-1, 1].
     """
     side, (rows, columns) = templates.shape[-1], maps.shape[-2:]
-    template_means = templates.mean((2, 3))
-    templates = templates - mean_share * template_means[:, :, None, None]
-    means = box_means(maps, side)
     spectra = _cross_spectra(torch.fft.rfft2(templates, s=(rows, columns)), torch.fft.rfft2(maps))
     fits = (slice(None), slice(None), slice(rows - side + 1), slice(columns - side + 1))
     products = torch.fft.irfft2(spectra, s=(rows, columns))[fits]
-    # What the window's mean takes from the product: the templates keep some of theirs.
-    kept = mean_share * (1 - mean_share) * side**2
-    products = products - kept * torch.einsum("nc,mcyx->nmyx", template_means, means)
-    energy = box_means((maps**2).sum(1), side)
-    energy = energy - mean_share * (2 - mean_share) * (means**2).sum(1)
-    energy = energy.clamp(min=0) * side**2
+    energy = torch.nn.functional.avg_pool2d((maps**2).sum(1, keepdim=True), side, 1)[:, 0] * side**2
     norms = (templates**2).sum((1, 2, 3)).add(1e-6).sqrt()
     return products / (norms[:, None, None, None] * (energy + floor * side**2).sqrt()[None])
 
@@ -100,9 +87,7 @@ def _cross_spectra(first: Tensor, second: Tensor) -> Tensor:
     return product.unflatten(2, (rows, columns))
 
 
-def place_info_nce(
-    templates: Tensor, maps: Tensor, places: Tensor, scale: Tensor, floor: float, mean_share: float
-) -> Tensor:
+def place_info_nce(templates: Tensor, maps: Tensor, places: Tensor, scale: Tensor, floor: float) -> Tensor:
     """Return the InfoNCE loss over all places of all maps in the batch.
 
     What is contrasted is what a search does: template i must correlate best at
@@ -117,10 +102,10 @@ def place_info_nce(
         (column, row) of template i's top-left corner in map i, CoMIR pixels.
     scale : Tensor ()
         Inverse temperature.
-    floor, mean_share : float
+    floor : float
         See `match_map`.
     """
-    scores = match_map(templates, maps, floor, mean_share)
+    scores = match_map(templates, maps, floor)
     count, _, rows, columns = scores.shape
     y = torch.arange(rows, device=scores.device, dtype=places.dtype)[None, :, None]
     x = torch.arange(columns, device=scores.device, dtype=places.dtype)[None, None, :]

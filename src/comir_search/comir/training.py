@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from comir_search.comir.loss import activation_penalty, patch_info_nce, place_info_nce
 from comir_search.comir.networks import build_network
 from comir_search.comir.sampling import Batch, Frame, Sampler
-from comir_search.retrieval.correlation import ENERGY_FLOOR, MEAN_SHARE
+from comir_search.retrieval.correlation import ENERGY_FLOOR
 
 TEMPLATE_SHARES = (0.34, 0.42, 0.5)  # sides of the templates, as shares of a crop's
-FACTORS = (1, 2)  # CoMIRs are compared as they are and shrunken, as the search's levels do
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Trainer:
             build_network(recipe.architecture, count, recipe.comir_channels) for count in channels
         ).to(device, memory_format=torch.channels_last)
         self.stride = int(self.networks[0].stride)
-        self.log_scale = nn.Parameter(torch.full((len(FACTORS),), float(np.log(14.0)), device=device))
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(14.0)), device=device))
         parameters = [*self.networks.parameters(), self.log_scale]
         self.optimiser = torch.optim.AdamW(
             parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
@@ -106,19 +105,20 @@ class Trainer:
         ]
         frames = (batch.first_frames, batch.second_frames)
         share = TEMPLATE_SHARES[self.step % len(TEMPLATE_SHARES)]
-        side_px = int(share * maps[0].shape[-1]) // max(FACTORS) * max(FACTORS)
-        scales = self.log_scale.exp()
+        side_px = int(share * maps[0].shape[-1])
+        scale = self.log_scale.exp()
         losses = []
         for query, target in ((1, 0), (0, 1)):
             templates = _turn_templates(
                 maps[query], frames[query], frames[target], batch.places, side_px, self.stride
             )
             places = _places_in_maps(frames[target], batch.places, side_px, self.sampler.crop_px, self.stride)
-            corners = torch.as_tensor(places).to(templates)
-            for factor, scale in zip(FACTORS, scales, strict=True):
-                shrunken = [nn.functional.avg_pool2d(images, factor) for images in (templates, maps[target])]
-                losses.append(place_info_nce(*shrunken, corners / factor, scale, ENERGY_FLOOR, MEAN_SHARE))
-        return torch.stack(losses).mean()
+            losses.append(
+                place_info_nce(
+                    templates, maps[target], torch.as_tensor(places).to(templates), scale, ENERGY_FLOOR
+                )
+            )
+        return (losses[0] + losses[1]) / 2
 
     def _patch_loss(self, batch: Batch) -> Tensor:
         """Return the published loss: both sides in one frame, each turned by C4 and back."""
