@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import center_to_corner, rectangle_from_corners
+from comir_search.io.project import pack_image
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
 from napari_comir_search.layers import KEY
@@ -145,17 +147,27 @@ def upright_first(corners: np.ndarray) -> np.ndarray:
     return np.roll(corners, -int(np.argmin(turns_deg)), axis=0)
 
 
-def cut_steps(data: Any, place: Candidate, name: str) -> Job[np.ndarray]:
+@dataclass(frozen=True)
+class Cut:
+    """A query's pixels, and the same packed for the project: packing is too slow for the window."""
+
+    image: np.ndarray
+    packed: bytes
+
+
+def cut_steps(data: Any, place: Candidate, name: str) -> Job[Cut]:
     """Cut a place out of an image, turned upright, at the image's own resolution."""
     from comir_search.io.pictures import extract_candidate
     from comir_search.slides import slide_from_array
 
     yield Tick(f"cutting {name}", 0, 0)
     with slide_from_array(data, pixel_size_um=place.pixel_size_um, name=name) as slide:
-        return extract_candidate(slide, place, place.pixel_size_um)
+        image = extract_candidate(slide, place, place.pixel_size_um)
+    return Cut(image, pack_image(image))
 
 
-def read_steps(data: Any, name: str) -> Job[np.ndarray]:
+def read_steps(data: Any, name: str) -> Job[Cut]:
     """Read a whole image."""
     yield Tick(f"reading {name}", 0, 0)
-    return np.asarray(data)
+    image = np.asarray(data)
+    return Cut(image, pack_image(image))

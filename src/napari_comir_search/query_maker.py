@@ -7,7 +7,6 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 
@@ -82,7 +81,7 @@ class QueryMaker(QObject):
         self.runner.run(
             f"Reading {layer.name}",
             drawing.read_steps(data, layer.name),
-            lambda image: self._add_image(layer.name, image, size_um, source),
+            lambda cut: self._add_image(layer.name, cut, size_um, source),
         )
 
     def draw_on(self, layer: Image) -> None:
@@ -135,14 +134,16 @@ class QueryMaker(QObject):
         self.runner.run(
             f"Cutting {name}",
             drawing.cut_steps(data, place, name),
-            lambda image: self._add_image(name, image, size_um, source),
+            lambda cut: self._add_image(name, cut, size_um, source),
         )
 
-    def _add_image(self, name: str, image: np.ndarray, size_um: float | None, source: dict[str, Any]) -> None:
+    def _add_image(self, name: str, cut: drawing.Cut, size_um: float | None, source: dict[str, Any]) -> None:
+        image = cut.image
         channels = 3 if image.ndim == 3 and image.shape[2] >= 3 else 1
         self.session.add_query(
             name,
             image,
+            packed=cut.packed,
             modality=self._guess_modality(channels),
             pixel_size_um=size_um,
             source=source | {"shape": list(image.shape[:2])},

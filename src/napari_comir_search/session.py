@@ -48,6 +48,7 @@ class Session(Review):
     def _clear(self) -> None:
         self._slides: dict[str, SlideItem] = {}
         self.index: Index | None = None
+        self._image: tuple[int, np.ndarray | None] | None = None
         Review.__init__(self)
 
     # The project
@@ -227,13 +228,25 @@ class Session(Review):
         """The queries, in the order they came."""
         return list(self._queries)
 
-    def add_query(self, name: str, image: np.ndarray | None = None, **description: Any) -> ProjectQuery:
-        """Add a query and make it the current one; see `Project.add_query`."""
-        key = self.project.add_query(name, image=image, **description)
+    def add_query(
+        self, name: str, image: np.ndarray | None = None, packed: bytes | None = None, **description: Any
+    ) -> ProjectQuery:
+        """Add a query and make it the current one; see `Project.add_query`.
+
+        `packed` is `image` as the project keeps it, where that was made already.
+        """
+        key = self.project.add_query(name, image=image if packed is None else packed, **description)
+        self._image = (key, image)
         self._queries = self.project.queries
         self.events.queries.emit()
         self.select_query(key)
         return self.project.query(key)
+
+    def query_image(self, query_id: int) -> np.ndarray | None:
+        """Return a query's pixels, None where they lie in a file; the last ones asked for are at hand."""
+        if self._image is None or self._image[0] != query_id:
+            self._image = (query_id, self.project.query_image(query_id))
+        return self._image[1]
 
     def remove_query(self, query_id: int) -> None:
         """Take a query out, with its result and verdicts."""

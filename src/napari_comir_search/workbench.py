@@ -267,7 +267,7 @@ class Workbench(QObject):
         """Show the current query as the network sees it."""
         query = self.session.query
         if query is not None:
-            image = self.session.project.query_image(query.id)
+            image = self.session.query_image(query.id)
             job = jobs.preview_steps(self.session.index, query, image)
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
@@ -276,7 +276,7 @@ class Workbench(QObject):
         query, index = self.session.query, self.session.index
         if query is None or index is None:
             return
-        image = self.session.project.query_image(query.id)
+        image = self.session.query_image(query.id)
         job = jobs.search_steps(index, query, image, top=top, mirror=mirror, slides=slides)
         provenance = {
             "index": str(index.path),
@@ -311,7 +311,7 @@ class Workbench(QObject):
     def _map_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
         query, index = self.session.query, self.session.index
         if query is not None and index is not None:
-            image = self.session.project.query_image(query.id)
+            image = self.session.query_image(query.id)
             mirror = bool(query.provenance.get("options", {}).get("mirror"))
             job = jobs.heat_map_steps(index, query, image, fingerprint, mirror=mirror)
             self.mapping.run("Making the heat map", job, then)
@@ -330,7 +330,7 @@ class Workbench(QObject):
         """Read the pictures of the query and of a candidate."""
         query = self.session.query
         if query is not None:
-            image = self.session.project.query_image(query.id)
+            image = self.session.query_image(query.id)
             layer = self.view.layer(item.fingerprint)
             contrast = None if layer is None else contrast_of(layer)
             job = compare_steps(query, image, candidate, item.info, self.session.index, faces, contrast)
@@ -340,7 +340,7 @@ class Workbench(QObject):
         """Look for the best fit close to a place."""
         query, index = self.session.query, self.session.index
         if query is not None and index is not None:
-            image = self.session.project.query_image(query.id)
+            image = self.session.query_image(query.id)
             self.fitting.run("Fitting", jobs.refit_steps(index, query, image, candidate), then)
 
     def save_picture(self, picture: QImage, path: Path) -> None:

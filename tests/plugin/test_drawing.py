@@ -32,7 +32,7 @@ def test_a_drawn_rectangle_is_cut_where_it_was_drawn(angle_deg: float) -> None:
     place = outline.place()
     assert (place.center_x_px, place.center_y_px) == pytest.approx((201, 151))
     assert (place.width_um, place.height_um, place.angle_deg) == pytest.approx((160, 120, angle_deg))
-    cut = finish(cut_steps(image, place, "cut"))
+    cut = finish(cut_steps(image, place, "cut")).image
     assert cut.shape == (60, 80, 3)
     # Row and column are coded in red and green: the middle must be where the rectangle's middle was.
     middle = cut[29:31, 39:41].mean(axis=(0, 1))

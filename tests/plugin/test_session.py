@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from comir_search.errors import ComirSearchError
+from comir_search.io.project import pack_image
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
@@ -65,6 +66,19 @@ def test_everything_is_in_the_project_at_once(searched: Session, tmp_path: Path)
     assert reader.verdict(1) is Verdict.ACCEPTED
     assert reader.judgements[1].note == "collagen agrees"
     assert reader.judgements[1].time
+    reader.close()
+
+
+def test_pixels_that_were_packed_elsewhere_are_kept_as_they_are(session: Session, tmp_path: Path) -> None:
+    image = np.arange(60, dtype=np.uint16).reshape(6, 10)
+    query = session.add_query("q", image, packed=pack_image(image), modality="shg", pixel_size_um=1.0)
+    assert session.query_image(query.id) is image  # nothing is unpacked that is at hand
+    other = session.add_query("file", path="/patches/a.tif", modality="shg", pixel_size_um=1.0)
+    assert session.query_image(other.id) is None
+    np.testing.assert_array_equal(session.query_image(query.id), image)
+    reader = Session(tmp_path / "other")
+    reader.open_project(session.project.path)
+    np.testing.assert_array_equal(reader.query_image(query.id), image)
     reader.close()
 
 

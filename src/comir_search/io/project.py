@@ -29,6 +29,13 @@ from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 
 
+def pack_image(image: np.ndarray) -> bytes:
+    """Return an image as a project keeps it."""
+    with io.BytesIO() as buffer:
+        np.save(buffer, image, allow_pickle=False)
+        return zlib.compress(buffer.getvalue(), 1)
+
+
 class Project:
     """An open project file; use `create` or `open`, and `close` when done.
 
@@ -194,7 +201,7 @@ class Project:
         modality: str = "",
         pixel_size_um: float | None = None,
         source: dict[str, Any] | None = None,
-        image: np.ndarray | None = None,
+        image: np.ndarray | bytes | None = None,
     ) -> int:
         """Add a query and return its id.
 
@@ -210,14 +217,11 @@ class Project:
             Pixel size as used, the user's correction included.
         source : dict, optional
             Where it was drawn (JSON-ready): layer, corners, ...
-        image : ndarray, optional
-            Its pixels, for a query that lies in no file.
+        image : ndarray or bytes, optional
+            Its pixels, for a query that lies in no file; as they are, or packed by
+            `pack_image`, which takes a while for large ones.
         """
-        blob = None
-        if image is not None:
-            with io.BytesIO() as buffer:
-                np.save(buffer, image, allow_pickle=False)
-                blob = zlib.compress(buffer.getvalue(), 1)
+        blob = pack_image(image) if isinstance(image, np.ndarray) else image
         return self._write(
             "INSERT INTO query"
             " (name, relative_path, absolute_path, modality, pixel_size_um, source, image, provenance)"
