@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from comir_search.geometry import corner_to_center
 from napari_comir_search.layers import KEY
 from napari_comir_search.session import Session
@@ -12,12 +14,23 @@ from napari_comir_search.view import SlideView
 
 if TYPE_CHECKING:
     from napari.layers import Image
+    from napari.utils.colormaps import Colormap
 
     from comir_search.retrieval.heat_map import HeatMap
 
 NAME = "Heat map"
 COLOURMAP = "viridis"  # read by people of any colour vision, and in grey
-OPACITY = 0.6
+OPACITY = 0.85
+
+
+def fading_colourmap() -> Colormap:
+    """Return the colours of a map through which the slide is seen where the query does not fit."""
+    from napari.utils.colormaps import Colormap, ensure_colormap
+
+    shares = np.linspace(0, 1, 64)
+    colours = ensure_colormap(COLOURMAP).map(shares)
+    colours[:, 3] = shares
+    return Colormap(colours, name="fit", display_name="fit")
 
 
 class HeatView:
@@ -103,7 +116,7 @@ class HeatView:
             translate=(first_um, first_um),
             units=slide.units,
             axis_labels=("y", "x"),
-            colormap=COLOURMAP,
+            colormap=fading_colourmap(),
             contrast_limits=(low, high),
             opacity=OPACITY,
             blending="translucent",
