@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import shared_store
 from test_indexing import assert_same_index
 
 from comir_search.errors import ComirSearchError
@@ -18,8 +19,9 @@ distributed = pytest.importorskip("distributed")
 PRELOAD = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import fake_model
+import fake_model, shared_store
 fake_model.install()
+shared_store.register()
 embedding, embed = sys.modules["comir_search.comir.embedding"], fake_model.embed_region
 def slow_embed(*arguments):
     time.sleep(0.1)
@@ -29,10 +31,11 @@ embedding.embed_region = slow_embed
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
     """Two workers in processes of their own, with the fake model."""
     import dask
 
+    monkeypatch.setenv(shared_store.ROOT, str(tmp_path / "store"))
     (tmp_path / "preload.py").write_text(PRELOAD)
     with (
         dask.config.set({"distributed.worker.preload": [str(tmp_path / "preload.py")]}),
@@ -59,6 +62,15 @@ def test_a_cluster_gives_the_same_index_though_workers_are_killed(cluster, empty
     assert len(killed) == 2
     assert_same_index(empty, finished / "index")
     assert len(Index.open(empty).slides) == 1
+
+
+def test_workers_find_an_index_that_only_its_url_names(cluster, fake, slide_file, finished, tmp_path):
+    shared_store.register()
+    url = "shared://bucket/index"
+    Index.create(url, fake, "bf", region_px=256)
+    index = finish(index_slides_steps([slide_file], url, scheduler=cluster.scheduler_address))
+    assert (str(index.path), len(index.slides)) == (url, 1)
+    assert_same_index(tmp_path / "store" / "bucket" / "index", finished / "index")
 
 
 def test_cancelling_leaves_the_cluster_and_resumes_without_it(cluster, empty, slide_file, finished):

@@ -215,6 +215,24 @@ def test_odd_pyramid(tmp_path):
         assert np.abs(scaled[1:166, 1:129] - expected[1:, 1:]).max() < 12
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_pixels_lie_as_they_are_stored(tmp_path, orientation):
+    """An orientation tag turns nothing, as in tifffile and napari: coordinates are those of the stored pixels."""
+    image, path = paint(150, 200), tmp_path / "a.tif"
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(path, image, photometric="rgb", tile=(64, 64), extratags=tags, metadata=None)
+    with open_slide(path) as slide:
+        check_levels(slide, [tifffile.imread(path)])
+
+
+def test_one_huge_strip_is_read_in_parts(tmp_path):
+    image, path = paint(3000, 500), tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="rgb", rowsperstrip=3000, metadata=None)
+    with open_slide(path) as slide:
+        assert slide.tile_shapes[0][0] < 3000
+        check_levels(slide, [tifffile.imread(path)])
+
+
 def test_largest_image_of_a_file_is_the_slide(tmp_path):
     path = tmp_path / "a.ome.tif"
     small, large = paint(60, 80), paint(200, 300)
