@@ -26,7 +26,7 @@ from comir_search.evaluation.calibration import collect, fit_calibration, reliab
 from comir_search.evaluation.localisation import Truth, search_all_steps, summarise
 from comir_search.progress import finish
 from comir_search.records import SearchResult
-from comir_search.retrieval.index import Index
+from comir_search.retrieval.index import MODEL_FILE, Index
 from comir_search.retrieval.indexing import index_slides_steps
 
 Answers = list[tuple[Truth, SearchResult]]
@@ -97,6 +97,7 @@ class Bench:
         """Index the slide of one kind of folders (equal in all of them) beside the public ones."""
         path = self.work / f"index_{kind}_{self.model.fingerprint[:8]}"
         if path.is_dir():
+            shutil.copyfile(self.model_file, path / MODEL_FILE)  # the confidence may have been fitted since
             return Index.open(path)
         if modality == "bf":
             shutil.copytree(self._distractors(), path)
