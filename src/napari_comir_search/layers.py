@@ -85,6 +85,11 @@ class CandidateLayers:
     Parameters
     ----------
     viewer : napari viewer or ViewerModel
+
+    Attributes
+    ----------
+    pin_px : float
+        Size of a pin, pixels of the screen itself: more where the desktop is scaled.
     """
 
     def __init__(self, viewer: Any) -> None:
@@ -92,6 +97,7 @@ class CandidateLayers:
         self._outlines: Shapes | None = None
         self._pins: Points | None = None
         self._ranks: list[int] = []
+        self.pin_px = float(PIN_PX)
 
     @property
     def outlines(self) -> Shapes | None:
@@ -159,7 +165,7 @@ class CandidateLayers:
             [outline[0] for outline in corners],
             name=PINS,
             size=1,
-            canvas_size_limits=(PIN_PX, PIN_PX),
+            canvas_size_limits=(self.pin_px, self.pin_px),
             border_width=0,
             features={"rank": [str(candidate.rank) for candidate in candidates]},
             text={"string": "{rank}", "size": 10, "color": "white", "anchor": "center"},

@@ -191,3 +191,14 @@ class Review:
         """How many of the current candidates were given each verdict."""
         verdicts = [self.verdict(candidate.rank) for candidate in self.candidates]
         return {verdict: verdicts.count(verdict) for verdict in Verdict}
+
+
+def describe_counts(counts: dict[Verdict, int]) -> str:
+    """Return the summary of a review in one sentence."""
+    total = sum(counts.values())
+    return (
+        f"All {total} candidates are judged: {counts[Verdict.ACCEPTED]} accepted, "
+        f"{counts[Verdict.REJECTED]} rejected, {counts[Verdict.UNSURE]} unsure."
+        if total
+        else "There are no candidates to judge: search a query first."
+    )

@@ -18,6 +18,7 @@ from napari_comir_search.heat import HeatView
 from napari_comir_search.items import SlideItem
 from napari_comir_search.layers import contrast_of
 from napari_comir_search.query_maker import QueryMaker
+from napari_comir_search.review import describe_counts
 from napari_comir_search.sample_data import sample_steps
 from napari_comir_search.session import Session
 from napari_comir_search.settings import read_preferences
@@ -25,6 +26,7 @@ from napari_comir_search.view import SlideView
 from napari_comir_search.worker import JobRunner
 
 THUMBNAIL_PX = 44
+OPENING_INDEX = "Opening the index"
 
 
 class Workbench(QObject):
@@ -39,6 +41,8 @@ class Workbench(QObject):
     ----------
     loading, indexing, searching, opening, cutting, exporting, ... : JobRunner
         One for each kind of work; kinds do not wait for each other.
+    asked_for : tuple of JobRunner
+        Those that the user starts; the others follow.
     maker : QueryMaker
         Adds queries.
     failed, told : Signal(str)
@@ -78,6 +82,7 @@ class Workbench(QObject):
         self.exporting = JobRunner(self)
         self.mapping = JobRunner(self)
         self.runners = [child for child in self.children() if isinstance(child, JobRunner)]
+        self.asked_for = (self.loading, self.indexing, self.searching, self.fitting, self.exporting)
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
         self.view = SlideView(viewer, session, self._open_slide)
@@ -241,7 +246,7 @@ class Workbench(QObject):
     def open_index(self, path: Path) -> None:
         """Open an index and see which slides are in it."""
         self.loading.run(
-            "Opening the index",
+            OPENING_INDEX,
             jobs.open_index_steps(path, self.session.slides, self.options()),
             self._take_index,
         )
@@ -386,14 +391,3 @@ class Workbench(QObject):
         """Go to the next candidate nobody has judged."""
         if not self.session.step_unverified():
             self.told.emit(describe_counts(self.session.counts))
-
-
-def describe_counts(counts: dict[Verdict, int]) -> str:
-    """Return the summary of a review in one sentence."""
-    total = sum(counts.values())
-    return (
-        f"All {total} candidates are judged: {counts[Verdict.ACCEPTED]} accepted, "
-        f"{counts[Verdict.REJECTED]} rejected, {counts[Verdict.UNSURE]} unsure."
-        if total
-        else "There are no candidates to judge: search a query first."
-    )

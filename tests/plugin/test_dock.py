@@ -144,6 +144,14 @@ def test_a_bad_file_is_told_in_one_sentence(qtbot, dock: SearchDock, tmp_path: P
     assert "napari-comir-search" in QGuiApplication.clipboard().text()
 
 
+def test_a_bad_file_among_good_ones_is_told_until_it_is_read(qtbot, dock: SearchDock, slides: Path) -> None:
+    (slides / "broken.svs").write_bytes(b"")
+    dock.workbench.take([slides])
+    settle(qtbot, dock)
+    assert len(dock.session.slides) == 2
+    assert "broken.svs" in dock.message.text
+
+
 def test_a_patch_dropped_on_the_query_becomes_one(qtbot, dock: SearchDock, slides: Path) -> None:
     mime = QMimeData()
     mime.setUrls([QUrl.fromLocalFile(str(slides / "a.tif"))])

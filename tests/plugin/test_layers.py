@@ -117,3 +117,12 @@ def test_drawing_keeps_the_active_layer(drawn) -> None:
 def test_fly_to_centres_the_candidate(drawn) -> None:
     fly_to(drawn.viewer, drawn.candidates[1])
     assert drawn.viewer.scene.camera.center[1:] == pytest.approx((39.75, 49.75))
+
+
+def test_pins_grow_with_the_scaling_of_the_desktop() -> None:
+    viewer = ViewerModel()
+    slide = viewer.add_image(np.zeros((100, 200), np.uint8), scale=(0.5, 0.5), units=("um", "um"))
+    layers = CandidateLayers(viewer)
+    layers.pin_px *= 2
+    layers.show([make_candidate(1, 60, 50)], [Verdict.NONE], 1, slide)
+    assert tuple(layers.pins.canvas_size_limits) == (44, 44)

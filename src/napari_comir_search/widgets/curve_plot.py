@@ -8,7 +8,7 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from comir_search.io.palette import ORANGE, SKY_BLUE
+from comir_search.io.palette import BLUE, ORANGE, SKY_BLUE, VERMILION, Colour
 
 HINT = "Loss and hit rate appear here\nwhile the model is trained."
 POINT_PX = 3.0
@@ -24,7 +24,7 @@ class CurvePlot(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setToolTip(
             "Blue: the loss on the pairs that are learned from; it falls. "
-            "Orange: the share of patches of the pairs kept back that are placed right; it rises."
+            "Orange or red: the share of patches of the pairs kept back that are placed right; it rises."
         )
         self.losses: list[tuple[int, float]] = []
         self.hit_rates: list[tuple[int, float]] = []
@@ -68,8 +68,15 @@ class CurvePlot(QWidget):
         values = [loss for _, loss in self.losses]
         low, high = min(*values, 0.0), max(*values, 1e-6)
         self._draw_labels(painter, area, text, line, (low, high))
-        self._draw_curve(painter, area, self.losses, (low, high), QColor(*SKY_BLUE), marks=False)
-        self._draw_curve(painter, area, self.hit_rates, (0.0, 1.0), QColor(*ORANGE), marks=True)
+        self._draw_curve(painter, area, self.losses, (low, high), self._colour(SKY_BLUE, BLUE), marks=False)
+        self._draw_curve(
+            painter, area, self.hit_rates, (0.0, 1.0), self._colour(ORANGE, VERMILION), marks=True
+        )
+
+    def _colour(self, on_dark: Colour, on_light: Colour) -> QColor:
+        """Return the colour that is read well in the present theme."""
+        is_dark = self.palette().text().color().lightness() > 127
+        return QColor(*(on_dark if is_dark else on_light))
 
     def _draw_labels(
         self, painter: QPainter, area: QRectF, text: QColor, line: int, limits: tuple[float, float]
@@ -77,14 +84,14 @@ class CurvePlot(QWidget):
         right, left = int(Qt.AlignmentFlag.AlignRight), int(Qt.AlignmentFlag.AlignLeft)
         for share, loss, rate in ((0.0, limits[0], "0 %"), (1.0, limits[1], "100 %")):
             top = area.bottom() - share * area.height() - line / 2
-            painter.setPen(QColor(*SKY_BLUE))
+            painter.setPen(self._colour(SKY_BLUE, BLUE))
             painter.drawText(QRectF(0, top, area.left() - 4, line), right, f"{loss:.2g}")
-            painter.setPen(QColor(*ORANGE))
+            painter.setPen(self._colour(ORANGE, VERMILION))
             painter.drawText(QRectF(area.right() + 4, top, self.width() - area.right(), line), left, rate)
         head = QRectF(0, 0, self.width(), line)
-        painter.setPen(QColor(*SKY_BLUE))
+        painter.setPen(self._colour(SKY_BLUE, BLUE))
         painter.drawText(head, left, f"loss {self.losses[-1][1]:.3g}")
-        painter.setPen(QColor(*ORANGE))
+        painter.setPen(self._colour(ORANGE, VERMILION))
         best = max((rate for _, rate in self.hit_rates), default=None)
         caption = (
             "" if best is None else f"placed {100 * self.hit_rates[-1][1]:.0f} %, best {100 * best:.0f} %"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 from napari_comir_search.commands import use_model
 from napari_comir_search.inspection import Inspection
 from napari_comir_search.keymap import Keymap
+from napari_comir_search.layers import PIN_PX
 from napari_comir_search.log import close_log, open_log
 from napari_comir_search.session import Session
 from napari_comir_search.settings import read_preferences
@@ -38,7 +39,7 @@ from napari_comir_search.widgets.repository import RepositoryWidget
 from napari_comir_search.widgets.results import ResultsWidget
 from napari_comir_search.widgets.search import SearchWidget
 from napari_comir_search.widgets.section import Section
-from napari_comir_search.workbench import Workbench
+from napari_comir_search.workbench import OPENING_INDEX, Workbench
 
 if TYPE_CHECKING:
     import napari
@@ -176,8 +177,9 @@ class SearchDock(LeavingWidget):
             event.connect(self.refresh)
         events.result.connect(self._unfold)
         for runner in workbench.runners:
-            runner.started.connect(self._begin)
             runner.ended.connect(self.refresh)
+        for runner in workbench.asked_for:
+            runner.started.connect(self._begin)
         for name in AFTER_SEARCH:
             self.sections[name].set_open(False)
 
@@ -273,6 +275,11 @@ class SearchDock(LeavingWidget):
         self.workbench.close()
         close_log()
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """Draw pins as large as the screen's text."""
+        self.workbench.view.candidates.pin_px = PIN_PX * self.devicePixelRatioF()
+        super().showEvent(event)
+
     def about_to_close(self) -> None:
         """Keep the view: the canvas is gone by the time the window has closed."""
         self.workbench.keep_view()
@@ -294,8 +301,9 @@ class SearchDock(LeavingWidget):
         else:
             self.workbench.take(paths)
 
-    def _begin(self) -> None:
-        self.message.hide()
+    def _begin(self, title: str) -> None:
+        if title != OPENING_INDEX:  # that follows on its own; what went before has yet to be read
+            self.message.hide()
 
     def _open_project(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a project", "", "Projects (*.comirproj)")
