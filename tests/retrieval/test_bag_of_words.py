@@ -7,7 +7,7 @@ import torch
 from comir_search.opencv import cv2
 from comir_search.progress import finish
 from comir_search.retrieval import bag_of_words
-from comir_search.retrieval.bag_of_words import BagOfWords, turn_descriptors
+from comir_search.retrieval.bag_of_words import BagOfWords, turn_entries, turn_projections
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
@@ -65,11 +65,18 @@ def test_quarter_turns_permute_descriptors():
     grey = (smooth_noise(4, 160, 160) + 1) / 2
     joined = join_channels(grey, STEP, (32,))
     turned = join_channels(np.ascontiguousarray(np.rot90(grey, axes=(1, 2))), STEP, (32,))
-    permuted = turn_descriptors(joined, 1)
+    permuted = turn_entries(torch.rot90(joined, 1, (1, 2)), 1)
     # One pixel apart (see its notes), so alike but not equal; a wrong order or sign would not be alike at all.
     cosine = torch.nn.functional.cosine_similarity(permuted, turned, dim=-1)[:, 8:-8, 8:-8]
     assert float(cosine.mean()) > 0.95
-    assert torch.equal(turn_descriptors(joined, 4), joined)
+    assert torch.equal(turn_entries(joined, 4), joined)
+
+
+def test_turned_projections_stand_for_turned_descriptors(vocabulary):
+    joined = join_channels((smooth_noise(5, 96, 80) + 1) / 2, STEP, vocabulary.block_px)
+    for turns, projection in enumerate(turn_projections(vocabulary)):
+        expected = vocabulary.project_joined(turn_entries(joined, turns))
+        assert torch.allclose(vocabulary.project_joined(joined, projection), expected, atol=1e-4)
 
 
 class WordSlide:

@@ -32,7 +32,9 @@ CELLS = 5  # along a side: where in the query a word lies, coarsely
 SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
-PART_POINTS = 768  # side of the parts in which a slide's map is scored, grid points
+PART_POINTS = (
+    256  # side of the parts in which a map is scored, grid points: small ones skip glass and reuse memory
+)
 ENERGY_FLOOR = 0.2  # added to a window's squared weights, which are about 1 by chance
 BURSTINESS = 0.5  # power of the term frequency: repeated structures count less
 
@@ -58,13 +60,15 @@ class BagOfWords:
         """Weigh the words of `count` turned copies of the query.
 
         Only a quarter of the copies is described: quarter turns of an image
-        permute the entries of its descriptors.
+        permute the entries of its descriptors, so turned projections do for them.
 
         Yields
         ------
         done, total : int
         """
         quarter = count // 4
+        vocabulary = self.vocabulary
+        projections = turn_projections(vocabulary)
         for step in range(quarter):
             yield step, quarter
             angle_deg = step * 360.0 / count
@@ -72,7 +76,9 @@ class BagOfWords:
             for turns in range(4):
                 # An image turned counter-clockwise shows the query at a smaller angle.
                 self.angles_deg.append(normalise_angle_deg(angle_deg - 90.0 * turns))
-                self._tables.append(self._weigh(turn_descriptors(joined, turns), torch.rot90(mask, turns)))
+                projected = vocabulary.project_joined(joined, projections[turns])
+                projected = torch.rot90(projected, turns, (1, 2))
+                self._tables.append(self._weigh(projected, torch.rot90(mask, turns)))
                 self._sides.append(max(1, round(side / CELLS)))
         yield quarter, quarter
 
@@ -89,10 +95,9 @@ class BagOfWords:
         joined = join_channels(grey, step, vocabulary.block_px)
         return joined.shape[1], mask, joined
 
-    def _weigh(self, joined: Tensor, mask: Tensor) -> Tensor:
+    def _weigh(self, projected: Tensor, mask: Tensor) -> Tensor:
         """Return the tf-idf weights of every cell's words, (n_blocks, n_words + 1, CELLS ** 2)."""
         vocabulary = self.vocabulary
-        projected = vocabulary.project_joined(joined)
         rows, columns = projected.shape[1:3]
         row_cells = torch.arange(rows) * CELLS // rows
         column_cells = torch.arange(columns) * CELLS // columns
@@ -190,25 +195,31 @@ class BagOfWords:
             ]
 
 
-def turn_descriptors(joined: Tensor, turns: int) -> Tensor:
-    """Return the descriptors of an image turned counter-clockwise by quarter turns.
+def turn_projections(vocabulary: Vocabulary) -> list[Tensor]:
+    """Return projections that make of descriptors what `vocabulary`'s makes of those of a turned image.
 
-    Parameters
-    ----------
-    joined : Tensor (n_blocks, rows, columns, channels * 64)
-    turns : int
+    Returns
+    -------
+    list of Tensor (n_blocks, channels * 64, dimensions)
+        For none, one, two and three quarter turns, counter-clockwise.
 
     Notes
     -----
     Points lie half a pixel off the grid's centre, so those of the turned image
     are one pixel from where describing it anew would put them.
     """
+    projection = torch.from_numpy(vocabulary.projection)
+    unit = torch.eye(projection.shape[1])
+    return [turn_entries(unit, turns) @ projection for turns in range(4)]
+
+
+def turn_entries(descriptors: Tensor, turns: int) -> Tensor:
+    """Return descriptors (..., channels * 64) as counter-clockwise quarter turns of the image make them."""
     for _ in range(turns % 4):
-        points = torch.rot90(joined, 1, (1, 2))
-        cells = torch.rot90(points.unflatten(3, (-1, 4, 4, 4)), 1, (4, 5))
+        cells = torch.rot90(descriptors.unflatten(-1, (-1, 4, 4, 4)), 1, (-3, -2))
         dx, dy, size_dx, size_dy = cells.unbind(-1)
-        joined = torch.stack([dy, -dx, size_dy, size_dx], -1).flatten(3)
-    return joined
+        descriptors = torch.stack([dy, -dx, size_dy, size_dx], -1).flatten(-4)
+    return descriptors
 
 
 def _gather_cells(weights: Tensor, side: int) -> tuple[Tensor, Tensor]:

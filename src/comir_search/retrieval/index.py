@@ -280,7 +280,8 @@ def layout_for(model: Model, modality: str, region_px: int = REGION_PX) -> Layou
     vocabulary = model.vocabulary
     if vocabulary is None:
         raise ComirSearchError(
-            "The model has no vocabulary, so it can embed but not index; train it to the end."
+            "The model has no vocabulary (imported ones have none): it can embed and be evaluated, but to index "
+            "slides train a model with comir-search train."
         )
     return Layout(
         model_pixel_size_um=model.pixel_size_um,

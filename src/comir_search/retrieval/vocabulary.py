@@ -98,9 +98,10 @@ class Vocabulary:
         projected = project_surf(image, matrices, step_px=self.step_px, block_px=self.block_px)
         return projected.sub_(offset[:, None, None])
 
-    def project_joined(self, joined: Tensor) -> Tensor:
-        """Project descriptors from `join_channels`; see `project`."""
-        projection, offset = torch.from_numpy(self.projection), torch.from_numpy(self.offset)
+    def project_joined(self, joined: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Project descriptors from `join_channels`, by the vocabulary's projection or another; see `project`."""
+        projection = torch.from_numpy(self.projection) if projection is None else projection
+        offset = torch.from_numpy(self.offset)
         projected = torch.einsum("byxd,bde->byxe", joined, projection) - offset[:, None, None]
         flat = (joined == 0).all(-1, keepdim=True)
         return projected.masked_fill_(flat, torch.nan)
