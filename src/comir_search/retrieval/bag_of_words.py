@@ -32,9 +32,7 @@ CELLS = 5  # along a side: where in the query a word lies, coarsely
 SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
-PART_POINTS = (
-    256  # side of the parts in which a map is scored, grid points: small ones skip glass and reuse memory
-)
+PART_POINTS = 256  # side of the parts in which a map is scored, grid points: small ones skip more glass
 ENERGY_FLOOR = 0.2  # added to a window's squared weights, which are about 1 by chance
 BURSTINESS = 0.5  # power of the term frequency: repeated structures count less
 
