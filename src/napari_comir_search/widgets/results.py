@@ -91,7 +91,9 @@ class ResultsWidget(QWidget):
         layout.addWidget(frame, 1)
         layout.addWidget(self.legend)
         layout.addWidget(self.verdict_bar)
-        layout.addWidget(self.heat_box)
+        layout.addWidget(
+            self.heat_box, 0, Qt.AlignmentFlag.AlignLeft
+        )  # no room that looks like it and does nothing
         layout.addWidget(self.heat_progress)
 
         self.session.events.result.connect(self.refresh)
