@@ -7,7 +7,7 @@ import torch
 from comir_search.opencv import cv2
 from comir_search.progress import finish
 from comir_search.retrieval import bag_of_words
-from comir_search.retrieval.bag_of_words import BagOfWords, turn_entries, turn_projections
+from comir_search.retrieval.bag_of_words import POOL, BagOfWords, turn_entries, turn_projections
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
@@ -126,5 +126,8 @@ def test_scores_do_not_depend_on_the_parts(vocabulary):
     halo = bag.halo_points
     whole, _ = bag.score(slide.read_words(-halo, -halo, 80 + 2 * halo, 80 + 2 * halo))
     part, _ = bag.score(slide.read_words(40 - halo, 20 - halo, 30 + 2 * halo, 30 + 2 * halo))
-    inner = part[halo:-halo, halo:-halo]
-    assert np.allclose(inner, whole[halo + 20 : halo + 50, halo + 40 : halo + 70], atol=1e-4)
+    edge, top, left, side = (points // POOL for points in (halo, 20, 40, 30))
+    inner = part[edge:-edge, edge:-edge]
+    expected = whole[edge + top : edge + top + side, edge + left : edge + left + side]
+    assert inner.shape == expected.shape == (side, side)
+    assert np.allclose(inner, expected, atol=1e-4)

@@ -32,8 +32,9 @@ CELLS = 5  # along a side: where in the query a word lies, coarsely
 SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
+POOL = 2  # grid points along a side that are scored as one: a window's place need not be finer
 PART_POINTS = 256  # side of the parts in which a map is scored, grid points: small ones skip more glass
-ENERGY_FLOOR = 0.2  # added to a window's squared weights, which are about 1 by chance
+ENERGY_FLOOR = 0.05  # added to the squared weights of a window, which are about 0.25 by chance
 BURSTINESS = 0.5  # power of the term frequency: repeated structures count less
 
 
@@ -52,7 +53,7 @@ class BagOfWords:
         self.query, self.vocabulary, self.frequencies = query, vocabulary, frequencies
         self.angles_deg: list[float] = []
         self._tables: list[Tensor] = []
-        self._sides: list[int] = []
+        self._spacings: list[float] = []
 
     def describe(self, count: int) -> Iterator[tuple[int, int]]:
         """Weigh the words of `count` turned copies of the query.
@@ -77,7 +78,7 @@ class BagOfWords:
                 projected = vocabulary.project_joined(joined, projections[turns])
                 projected = torch.rot90(projected, turns, (1, 2))
                 self._tables.append(self._weigh(projected, torch.rot90(mask, turns)))
-                self._sides.append(max(1, round(side / CELLS)))
+                self._spacings.append(side / CELLS / POOL)
         yield quarter, quarter
 
     def _describe(self, angle_deg: float) -> tuple[int, Tensor, Tensor]:
@@ -131,21 +132,26 @@ class BagOfWords:
 
         Returns
         -------
-        scores : ndarray (rows, columns) float32
-            Of the window centred at each grid point, for the best angle.
-        angles : ndarray (rows, columns) int
+        scores : ndarray (rows / POOL, columns / POOL) float32
+            Of the window centred at each pool of grid points, for the best angle.
+        angles : ndarray (rows / POOL, columns / POOL) int
             Number of that angle.
         """
         vocabulary = self.vocabulary
         n_blocks, rows, columns = words.shape
         numbers = np.where(words == NO_WORD, vocabulary.n_words, words).astype(np.int64)
+        edges = ((0, 0), (0, -rows % POOL), (0, -columns % POOL))
+        numbers = np.pad(numbers, edges, constant_values=vocabulary.n_words)
         numbers += np.arange(n_blocks)[:, None, None] * (vocabulary.n_words + 1)
-        bags = torch.from_numpy(numbers).flatten(1).T.contiguous()
-        best = torch.full((rows, columns), -torch.inf)
-        best_angle = torch.zeros((rows, columns), dtype=torch.long)
-        for number, (table, side) in enumerate(zip(self._tables, self._sides, strict=True)):
+        pooled = torch.from_numpy(numbers).unflatten(2, (-1, POOL)).unflatten(1, (-1, POOL))
+        shape = (pooled.shape[1], pooled.shape[3])
+        bags = pooled.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+        best = torch.full(shape, -torch.inf)
+        best_angle = torch.zeros(shape, dtype=torch.long)
+        for number, (table, spacing) in enumerate(zip(self._tables, self._spacings, strict=True)):
             weights = torch.nn.functional.embedding_bag(bags, table.flatten(0, 1), mode="sum")
-            sums, energies = _gather_cells(weights.T.contiguous().reshape(CELLS**2, rows, columns), side)
+            cells = (weights.T.contiguous() / POOL**2).reshape(CELLS**2, *shape)
+            sums, energies = _gather_cells(cells, spacing)
             scores = sums / (energies + ENERGY_FLOOR).sqrt()
             better = scores > best
             best = torch.where(better, scores, best)
@@ -154,8 +160,8 @@ class BagOfWords:
 
     @property
     def halo_points(self) -> int:
-        """Grid points around a part that its scores depend on."""
-        return max(self._sides) * (CELLS + 1) // 2 + 2
+        """Grid points around a part that its scores depend on, whole pools."""
+        return POOL * int(np.ceil(max(self._spacings) * (CELLS / 2) + 2))
 
     def scan(self, slide: IndexedSlide, number: int, count: int, radius_px: float) -> Iterator[list[Place]]:
         """Score a slide part by part.
@@ -167,15 +173,16 @@ class BagOfWords:
         """
         step, halo = self.vocabulary.step_px, self.halo_points
         _, rows, columns = slide.words_shape
-        reach = max(1, int(radius_px / step))
+        reach = max(1, int(radius_px / step / POOL))
         for x, y in parts(slide):
             width, height = (min(PART_POINTS, extent - at) for extent, at in ((columns, x), (rows, y)))
             words = slide.read_words(x - halo, y - halo, width + 2 * halo, height + 2 * halo)
-            inner = (slice(halo, -halo), slice(halo, -halo))
-            if (words[0][inner] == NO_WORD).all():
+            if (words[0, halo:-halo, halo:-halo] == NO_WORD).all():
                 yield []
                 continue
             scores, angles = self.score(words)
+            edge = halo // POOL
+            inner = (slice(edge, edge - (-height // POOL)), slice(edge, edge - (-width // POOL)))
             scores, angles = scores[inner], angles[inner]
             peaks = (scores == maximum_filter(scores, 2 * reach + 1)) & (scores > 0)
             ys, xs = np.nonzero(peaks)
@@ -183,8 +190,8 @@ class BagOfWords:
             yield [
                 Place(
                     number,
-                    float((xs[i] + x + 0.5) * step),
-                    float((ys[i] + y + 0.5) * step),
+                    float(((xs[i] + 0.5) * POOL + x) * step),
+                    float(((ys[i] + 0.5) * POOL + y) * step),
                     self.angles_deg[angles[ys[i], xs[i]]],
                     float(scores[ys[i], xs[i]]),
                     mirrored=self.query.mirrored,
@@ -220,14 +227,14 @@ def turn_entries(descriptors: Tensor, turns: int) -> Tensor:
     return descriptors
 
 
-def _gather_cells(weights: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def _gather_cells(weights: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Add up each window's cells: means over cells, each taken where it lies in the window.
 
     Parameters
     ----------
     weights : Tensor (CELLS ** 2, rows, columns)
-    side : int
-        Of a cell, grid points.
+    spacing : float
+        From cell to cell, pixels of `weights`.
 
     Returns
     -------
@@ -235,15 +242,17 @@ def _gather_cells(weights: Tensor, side: int) -> tuple[Tensor, Tensor]:
         Of the weights and of their squares.
     """
     rows, columns = weights.shape[1:]
-    reach = side * (CELLS // 2)
+    offsets = [round((cell - CELLS // 2) * spacing) for cell in range(CELLS)]
+    reach = offsets[-1]
     # All cells are of one size: moved onto each other, they take one box sum together.
     padded = torch.zeros((2, rows + 2 * reach, columns + 2 * reach))
     for cell, layer in enumerate(weights):
-        y, x = 2 * reach - cell // CELLS * side, 2 * reach - cell % CELLS * side
+        y, x = reach - offsets[cell // CELLS], reach - offsets[cell % CELLS]
         target = padded[:, y : y + rows, x : x + columns]
         target[0] += layer
         target[1].addcmul_(layer, layer)
     moved = padded[:, reach : reach + rows, reach : reach + columns]
+    side = max(1, round(spacing))
     before, after = side // 2, side - 1 - side // 2
     means = box_means(torch.nn.functional.pad(moved.double(), (before, after, before, after)), side)
     return means[0].float(), means[1].float()

@@ -31,7 +31,10 @@ class Spectra:
     Parameters
     ----------
     pixels : Tensor (angles, channels, size, size // 2 + 1) complex64
-    masks : Tensor (angles, size, size // 2 + 1) complex64
+    masks : Tensor (masks, size, size // 2 + 1) complex64
+        A square query has one for each angle up to 90 degrees, a rectangle up to 180.
+    mask_of : Tensor (angles,) int64
+        Each template's mask.
     norms : Tensor (angles,)
         Root of the templates' energy.
     areas : Tensor (angles,)
@@ -44,6 +47,7 @@ class Spectra:
 
     pixels: Tensor
     masks: Tensor
+    mask_of: Tensor
     norms: Tensor
     areas: Tensor
     means: Tensor
@@ -56,15 +60,31 @@ def transform_templates(templates: Templates, size: int) -> Spectra:
     areas = templates.masks.sum((1, 2))
     means = templates.pixels.sum((2, 3)) / areas[:, None]
     pixels = templates.pixels - MEAN_SHARE * means[:, :, None, None] * templates.masks[:, None]
+    first, mask_of = _distinct(templates.masks)
     return Spectra(
         torch.fft.rfft2(pixels, s=(size, size)).conj().resolve_conj(),
-        torch.fft.rfft2(templates.masks, s=(size, size)).conj().resolve_conj(),
+        torch.fft.rfft2(templates.masks[first], s=(size, size)).conj().resolve_conj(),
+        mask_of,
         (pixels**2).sum((1, 2, 3)).clamp(min=1e-12).sqrt(),
         areas,
         means,
         templates.side,
         size,
     )
+
+
+def _distinct(masks: Tensor) -> tuple[list[int], Tensor]:
+    """Return the numbers of distinct masks, and for each mask which of these it is like."""
+    numbers: dict[bytes, int] = {}
+    first: list[int] = []
+    mask_of = []
+    for position, mask in enumerate((masks * 1024).round().to(torch.int16).numpy()):
+        key = mask.tobytes()
+        if key not in numbers:
+            numbers[key] = len(first)
+            first.append(position)
+        mask_of.append(numbers[key])
+    return first, torch.tensor(mask_of)
 
 
 def box_means(images: Tensor, side: int) -> Tensor:
@@ -116,14 +136,16 @@ def correlate_window(spectra: Spectra, window: Tensor, chunk: int = 12) -> Tenso
     removed = MEAN_SHARE * (2 - MEAN_SHARE) * (means**2).sum(0)
     # What the window's mean takes from the product: the templates keep some of theirs.
     kept = MEAN_SHARE * (1 - MEAN_SHARE) * torch.tensordot(spectra.means, means, 1)
+    # Turned copies share masks, and with them the energy under each window.
+    energies = torch.fft.irfft2(spectra.masks * energy_spectrum, s=(size, size))[:, :places, :places]
     scores = []
     for first in range(0, len(spectra.norms), chunk):
         part = slice(first, first + chunk)
         areas = spectra.areas[part, None, None]
         products = torch.fft.irfft2(_sum_products(spectra.pixels[part], window_spectra), s=(size, size))
         products = products[:, :places, :places] - areas * kept[part]
-        energy = torch.fft.irfft2(spectra.masks[part] * energy_spectrum, s=(size, size))
-        energy = (energy[:, :places, :places] - areas * removed).clamp(min=0) + ENERGY_FLOOR * areas
+        energy = energies[spectra.mask_of[part]] - areas * removed
+        energy = energy.clamp_(min=0).add_(ENERGY_FLOOR * areas)
         scores.append(products / (energy.sqrt() * spectra.norms[part, None, None]))
     return torch.cat(scores)
 

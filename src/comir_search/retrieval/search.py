@@ -29,7 +29,7 @@ from comir_search.slides import Slide, open_slide
 SCAN_LEVEL = 2
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
-FIRST_STAGE_PLACES = 400  # patches of faint signal come late on coarse CoMIRs
+FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
 BOW_PLACES = 60  # of the bag of words' own, verified beside the correlation's
 FINE_PLACES = 24
 LAST_PLACES = 12

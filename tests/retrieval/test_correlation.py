@@ -1,0 +1,56 @@
+"""Correlation by FFT against what defines it."""
+
+import numpy as np
+import pytest
+import torch
+
+from comir_search.retrieval.correlation import (
+    ENERGY_FLOOR,
+    MEAN_SHARE,
+    box_means,
+    correlate_window,
+    transform_templates,
+)
+from comir_search.retrieval.templates import turn_templates
+
+SIDE, SIZE = 12, 40
+
+
+def some_comir(seed: int, side: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.tanh(rng.standard_normal((3, side, side)) + [[[0.8]], [[-0.4]], [[0.0]]]).astype(np.float32)
+
+
+def test_score_is_the_cosine_less_most_of_the_means():
+    query, window = some_comir(0, SIDE), torch.from_numpy(some_comir(1, SIZE))
+    templates = turn_templates(query, (SIDE, SIDE), [0.0])
+    scores = correlate_window(transform_templates(templates, SIZE), window)
+    places = SIZE - templates.side + 1
+    assert scores.shape == (1, places, places)
+    spare = (templates.side - SIDE) // 2
+    for x, y in [(0, 0), (places - 1, 3), (5, 11)]:
+        inner = window[:, y + spare : y + spare + SIDE, x + spare : x + spare + SIDE]
+        template, part = (
+            image - MEAN_SHARE * image.mean((1, 2), keepdim=True)
+            for image in (torch.from_numpy(query), inner)
+        )
+        norm = template.norm() * ((part**2).sum() + ENERGY_FLOOR * SIDE**2).sqrt()
+        assert float(scores[0, y, x]) == pytest.approx(float((template * part).sum() / norm), abs=1e-4)
+
+
+@pytest.mark.parametrize("size_px", [(SIDE, SIDE), (8.0, SIDE)], ids=["square", "rectangle"])
+def test_shared_masks_change_nothing(size_px):
+    angles = [0.0, 30.0, 90.0, 120.0, 180.0, -60.0, -90.0]
+    query, window = some_comir(2, SIDE), torch.from_numpy(some_comir(3, SIZE))
+    spectra = transform_templates(turn_templates(query, size_px, angles), SIZE)
+    assert len(spectra.masks) == (2 if size_px[0] == size_px[1] else 4)
+    together = correlate_window(spectra, window, chunk=3)
+    for number, angle in enumerate(angles):
+        alone = correlate_window(transform_templates(turn_templates(query, size_px, [angle]), SIZE), window)
+        assert torch.allclose(together[number], alone[0], atol=1e-3)
+
+
+def test_box_means_are_means_over_windows():
+    images = torch.from_numpy(some_comir(4, 20))
+    expected = torch.nn.functional.avg_pool2d(images, 7, 1)
+    assert torch.allclose(box_means(images, 7), expected, atol=1e-5)
