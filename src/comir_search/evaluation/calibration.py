@@ -14,6 +14,7 @@ from comir_search.records import SearchResult
 from comir_search.retrieval.confidence import Calibration, measure
 
 PRECISION = 0.99  # that the threshold is to reach on the fitting data
+LEAST_THRESHOLD = 0.75  # a first place less likely than this is not called found, whatever the data say
 BINS = 10
 
 
@@ -53,7 +54,7 @@ def fit_calibration(
     """Fit the logistic regression and choose the threshold of `found`.
 
     The threshold is a confidence of first candidates from which on the share of
-    right ones is `precision`, and never below one half.
+    right ones is `precision`, and never below `LEAST_THRESHOLD`.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def fit_calibration(
     scale = features.std(axis=0) + 1e-9
     regression = LogisticRegression(C=10.0, max_iter=1000).fit(features / scale, right, sample_weight=weights)
     coefficients = regression.coef_[0] / scale
-    calibration = Calibration((*(float(c) for c in coefficients), float(regression.intercept_[0])), 0.5)
+    calibration = Calibration((*(float(c) for c in coefficients), float(regression.intercept_[0])), LEAST_THRESHOLD)
     confidence, correct = calibration.confidence(features[first]), right[first]
     order = np.argsort(-confidence)
     shares = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
@@ -79,7 +80,7 @@ def fit_calibration(
         return Calibration(calibration.weights, 1.0)
     # Half way to the next lower one: between them nothing is known.
     lowest = confidence[order][good[-1] : good[-1] + 2].mean()
-    return Calibration(calibration.weights, max(0.5, float(lowest)))
+    return Calibration(calibration.weights, max(LEAST_THRESHOLD, float(lowest)))
 
 
 def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> dict[str, Any]:

@@ -157,12 +157,19 @@ def _search(
     radius_px = DISTINCT_SHARE * queries[0].short_side_px
     clock.lap("query")
 
+    by_words: list[Place] = []
+    by_correlation: list[Place] = []
+    step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
+    for query in queries:  # the correlation first: its places are good enough to be shown
+        scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
+        for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
+            yield Tick("coarse correlation", done, total, report.partial(places, clock) if places else None)
+        by_correlation = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
+        clock.lap("correlation")
     vocabulary = model.vocabulary
     assert vocabulary is not None  # an index cannot be made without one
     yield Tick("counting words", 0, 1)
     frequencies = bag_of_words.word_frequencies(vocabulary, [slide for _, slide in chosen])
-    by_words: list[Place] = []
-    by_correlation: list[Place] = []
     for query in queries:
         bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)
         for done, total in bag.describe(BOW_ANGLES):
@@ -171,12 +178,6 @@ def _search(
             yield Tick("bag of words", done, total)
         by_words = keep_distinct([*by_words, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("bag_of_words")
-        step_deg = _angle_step_deg(query, model.comir_pixel_size_um)
-        scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
-        for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
-            yield Tick("coarse correlation", done, total, report.partial(places, clock) if places else None)
-        by_correlation = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
-        clock.lap("correlation")
 
     finders = {query.mirrored: query for query in queries}
     verified: list[Place] = []
