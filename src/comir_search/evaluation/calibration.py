@@ -68,10 +68,13 @@ def fit_calibration(
         raise ComirSearchError("Confidence cannot be fitted: all known answers are right, or all are wrong.")
     # First candidates decide; the others only anchor the low end.
     weights = np.where(first, 1.0, 0.1)
-    scale = features.std(axis=0) + 1e-9
+    spread = features.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, 1.0)  # all of one size, say
     regression = LogisticRegression(C=10.0, max_iter=1000).fit(features / scale, right, sample_weight=weights)
     coefficients = regression.coef_[0] / scale
-    calibration = Calibration((*(float(c) for c in coefficients), float(regression.intercept_[0])), LEAST_THRESHOLD)
+    calibration = Calibration(
+        (*(float(c) for c in coefficients), float(regression.intercept_[0])), LEAST_THRESHOLD
+    )
     confidence, correct = calibration.confidence(features[first]), right[first]
     order = np.argsort(-confidence)
     shares = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
