@@ -21,20 +21,25 @@ def some_comir(seed: int, side: int) -> np.ndarray:
     return np.tanh(rng.standard_normal((3, side, side)) + [[[0.8]], [[-0.4]], [[0.0]]]).astype(np.float32)
 
 
-def test_score_is_the_cosine_less_most_of_the_means():
-    query, window = some_comir(0, SIDE), torch.from_numpy(some_comir(1, SIZE))
-    templates = turn_templates(query, (SIDE, SIDE), [0.0])
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (4, 16), (16, 4)])
+@pytest.mark.parametrize("more_angles", [[], [45.0, 90.0]])
+def test_score_is_the_cosine_less_most_of_the_means(height, width, more_angles):
+    query = some_comir(0, 16)[:, :height, :width]
+    window = torch.from_numpy(some_comir(1, SIZE))
+    window[:, :, 20:] += 0.6  # another tissue begins: beside a long query means differ from those under it
+    templates = turn_templates(query, (height, width), [0.0, *more_angles])
     scores = correlate_window(transform_templates(templates, SIZE), window)
     places = SIZE - templates.side + 1
-    assert scores.shape == (1, places, places)
-    spare = (templates.side - SIDE) // 2
+    assert scores.shape == (1 + len(more_angles), places, places)
+    assert float(scores.abs().max()) <= 1
+    left, top = (templates.side - width) // 2, (templates.side - height) // 2
     for x, y in [(0, 0), (places - 1, 3), (5, 11)]:
-        inner = window[:, y + spare : y + spare + SIDE, x + spare : x + spare + SIDE]
+        inner = window[:, y + top : y + top + height, x + left : x + left + width]
         template, part = (
             image - MEAN_SHARE * image.mean((1, 2), keepdim=True)
             for image in (torch.from_numpy(query), inner)
         )
-        norm = template.norm() * ((part**2).sum() + ENERGY_FLOOR * SIDE**2).sqrt()
+        norm = template.norm() * ((part**2).sum() + ENERGY_FLOOR * height * width).sqrt()
         assert float(scores[0, y, x]) == pytest.approx(float((template * part).sum() / norm), abs=1e-4)
 
 

@@ -22,6 +22,7 @@ ENERGY_FLOOR = 0.02
 # they are compared. Tissue of one kind shares its mean, so the plain cosine (0) is
 # high in all of it; but the mean says something, so the zero-mean cosine (1) is blinder.
 MEAN_SHARE = 0.6
+LONG_SHARE = 0.42  # of the square around its turned copies that a squarish query fills; 0.5 at most
 
 
 @dataclass(frozen=True)
@@ -132,31 +133,41 @@ def correlate_window(spectra: Spectra, window: Tensor, chunk: int = 12) -> Tenso
     size, places = spectra.size, spectra.size - spectra.side + 1
     window_spectra = torch.fft.rfft2(window)
     energy_spectrum = torch.fft.rfft2((window**2).sum(0))
-    means = _local_means(spectra, window)
-    removed = MEAN_SHARE * (2 - MEAN_SHARE) * (means**2).sum(0)
-    # What the window's mean takes from the product: the templates keep some of theirs.
-    kept = MEAN_SHARE * (1 - MEAN_SHARE) * torch.tensordot(spectra.means, means, 1)
+    local = _local_means(spectra, window, window_spectra)
+    removed = MEAN_SHARE * (2 - MEAN_SHARE) * (local**2).sum(1)
     # Turned copies share masks, and with them the energy under each window.
     energies = torch.fft.irfft2(spectra.masks * energy_spectrum, s=(size, size))[:, :places, :places]
     scores = []
     for first in range(0, len(spectra.norms), chunk):
         part = slice(first, first + chunk)
-        areas = spectra.areas[part, None, None]
+        areas, masks = spectra.areas[part, None, None], spectra.mask_of[part]
+        means, own = spectra.means[part], masks if len(local) > 1 else torch.zeros_like(masks)
         products = torch.fft.irfft2(_sum_products(spectra.pixels[part], window_spectra), s=(size, size))
-        products = products[:, :places, :places] - areas * kept[part]
-        energy = energies[spectra.mask_of[part]] - areas * removed
+        # What the window's mean takes from the product: the templates keep some of theirs.
+        if len(local) > 1:
+            kept = torch.einsum("ac,acyx->ayx", means, local[own])
+        else:
+            kept = torch.tensordot(means, local[0], 1)
+        products = products[:, :places, :places] - MEAN_SHARE * (1 - MEAN_SHARE) * areas * kept
+        energy = energies[masks] - areas * removed[own]
         energy = energy.clamp_(min=0).add_(ENERGY_FLOOR * areas)
         scores.append(products / (energy.sqrt() * spectra.norms[part, None, None]))
     return torch.cat(scores)
 
 
-def _local_means(spectra: Spectra, window: Tensor) -> Tensor:
-    """Return the window's mean around every place, (channels, places, places).
+def _local_means(spectra: Spectra, window: Tensor, window_spectra: Tensor) -> Tensor:
+    """Return the window's mean around every place, (masks or 1, channels, places, places).
 
-    Over a square as large as the template: the turned masks' own means would
-    cost a transform for every angle and channel.
+    Of a squarish query over one square as large as the template: the turned
+    masks' own means cost a transform for every mask and channel. A long one
+    needs them, for what lies beside it in that square may be quite different.
     """
-    side = min(spectra.side, 2 * round(float(spectra.areas[0]) ** 0.5 / 2))
+    places = spectra.size - spectra.side + 1
+    area = float(spectra.areas[0])
+    if area < LONG_SHARE * spectra.side**2:
+        sums = torch.fft.irfft2(spectra.masks[:, None] * window_spectra, s=(spectra.size, spectra.size))
+        return sums[..., :places, :places] / spectra.masks[:, 0, 0].real[:, None, None, None]
+    side = min(spectra.side, 2 * round(area**0.5 / 2))
     spare = (spectra.side - side) // 2
     inner = slice(spare, spectra.size - spare)
-    return box_means(window[:, inner, inner], side)
+    return box_means(window[:, inner, inner], side)[None]
