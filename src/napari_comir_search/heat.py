@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,12 +55,14 @@ class HeatView:
         self.is_wanted = False
         self._shown_for: tuple[object, ...] | None = None  # or being computed for
         session.events.query.connect(self.refresh)
+        session.events.result.connect(self.refresh)
         session.events.slides.connect(self.refresh)
         view.slide_shown.connect(self.refresh)
 
     def close(self) -> None:
         """Let go of the viewer."""
         self.session.events.query.disconnect(self.refresh)
+        self.session.events.result.disconnect(self.refresh)
         self.session.events.slides.disconnect(self.refresh)
         self.view.slide_shown.disconnect(self.refresh)
         self.clear()
@@ -85,7 +88,7 @@ class HeatView:
         self.clear()
         self._shown_for = sought
         if sought is not None and self.view.shown is not None:
-            self._make(self.view.shown, self._take)
+            self._make(self.view.shown, partial(self._take, sought))
 
     def clear(self) -> None:
         """Take the map away."""
@@ -99,9 +102,13 @@ class HeatView:
         searchable = {item.fingerprint for item in self.session.searchable}
         if query is None or query.pixel_size_um is None or index is None or fingerprint not in searchable:
             return None
-        return query.id, query.modality, query.pixel_size_um, fingerprint, index.path, index.model_fingerprint
+        mirror = bool(query.provenance.get("options", {}).get("mirror"))
+        model = index.model_fingerprint
+        return query.id, query.modality, query.pixel_size_um, mirror, fingerprint, index.path, model
 
-    def _take(self, heat_map: HeatMap) -> None:
+    def _take(self, sought: tuple[object, ...], heat_map: HeatMap) -> None:
+        if sought != self._shown_for:
+            return  # another query or slide has come meanwhile
         slide = None if self.view.shown is None else self.view.layer(self.view.shown)
         if slide is None or heat_map.fingerprint != self.view.shown or not self.is_wanted:
             return

@@ -157,6 +157,7 @@ class Bench:
             "queries": len(answers),
             "absent": sum(not truth.slide for truth, _ in answers),
             "left_out": {
+                "threshold": model.calibration.threshold,
                 "precision": float(right[found].mean()),
                 "coverage": float(found.sum() / sum(bool(truth.slide) for truth, _ in answers)),
                 "ece": reliability(confidence, right)["ece"],

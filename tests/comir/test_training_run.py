@@ -116,12 +116,15 @@ def test_stopping_early_writes_the_model(folders, tmp_path: Path) -> None:
     assert not out.with_name("m.safetensors.checkpoint").exists()
 
 
-def test_a_training_that_is_closed_goes_on_as_if_nothing_had_been(folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("while_measuring", [False, True])
+def test_a_training_that_is_closed_goes_on_as_if_nothing_had_been(
+    folders, tmp_path: Path, while_measuring: bool
+) -> None:
     out, whole = tmp_path / "m.safetensors", tmp_path / "whole.safetensors"
     finish(run(folders, whole, validation=["c"]))
     job = run(folders, out, validation=["c"])
     for tick in job:
-        if tick.partial and tick.done == 3:
+        if tick.stage == "training" and tick.done == 3 and while_measuring == (tick.partial is None):
             break
     job.close()
     assert not out.exists() and out.with_name("m.safetensors.checkpoint").is_file()
@@ -137,7 +140,7 @@ def test_a_checkpoint_of_other_validation_pairs_is_refused(folders, tmp_path: Pa
     job = run(folders, out, validation=["c"])
     next(tick for tick in job if tick.partial)
     job.close()
-    with pytest.raises(ComirSearchError, match="other images or settings"):
+    with pytest.raises(ComirSearchError, match="other images, steps"):
         finish(run(folders, out, validation=["b"], resume=True))
 
 

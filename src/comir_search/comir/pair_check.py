@@ -201,7 +201,7 @@ def _size_at(slide: Slide, pixel_size_um: float) -> tuple[int, int]:
     """Return (width, height) at a pixel size, at which slides that state none are taken to be."""
     scale = (slide.pixel_size_um or pixel_size_um) / pixel_size_um
     height, width = slide.level_shapes[0]
-    return round(width * scale), round(height * scale)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _describe_single(names: Sequence[str], folder: Path) -> str:

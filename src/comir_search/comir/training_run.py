@@ -153,19 +153,28 @@ def train_steps(
     started = time.monotonic()
     if resume:
         run.load()
+
+    def measure_steps() -> Job[None]:
+        measuring = Validation(kept_back, sides, recipe.crop_px, recipe.seed).hit_rate_steps(
+            trainer.networks,
+            recipe.architecture,
+            recipe.comir_channels,
+            Tick("training", trainer.step, recipe.steps),
+        )
+        run.best.take(trainer.step, (yield from measuring), trainer.networks.state_dict())
+
+    def is_due() -> bool:
+        at_end = trainer.step == recipe.steps
+        return bool(kept_back) and (at_end or trainer.step % max(recipe.steps // MEASUREMENTS, 1) == 0)
+
     try:
+        if trainer.step and is_due() and trainer.step not in dict(run.best.history):
+            yield from measure_steps()  # the run was stopped while it measured
         for batch in _closing(prefetch(sampler, recipe.batch, trainer.step, recipe.steps)):
             run.losses.append((trainer.step + 1, trainer.advance(batch)))
             is_last = trainer.step == recipe.steps or (should_stop is not None and should_stop())
-            if kept_back and (is_last or trainer.step % max(recipe.steps // MEASUREMENTS, 1) == 0):
-                measuring = Validation(kept_back, sides, recipe.crop_px, recipe.seed).hit_rate_steps(
-                    trainer.networks,
-                    recipe.architecture,
-                    recipe.comir_channels,
-                    Tick("training", trainer.step, recipe.steps),
-                )
-                hit_rate = yield from measuring
-                run.best.take(trainer.step, hit_rate, trainer.networks.state_dict())
+            if is_due() or (is_last and kept_back):
+                yield from measure_steps()
             if trainer.step % CHECKPOINT_EVERY == 0:
                 run.save()
             yield Tick("training", trainer.step, recipe.steps, run.report())
@@ -358,8 +367,8 @@ class _Run:
             ) from error
         if {key: header.get(key, []) for key in self._identity()} != json.loads(json.dumps(self._identity())):
             raise ComirSearchError(
-                f"{self.checkpoint} belongs to a run with other images or settings; train with those, or without "
-                f"--resume to start anew."
+                f"{self.checkpoint} belongs to a run with other images, steps or images kept back; train with those "
+                f"to go on, or delete it to start anew."
             )
         trainer = self.trainer
         trainer.networks.load_state_dict(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from comir_search.errors import ComirSearchError
 from comir_search.evaluation.localisation import Truth, is_hit
 from comir_search.records import SearchResult
-from comir_search.retrieval.confidence import Calibration, measure
+from comir_search.retrieval.confidence import FEATURES, Calibration, measure
 
 PRECISION = 0.99  # that the threshold is to reach on the fitting data
 LEAST_THRESHOLD = 0.75  # a first place less likely than this is not called found, whatever the data say
@@ -45,7 +45,9 @@ def collect(
         features.append(measure([c.score for c in candidates], result.signal, side_um))
         right.extend(bool(truth.slide) and is_hit(candidate, truth) for candidate in candidates)
         first.extend(number == 0 for number in range(len(candidates)))
-    return np.concatenate(features), np.array(right), np.array(first)
+    if not features:
+        features.append(np.empty((0, len(FEATURES))))
+    return np.concatenate(features), np.array(right, bool), np.array(first, bool)
 
 
 def fit_calibration(

@@ -163,12 +163,15 @@ def _search(
     for query in queries:  # the correlation first: its places are good enough to be shown
         scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
-            yield Tick("coarse correlation", done, total, report.partial(places, clock) if places else None)
-        by_correlation = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
+            seen = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES) if places else []
+            yield Tick("coarse correlation", done, total, report.partial(seen, clock))
+        by_correlation = seen
         clock.lap("correlation")
     vocabulary = model.vocabulary
     assert vocabulary is not None  # an index cannot be made without one
-    yield Tick("counting words", 0, 1)
+    for done, (_, slide) in enumerate(chosen):
+        yield Tick("counting words", done, len(chosen))
+        slide.count_words(vocabulary.n_words)  # kept by the slide
     frequencies = bag_of_words.word_frequencies(vocabulary, [slide for _, slide in chosen])
     for query in queries:
         bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)

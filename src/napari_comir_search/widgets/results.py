@@ -141,8 +141,8 @@ class ResultsWidget(QWidget):
     def _show_legend(self) -> None:
         for verdict, count in self.session.counts.items():
             self.chips[verdict].setText(f"{count} {LEGEND[verdict]}")
-        for part in (self.legend, self.heat_box):
-            part.setVisible(bool(self.session.candidates))
+        self.legend.setVisible(bool(self.session.candidates))
+        self.heat_box.setVisible(bool(self.session.candidates) or self.heat_box.isChecked())
 
     def _show_current(self) -> None:
         candidate = self.session.candidate

@@ -369,6 +369,8 @@ class TrainingWidget(LeavingWidget):
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Take folders as the sides that have none yet, in their order."""
+        if self.training.is_running:
+            return
         paths = [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
         event.acceptProposedAction()
         free = [side for side, _, _ in SIDES if self.folders[side] is None] or [side for side, _, _ in SIDES]
