@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable, Generator, Iterable
 from queue import Empty, Full, Queue
@@ -114,3 +115,5 @@ def run_stages(
         give_up_s = time.monotonic() + PATIENCE_S
         for thread in workers[1:-1]:
             thread.join(max(0.0, give_up_s - time.monotonic()))
+            if thread.is_alive():
+                atexit.register(thread.join)  # a thread that Python ends inside torch takes the process down
