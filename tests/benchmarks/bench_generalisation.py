@@ -21,6 +21,7 @@ from pathlib import Path
 
 from comir_search.comir.training_run import train_steps
 from comir_search.evaluation.localisation import evaluate_slide_steps
+from comir_search.opencv import cv2
 from comir_search.progress import finish
 from comir_search.retrieval.indexing import index_slides_steps
 
@@ -66,7 +67,16 @@ def photographs(args: argparse.Namespace) -> dict:
     sides = (data / "rgb", data / "nir")
     model = train(args, PHOTOGRAPHS, sides, names[:30])
     options = ["--query-size", "128", "--min-tissue", "0"]
-    return search(args, PHOTOGRAPHS, model, build(args, PHOTOGRAPHS, sides, names[30:], options), [])
+    tested = tuple(as_png(side, names[30:], args.work / side.name) for side in sides)
+    return search(args, PHOTOGRAPHS, model, build(args, PHOTOGRAPHS, tested, names[30:], options), [])
+
+
+def as_png(side: Path, names: Sequence[str], out: Path) -> Path:
+    """Copy JPEG images as PNG, which is what ``make_tma_slide.py`` reads."""
+    out.mkdir(exist_ok=True)
+    for name in names:
+        cv2.imwrite(str(out / f"{name}.png"), cv2.imread(str(side / f"{name}.jpg"), cv2.IMREAD_UNCHANGED))
+    return out
 
 
 def train(args: argparse.Namespace, name: str, sides: tuple[Path, Path], names: Sequence[str]) -> Path:
