@@ -17,11 +17,16 @@ from pathlib import Path
 import napari
 import numpy as np
 import psutil
+import vispy.app
+from qtpy import API_NAME
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
-from vispy.app.backends._qt import CanvasBackendDesktop
 
 from napari_comir_search.widgets.dock import SearchDock
+
+vispy.app.use_app(API_NAME.lower())  # before its Qt canvas can be imported
+
+from vispy.app.backends._qt import CanvasBackendDesktop  # noqa: E402
 
 TICK_MS = 10
 LIMIT_S = 3600.0
