@@ -102,9 +102,8 @@ class HeatView:
         searchable = {item.fingerprint for item in self.session.searchable}
         if query is None or query.pixel_size_um is None or index is None or fingerprint not in searchable:
             return None
-        mirror = bool(query.provenance.get("options", {}).get("mirror"))
-        model = index.model_fingerprint
-        return query.id, query.modality, query.pixel_size_um, mirror, fingerprint, index.path, model
+        asked = query.id, query.modality, query.pixel_size_um, self.session.is_mirrored
+        return *asked, fingerprint, index.path, index.model_fingerprint
 
     def _take(self, sought: tuple[object, ...], heat_map: HeatMap) -> None:
         if sought != self._shown_for:

@@ -63,6 +63,11 @@ class Review:
         return None if self.query is None else self.query.result
 
     @property
+    def is_mirrored(self) -> bool:
+        """Whether the current query was last sought mirrored, too."""
+        return self.query is not None and bool(self.query.provenance.get("options", {}).get("mirror"))
+
+    @property
     def is_refining(self) -> bool:
         """Whether the answer shown is still being worked on."""
         return self._partial is not None

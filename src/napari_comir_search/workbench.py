@@ -317,8 +317,7 @@ class Workbench(QObject):
         query, index = self.session.query, self.session.index
         if query is not None and index is not None:
             image = self.session.query_image(query.id)
-            mirror = bool(query.provenance.get("options", {}).get("mirror"))
-            job = jobs.heat_map_steps(index, query, image, fingerprint, mirror=mirror)
+            job = jobs.heat_map_steps(index, query, image, fingerprint, mirror=self.session.is_mirrored)
             self.mapping.run("Making the heat map", job, then)
 
     def picture_candidates(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.comir.pairs import list_images
+from comir_search.comir.pairs import MAX_SIZE_DIFFERENCE, list_images
 from comir_search.errors import ComirSearchError
 from comir_search.io.pictures import to_display
 from comir_search.opencv import cv2
@@ -22,7 +22,6 @@ REACH_SHARE = 0.15  # of a side: shifts farther than this are not looked for
 TOLERANCE_SHARE = 0.025  # of the shorter side
 MIN_GAIN = 1.25  # by which a shift must make the sides tell more of each other
 MIN_INFORMATION = 0.01  # nats; below this the sides say too little of each other for a shift to mean anything
-MAX_SIZE_DIFFERENCE = 0.02
 LISTED_NAMES = 3
 
 

@@ -13,6 +13,7 @@ from comir_search.comir.intensity import measure_intensity
 from comir_search.errors import ComirSearchError
 from comir_search.slides import open_slide
 
+MAX_SIZE_DIFFERENCE = 0.02  # of a side, by which both sides of a pair may differ
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg"}
 
 
@@ -129,7 +130,7 @@ def load_pair(
             image = as_channels(image, channels, str(file), modality)
             sides.append(measure_intensity(image, kind, np.dtype(slide.dtype)).apply(image))
     shapes = np.array([side.shape[:2] for side in sides])
-    if (abs(shapes[0] - shapes[1]) > 0.02 * shapes[0]).any():
+    if (abs(shapes[0] - shapes[1]) > MAX_SIZE_DIFFERENCE * shapes[0]).any():
         raise ComirSearchError(
             f"{files[0]} and {files[1]} differ in size ({shapes[0][1]} x {shapes[0][0]} and {shapes[1][1]} x "
             f"{shapes[1][0]} px); pairs must be aligned."

@@ -134,22 +134,22 @@ def correlate_window(spectra: Spectra, window: Tensor, chunk: int = 12) -> Tenso
     window_spectra = torch.fft.rfft2(window)
     energy_spectrum = torch.fft.rfft2((window**2).sum(0))
     local = _local_means(spectra, window, window_spectra)
+    mean_of = spectra.mask_of if len(local) > 1 else torch.zeros_like(spectra.mask_of)
     removed = MEAN_SHARE * (2 - MEAN_SHARE) * (local**2).sum(1)
     # Turned copies share masks, and with them the energy under each window.
     energies = torch.fft.irfft2(spectra.masks * energy_spectrum, s=(size, size))[:, :places, :places]
+    # What the window's mean takes from the product: the templates keep some of theirs.
+    kept = torch.empty(len(spectra.norms), places, places)
+    for number, means in enumerate(local):
+        own = mean_of == number
+        kept[own] = MEAN_SHARE * (1 - MEAN_SHARE) * torch.tensordot(spectra.means[own], means, 1)
     scores = []
     for first in range(0, len(spectra.norms), chunk):
         part = slice(first, first + chunk)
-        areas, masks = spectra.areas[part, None, None], spectra.mask_of[part]
-        means, own = spectra.means[part], masks if len(local) > 1 else torch.zeros_like(masks)
+        areas = spectra.areas[part, None, None]
         products = torch.fft.irfft2(_sum_products(spectra.pixels[part], window_spectra), s=(size, size))
-        # What the window's mean takes from the product: the templates keep some of theirs.
-        if len(local) > 1:
-            kept = torch.einsum("ac,acyx->ayx", means, local[own])
-        else:
-            kept = torch.tensordot(means, local[0], 1)
-        products = products[:, :places, :places] - MEAN_SHARE * (1 - MEAN_SHARE) * areas * kept
-        energy = energies[masks] - areas * removed[own]
+        products = products[:, :places, :places] - areas * kept[part]
+        energy = energies[spectra.mask_of[part]] - areas * removed[mean_of[part]]
         energy = energy.clamp_(min=0).add_(ENERGY_FLOOR * areas)
         scores.append(products / (energy.sqrt() * spectra.norms[part, None, None]))
     return torch.cat(scores)

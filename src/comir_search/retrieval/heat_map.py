@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from comir_search.comir.embedding import decode
 from comir_search.progress import Job, Tick
-from comir_search.retrieval.correlation import correlate_window
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.query import prepare_query
 from comir_search.retrieval.scan import Scanner
@@ -96,11 +93,7 @@ def heat_map_steps(
         yield Tick("comparing every place", done, len(tiles))
         part = scores[y : y + step_px, x : x + step_px]
         for scanner in scanners:
-            spectra = scanner.spectra
-            margin = spectra.side // 2
-            window = slide.read_comir(LEVEL, x - margin, y - margin, spectra.size, spectra.size)
-            best = correlate_window(spectra, torch.from_numpy(decode(window))).amax(0).numpy()
-            part[...] = np.fmax(part, best[: part.shape[0], : part.shape[1]])
+            part[...] = np.fmax(part, scanner.correlate(slide, (x, y))[0].numpy())
     yield Tick("comparing every place", len(tiles), len(tiles))
     scores[~_spread(slide.tissue, shape)] = np.nan
     pixel_um = factor * index.model.comir_pixel_size_um

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
+from torch import Tensor
 
 from comir_search.comir.embedding import decode
 from comir_search.retrieval.correlation import Spectra, correlate_window, transform_templates
@@ -53,6 +54,30 @@ class Scanner:
                     tiles.append((x, y))
         return tiles
 
+    def correlate(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Compare the query with every place of one tile.
+
+        Parameters
+        ----------
+        slide : IndexedSlide
+        tile : (int, int)
+
+        Returns
+        -------
+        scores : Tensor (rows, columns)
+            With the query's centre at each pixel of the tile, for the best angle;
+            a tile at the slide's edge ends there, so a query overhangs by half at most.
+        best : Tensor (rows, columns) int64
+            Number of that angle.
+        """
+        spectra, factor = self.spectra, 2**self.level
+        x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
+        window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
+        _, rows, columns = slide.comir_shape
+        inside = slice(-(-rows // factor) - tile[1]), slice(-(-columns // factor) - tile[0])
+        scores, best = correlate_window(spectra, window).max(0)
+        return scores[inside], best[inside]
+
     def scan(self, slide: IndexedSlide, number: int, tile: tuple[int, int], count: int) -> list[Place]:
         """Return the best places of one tile, best first.
 
@@ -65,13 +90,8 @@ class Scanner:
         count : int
             At most this many.
         """
-        spectra, factor = self.spectra, 2**self.level
-        x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
-        window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
-        scores, best = correlate_window(spectra, window).max(0)
-        # The centre lies on the slide: a query overhangs it by half at most.
-        _, rows, columns = slide.comir_shape
-        scores = scores[: -(-rows // factor) - tile[1], : -(-columns // factor) - tile[0]]
+        factor = 2**self.level
+        scores, best = self.correlate(slide, tile)
         radius = max(1, int(self.query.short_side_px / factor / 8))
         peaks = torch.nn.functional.max_pool2d(scores[None], 2 * radius + 1, 1, radius)[0] == scores
         ys, xs = torch.nonzero(peaks, as_tuple=True)

@@ -163,9 +163,10 @@ def _search(
     for query in queries:  # the correlation first: its places are good enough to be shown
         scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px):
-            seen = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES) if places else []
-            yield Tick("coarse correlation", done, total, report.partial(seen, clock))
-        by_correlation = seen
+            if places:  # a few after the first tiles, all at the end
+                places = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
+            yield Tick("coarse correlation", done, total, report.partial(places, clock))
+        by_correlation = places or by_correlation
         clock.lap("correlation")
     vocabulary = model.vocabulary
     assert vocabulary is not None  # an index cannot be made without one
