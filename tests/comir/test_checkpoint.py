@@ -15,11 +15,22 @@ from comir_search.comir.checkpoint import StandIn, import_checkpoint, read_check
 from comir_search.comir.model import load_model
 from comir_search.errors import ComirSearchError
 
-WIDTHS_DOWN = [(32, 60), (60, 81), (81, 96), (96, 108), (108, 117), (117, 123)]
-WIDTHS_UP = [213, 204, 192, 177, 156, 128]
+
+# A network with the names and the structure of the published ones, written for this test.
+class Biomedical:
+    n_layers, n_bottleneck, dropout = 4, 4, 0.2
+    first, n_head = 32, 176
+    widths_down = ((32, 60), (60, 81), (81, 96), (96, 108), (108, 117), (117, 123))
+    widths_up = ((48, 213), (48, 204), (48, 192), (48, 177), (48, 156), (48, 128))
 
 
-# A network with the names and the structure of the published one, written for this test.
+class Aerial:
+    n_layers, n_bottleneck, dropout = 2, 3, 0
+    first, n_head = 16, 88
+    widths_down = ((16, 40), (40, 64), (64, 88))
+    widths_up = ((36, 124), (24, 88), (24, 64))
+
+
 class DenseLayer(nn.Module):
     def __init__(self, n_in):
         super().__init__()
@@ -33,9 +44,9 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    def __init__(self, n_in, upsample):
+    def __init__(self, n_in, n_layers, upsample):
         super().__init__()
-        self.layers = nn.ModuleList([DenseLayer(n_in + 12 * i) for i in range(4)])
+        self.layers = nn.ModuleList([DenseLayer(n_in + 12 * i) for i in range(n_layers)])
         self.upsample = upsample
 
     def forward(self, x):
@@ -46,12 +57,13 @@ class DenseBlock(nn.Module):
 
 
 class TransitionDown(nn.Sequential):
-    def __init__(self, n_in, n_out):
+    def __init__(self, n_in, n_out, dropout):
         super().__init__()
         self.add_module("batchnorm", nn.BatchNorm2d(n_in))
         self.add_module("relu", nn.ReLU(inplace=True))
         self.add_module("conv", nn.Conv2d(n_in, n_out, 1))
-        self.add_module("dropout", nn.Dropout2d(0.2))
+        if dropout:
+            self.add_module("dropout", nn.Dropout2d(0.2))
         self.add_module("pool", nn.MaxPool2d(2))
 
 
@@ -64,17 +76,24 @@ class TransitionUp(nn.Module):
 
 
 class ModNet(nn.Module):
-    def __init__(self, n_in, n_out=1):
+    def __init__(self, n_in, n_out=1, shape=Biomedical):
         super().__init__()
-        self.activation_func, self.activation_kwargs, self.down_blocks = None, {}, (4,) * 6
-        self.conv_init = nn.Conv2d(n_in, 32, 3, padding=1)
-        self.layers_down = nn.ModuleList([DenseBlock(n, False) for n, _ in WIDTHS_DOWN])
-        self.transitions_down = nn.ModuleList([TransitionDown(n + 48, m) for n, m in WIDTHS_DOWN])
-        self.bottleneck = DenseBlock(123, True)
-        self.transitions_up = nn.ModuleList([TransitionUp(48) for _ in WIDTHS_UP])
-        self.layers_up = nn.ModuleList([DenseBlock(n, n != 128) for n in WIDTHS_UP])
-        self.final_conv = nn.Conv2d(176, n_out, 1, bias=False)
-        self.log_transform = n_in == 1
+        n = shape.n_layers
+        self.activation_func, self.activation_kwargs, self.down_blocks = None, {}, (n,) * len(shape.widths_up)
+        self.conv_init = nn.Conv2d(n_in, shape.first, 3, padding=1)
+        self.layers_down = nn.ModuleList([DenseBlock(width, n, False) for width, _ in shape.widths_down])
+        self.transitions_down = nn.ModuleList(
+            [TransitionDown(width + 12 * n, out, shape.dropout) for width, out in shape.widths_down]
+        )
+        self.bottleneck = DenseBlock(shape.widths_down[-1][1], shape.n_bottleneck, True)
+        self.transitions_up = nn.ModuleList([TransitionUp(width) for width, _ in shape.widths_up])
+        last = len(shape.widths_up) - 1
+        self.layers_up = nn.ModuleList(
+            [DenseBlock(width, n, level != last) for level, (_, width) in enumerate(shape.widths_up)]
+        )
+        self.final_conv = nn.Conv2d(shape.n_head, n_out, 1, bias=False)
+        if shape is Biomedical:
+            self.log_transform = n_in == 1
 
     def forward(self, x):
         x, skips = self.conv_init(x), []
@@ -89,8 +108,8 @@ class ModNet(nn.Module):
 
 
 @pytest.fixture
-def published(monkeypatch):
-    """Both networks with lively statistics, their classes where the published ones were."""
+def classes(monkeypatch):
+    """The published classes, where the published code had them."""
     package, models = types.ModuleType("models"), types.ModuleType("models.tiramisu")
     for module in (package, models):
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -99,15 +118,24 @@ def published(monkeypatch):
         setattr(models, layer.__name__, layer)
     monkeypatch.setattr(ModNet, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "ModNet", ModNet, raising=False)
-    torch.manual_seed(0)
-    networks = {"modelA": ModNet(1), "modelB": ModNet(3)}
-    for network in networks.values():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-        network.eval()
-    return networks
+
+
+@pytest.fixture
+def published(classes):
+    """Both biomedical networks."""
+    return {"modelA": enliven(ModNet(1)), "modelB": enliven(ModNet(3))}
+
+
+def enliven(network):
+    """Give a network the statistics, and outputs of the size, that a trained one has."""
+    random = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=random)
+            module.running_var.uniform_(0.5, 1.5, generator=random)
+    with torch.no_grad():
+        network.eval().final_conv.weight *= 10
+    return network
 
 
 def save(content, path, zipped):
@@ -129,6 +157,22 @@ def test_imported_networks_equal_the_published_ones(published, tmp_path, zipped)
         image = torch.rand(1, channels, 64, 128)
         with torch.inference_mode():
             torch.testing.assert_close(model.network(side)(image), published[key](image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_imported_aerial_networks_equal_the_published_ones(classes, tmp_path, zipped):
+    networks = {"modelA": enliven(ModNet(3, 3, Aerial)), "modelB": enliven(ModNet(1, 3, Aerial))}
+    assert sum(weights.numel() for weights in networks["modelA"].parameters()) == 165_064
+    model = import_checkpoint(save(networks, tmp_path / "zurich.pt", zipped), pixel_size_um=2.0)
+    model.save(tmp_path / "model.safetensors")
+    model = load_model(tmp_path / "model.safetensors", "cpu")
+    assert (model.architecture, model.comir_channels, model.tile_multiple) == ("tiramisu-aerial", 3, 8)
+    for key, side, channels in (("modelA", "colour", 3), ("modelB", "nir", 1)):
+        assert model.modality(side).intensity == "full_scale"
+        image = torch.rand(1, channels, 64, 40)
+        with torch.inference_mode():
+            torch.testing.assert_close(model.network(side)(image), networks[key](image), atol=1e-4, rtol=0)
 
 
 def test_state_dicts_and_three_channels_are_imported(published, tmp_path):
@@ -225,13 +269,19 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_other_networks_are_refused(tmp_path, published):
     published["modelA"].conv_init = nn.Conv2d(1, 16, 3)
-    with pytest.raises(ComirSearchError, match=r"modelA of .* biomedical configuration"):
+    with pytest.raises(ComirSearchError, match=r"modelA of .* published configuration"):
         import_checkpoint(save(published, tmp_path / "other.pt", True), pixel_size_um=1.0)
     with pytest.raises(ComirSearchError, match="holds no CoMIR networks"):
         import_checkpoint(save([1, 2], tmp_path / "list.pt", True), pixel_size_um=1.0)
     both_grey = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(1).state_dict()}
     with pytest.raises(ComirSearchError, match="not for grey and RGB images"):
         import_checkpoint(save(both_grey, tmp_path / "grey.pt", True), pixel_size_um=1.0)
+
+
+def test_networks_of_two_kinds_are_refused(tmp_path):
+    states = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(3, 1, Aerial).state_dict()}
+    with pytest.raises(ComirSearchError, match="do not belong together"):
+        import_checkpoint(save(states, tmp_path / "mixed.pt", True), pixel_size_um=1.0)
 
 
 def test_missing_file():

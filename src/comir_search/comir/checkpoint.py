@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from comir_search.comir.intensity import LOG_FULL_SCALE
 from comir_search.comir.model import Modality, Model
-from comir_search.comir.tiramisu import Tiramisu
+from comir_search.comir.tiramisu import SHAPES, Tiramisu
 from comir_search.errors import ComirSearchError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -253,21 +253,25 @@ def _from_bytes(data: bytes, dtype: torch.dtype) -> Tensor:
 
 
 def import_checkpoint(path: str | Path, *, pixel_size_um: float) -> Model:
-    """Convert a published CoMIR checkpoint of the biomedical configuration.
+    """Convert a published CoMIR checkpoint.
 
     Parameters
     ----------
     path : path
-        A pickled dict with ``modelA`` (SHG, one channel) and ``modelB`` (BF,
-        RGB), whole modules or state dicts.
+        A pickled dict with ``modelA`` and ``modelB``, whole modules or state
+        dicts: one for grey and one for colour images. In the biomedical ones
+        these are SHG and brightfield, in the aerial ones near-infrared and
+        colour.
     pixel_size_um : float
         Of the images that it was trained on; the file does not say.
 
     Returns
     -------
     Model
-        Without a vocabulary. SHG enters as ln(1 + x) where the checkpoint does
-        not say otherwise, as published.
+        Without a vocabulary; its sides are "bf" and "shg", or "colour" and
+        "nir". SHG enters as ln(1 + x) where the checkpoint does not say
+        otherwise, as published. The aerial networks take colour as their data
+        set stores it: blue, green, red.
 
     Raises
     ------
@@ -279,52 +283,58 @@ def import_checkpoint(path: str | Path, *, pixel_size_um: float) -> Model:
         raise ComirSearchError(
             f"{path} holds no CoMIR networks 'modelA' and 'modelB'; give a published checkpoint."
         )
-    networks, logarithmic = {}, {}
+    networks: dict[int, Tiramisu] = {}
+    logarithmic, architectures = {}, set()
     for key in ("modelA", "modelB"):
-        network = _to_tiramisu(content[key], f"{key} of {path}")
-        side = "shg" if network.stem.in_channels == 1 else "bf"
-        networks[side] = network
-        logarithmic[side] = getattr(content[key], "log_transform", side == "shg")
-    if set(networks) != {"bf", "shg"}:
+        architecture, network = _to_tiramisu(content[key], f"{key} of {path}")
+        channels = network.stem.in_channels
+        networks[channels] = network
+        architectures.add(architecture)
+        logs_grey = channels == 1 and architecture == "tiramisu"
+        logarithmic[channels] = getattr(content[key], "log_transform", logs_grey)
+    if set(networks) != {1, 3}:
         raise ComirSearchError(
-            f"{path} is not for grey and RGB images; only networks for SHG and brightfield can be imported."
+            f"{path} is not for grey and RGB images; only networks for one side of each can be imported."
         )
-    channels = {network.head.out_channels for network in networks.values()}
-    if len(channels) > 1:
-        raise ComirSearchError(f"{path} holds networks whose CoMIRs differ in channels; download it again.")
-    modalities = tuple(
-        Modality(side, count, LOG_FULL_SCALE if logarithmic[side] else "full_scale")
-        for side, count in (("bf", 3), ("shg", 1))
-    )
+    comir_channels = {network.head.out_channels for network in networks.values()}
+    if len(comir_channels) > 1 or len(architectures) > 1:
+        raise ComirSearchError(f"{path} holds two networks that do not belong together; download it again.")
+    architecture = architectures.pop()
+    names = {3: "bf", 1: "shg"} if architecture == "tiramisu" else {3: "colour", 1: "nir"}
     return Model(
-        nn.ModuleDict(networks),
-        modalities,
-        architecture="tiramisu",
-        comir_channels=channels.pop(),
+        nn.ModuleDict({name: networks[channels] for channels, name in names.items()}),
+        tuple(
+            Modality(name, channels, LOG_FULL_SCALE if logarithmic[channels] else "full_scale")
+            for channels, name in names.items()
+        ),
+        architecture=architecture,
+        comir_channels=comir_channels.pop(),
         pixel_size_um=pixel_size_um,
         card={"imported_from": Path(path).name, "source": "Pielawski, Wetzer et al., NeurIPS 2020 (CoMIR)"},
     )
 
 
-def _to_tiramisu(module: Any, name: str) -> Tiramisu:
-    """Copy the weights of a published network into ours."""
+def _to_tiramisu(module: Any, name: str) -> tuple[str, Tiramisu]:
+    """Copy the weights of a published network into ours; return its architecture, too."""
     tensors = dict(StandIn.tensors(module)) if isinstance(module, StandIn) else module
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ComirSearchError(f"{name} is no network; give a published checkpoint.")
     renamed = {_rename(key): tensor.float() for key, tensor in tensors.items()}
     stem, head = renamed.get("stem.weight"), renamed.get("head.weight")
     if stem is not None and head is not None and stem.ndim == head.ndim == 4:
-        network = Tiramisu(stem.shape[1], head.shape[0])
-        expected = network.state_dict()
-        renamed.update({key: expected[key] for key in expected if key.endswith("num_batches_tracked")})
-        if {key: value.shape for key, value in expected.items()} == {
-            key: value.shape for key, value in renamed.items()
-        }:
-            network.load_state_dict(renamed)
-            return network.eval()
+        for architecture, shape in SHAPES.items():
+            network = Tiramisu(stem.shape[1], head.shape[0], shape)
+            expected = network.state_dict()
+            uncounted = {key: expected[key] for key in expected if key.endswith("num_batches_tracked")}
+            weights = {**renamed, **uncounted}
+            if {key: value.shape for key, value in expected.items()} == {
+                key: value.shape for key, value in weights.items()
+            }:
+                network.load_state_dict(weights)
+                return architecture, network.eval()
     raise ComirSearchError(
-        f"{name} is no network of the published biomedical configuration (32 filters, six levels of four "
-        f"layers, growth 12, batch normalisation); others, such as the aerial one, cannot be imported."
+        f"{name} is no network of a published configuration (biomedical: 32 filters, six levels of four "
+        f"layers; aerial: 16 filters, three levels of two layers; growth 12, batch normalisation)."
     )
 
 

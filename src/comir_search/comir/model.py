@@ -56,7 +56,7 @@ class Model:
     networks : nn.ModuleDict
         One network per modality name.
     modalities : tuple of Modality
-    architecture : {"compact", "tiramisu"}
+    architecture : {"compact", "tiramisu", "tiramisu-aerial"}
     comir_channels : int
     pixel_size_um : float
         At which images are embedded.
@@ -113,7 +113,7 @@ class Model:
             digest = hashlib.sha256(json.dumps(self._structure(), sort_keys=True).encode())
             for name, tensor in sorted(self._tensors().items()):
                 digest.update(name.encode())
-                digest.update(_halve(name, tensor).contiguous().cpu().numpy().tobytes())
+                digest.update(tensor.contiguous().cpu().numpy().tobytes())
             self._fingerprint = digest.hexdigest()[:32]
         return self._fingerprint
 
@@ -159,7 +159,7 @@ class Model:
             "model": json.dumps({**self._structure(), "card": self.card, "calibration": self._calibration()})
         }
         payload = save_tensors(
-            {name: _halve(name, tensor).contiguous() for name, tensor in self._tensors().items()}, header
+            {name: tensor.contiguous() for name, tensor in self._tensors().items()}, header
         )
         with atomic_path(Path(path)) as temporary:
             temporary.write_bytes(payload)
@@ -181,18 +181,17 @@ class Model:
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"networks.{name}": tensor for name, tensor in self.networks.state_dict().items()}
+        """Return what a file holds."""
+        weights = self.networks.state_dict()
+        if self.architecture == "compact":  # half the file, no change that can be measured
+            weights = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
+        tensors = {f"networks.{name}": tensor for name, tensor in weights.items()}
         if self.vocabulary:
             tensors |= {
                 f"vocabulary.{name}": torch.from_numpy(array)
                 for name, array in self.vocabulary.arrays().items()
             }
         return tensors
-
-
-def _halve(name: str, tensor: Tensor) -> Tensor:
-    """Store the networks' weights in half precision: half the file, no change that can be measured."""
-    return tensor.half() if name.startswith("networks.") and tensor.is_floating_point() else tensor
 
 
 def choose_device(device: str) -> torch.device:

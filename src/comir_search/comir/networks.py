@@ -103,7 +103,7 @@ def build_network(architecture: str, in_channels: int, out_channels: int) -> nn.
 
     Parameters
     ----------
-    architecture : {"compact", "tiramisu"}
+    architecture : {"compact", "tiramisu", "tiramisu-aerial"}
     in_channels, out_channels : int
 
     Raises
@@ -113,11 +113,13 @@ def build_network(architecture: str, in_channels: int, out_channels: int) -> nn.
     """
     if architecture == "compact":
         return CompactNet(in_channels, out_channels)
-    if architecture == "tiramisu":
-        from comir_search.comir.tiramisu import Tiramisu
+    from comir_search.comir.tiramisu import SHAPES, Tiramisu
 
-        return Tiramisu(in_channels, out_channels)
-    raise ComirSearchError(f"There is no network named {architecture!r}; use 'compact' or 'tiramisu'.")
+    if architecture in SHAPES:
+        return Tiramisu(in_channels, out_channels, SHAPES[architecture])
+    raise ComirSearchError(
+        f"There is no network named {architecture!r}; use one of compact, {', '.join(SHAPES)}."
+    )
 
 
 def count_macs(network: nn.Module, in_channels: int, side_px: int = 256) -> float:
