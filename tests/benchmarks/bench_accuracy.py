@@ -4,8 +4,10 @@
 
 Builds slides and queries from the validation cores with ``make_tma_slide.py``, indexes them together
 with the public slides as distractors, and prints one row per kind of query (also to WORK/rows.jsonl,
-which ``plot_accuracy.py`` draws). With --fit it fits the confidence instead, on patches of which half
-lie on no slide, and writes it into MODEL; what it prints is judged on cores left out of the fit.
+which ``plot_accuracy.py`` draws). --beside takes other distractors: ``public``, and folders of indexes
+that the same model made, say of ``giant_slide.py``'s slides; none at all leaves the cores alone. With
+--fit it fits the confidence instead, on patches of which half lie on no slide, and writes it into MODEL;
+what it prints is judged on cores left out of the fit.
 """
 
 from __future__ import annotations
@@ -57,14 +59,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries-per-core", type=int, default=16)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--beside", nargs="*", default=["public"], metavar="INDEX")
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
-    bench = Bench(args.shared, args.work, args.model, args.seed)
+    bench = Bench(args.shared, args.work, args.model, args.seed, args.beside)
     if args.fit:
         bench.fit()
         return
     for row in args.rows:
-        line = json.dumps({"row": row, "seed": args.seed, **report(bench.search(row, args.queries_per_core))})
+        answers = bench.search(row, args.queries_per_core)
+        line = json.dumps(
+            {
+                "row": row,
+                "seed": args.seed,
+                "beside": args.beside,
+                "tissue_mm2": bench.tissue_mm2,
+                **report(answers),
+            }
+        )
         print(line, flush=True)
         with open(args.work / "rows.jsonl", "a") as file:
             file.write(line + "\n")
@@ -73,11 +85,14 @@ def main() -> None:
 class Bench:
     """Slides, indexes and searches below one folder."""
 
-    def __init__(self, shared: Path, work: Path, model: Path, seed: int) -> None:
-        self.shared, self.work, self.seed = shared, work, seed
+    def __init__(
+        self, shared: Path, work: Path, model: Path, seed: int, beside: Sequence[str] = ("public",)
+    ) -> None:
+        self.shared, self.work, self.seed, self.beside = shared, work, seed, beside
         self.model = load_model(model)
         self.model_file = model
         self.pairs = shared / "data" / "he_shg_tma"
+        self.tissue_mm2 = 0.0  # in the index last searched
         with open(self.pairs / "pairs.csv", newline="") as file:
             self.groups = {
                 row["id"]: row["group"] for row in csv.DictReader(file) if row["split"] == "validation"
@@ -95,12 +110,15 @@ class Bench:
 
     def index(self, kind: str, folder: Path, modality: str = "bf") -> Index:
         """Index the slide of one kind of folders (equal in all of them) beside the public ones."""
-        path = self.work / f"index_{kind}_{self.model.fingerprint[:8]}"
+        beside = "".join(f"_{Path(name).parent.name}{Path(name).name}" for name in self.beside)
+        path = self.work / f"index_{kind}{beside}_{self.model.fingerprint[:8]}"
         if path.is_dir():
             shutil.copyfile(self.model_file, path / MODEL_FILE)  # the confidence may have been fitted since
             return Index.open(path)
         if modality == "bf":
-            shutil.copytree(self._distractors(), path)
+            for name in self.beside:
+                other = self._distractors() if name == "public" else Path(name)
+                shutil.copytree(other, path, dirs_exist_ok=True)
         return finish(index_slides_steps([folder / "slides"], path, model=self.model, modality=modality))
 
     def _distractors(self) -> Path:
@@ -125,6 +143,9 @@ class Bench:
             return self._search_halves(name, options)
         folder = self.build(name, list(self.groups), [], options)
         index = self.index("shg", folder, "shg") if "BF" in flags else self.index("bf", folder)
+        self.tissue_mm2 = sum(
+            float(slide.tissue.sum()) * slide.tissue_pixel_size_um**2 / 1e6 for slide in index.slides
+        )
         return _search(index, folder, mirror="MIRROR" in flags)
 
     def _search_halves(self, name: str, options: Sequence[str]) -> Answers:

@@ -1,10 +1,8 @@
 """Draw the README's figure from the rows that bench_accuracy.py wrote: run by hand (needs matplotlib).
 
-    python tests/benchmarks/plot_accuracy.py /tmp/accuracy/rows.jsonl resources/images/accuracy.png \
-        --gallery 13:0.93 --gallery 156:0.9
+    python tests/benchmarks/plot_accuracy.py /tmp/accuracy/rows.jsonl resources/images/accuracy.png
 
-``--gallery MPX:HIT`` adds a point to the second panel: the size of everything searched, megapixels of
-2 um, and the share of 192 px queries at first place.
+The second panel takes the rows of every --beside. Rows of several seeds are averaged.
 """
 
 from __future__ import annotations
@@ -28,17 +26,17 @@ def main() -> None:
     )
     parser.add_argument("rows", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--gallery", nargs="*", default=[], metavar="MPX:HIT")
     args = parser.parse_args()
     by_row: dict[str, list[dict]] = {}
     for line in args.rows.read_text().splitlines():
         row = json.loads(line)
         by_row.setdefault(row["row"], []).append(row)
+    public = {name: [row for row in rows if row["beside"] == ["public"]] for name, rows in by_row.items()}
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
-    draw_sizes(axes[0], by_row)
-    draw_gallery(axes[1], [tuple(map(float, point.split(":"))) for point in args.gallery])
-    draw_reliability(axes[2], by_row["192 px, half absent"])
+    draw_sizes(axes[0], public)
+    draw_gallery(axes[1], by_row)
+    draw_reliability(axes[2], public["192 px, half absent"])
     figure.savefig(args.out, dpi=160)
 
 
@@ -52,16 +50,16 @@ def draw_sizes(axis: plt.Axes, by_row: dict[str, list[dict]]) -> None:
     axis.legend(frameon=False, loc="lower right")
 
 
-def draw_gallery(axis: plt.Axes, points: list[tuple[float, ...]]) -> None:
-    """Draw the hit rate over the size of what is searched."""
-    points = sorted(points)
-    axis.plot(*zip(*points, strict=True), "o-", color=BLUE) if points else None
-    axis.set(
-        xscale="log",
-        ylim=(0, 1.03),
-        xlabel="slides searched (megapixels of 2 µm)",
-        ylabel="first place right",
-    )
+def draw_gallery(axis: plt.Axes, by_row: dict[str, list[dict]]) -> None:
+    """Draw the hit rate over how much tissue is searched."""
+    for size, colour in ((192, BLUE), (96, ORANGE)):
+        hits: dict[float, list[float]] = {}
+        for row in by_row.get(f"{size} px", []):
+            hits.setdefault(round(row["tissue_mm2"]), []).append(row["hit"]["1"])
+        areas = sorted(hits)
+        axis.plot(areas, [mean(hits[area]) for area in areas], "o-", color=colour, label=f"{2 * size} µm")
+    axis.set(xscale="log", ylim=(0, 1.03), xlabel="tissue searched (mm²)", ylabel="first place right")
+    axis.legend(frameon=False, loc="lower right", title="side of the query")
 
 
 def draw_reliability(axis: plt.Axes, rows: list[dict]) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from comir_search.comir import sampling
 from comir_search.comir.pairs import Pair
 from comir_search.comir.sampling import Sampler
 from comir_search.comir.training import Recipe, Trainer, _places_in_maps, _turn_templates, learning_rate_share
@@ -47,17 +48,27 @@ def test_crops_have_no_filled_corners(pairs):
         assert (points < [335, 315]).all()
 
 
-def test_turned_template_matches_the_other_side_at_its_place(pairs):
-    """The geometry of the loss: without recolouring, both sides agree pixel by pixel."""
-    from comir_search.comir import sampling
+@pytest.fixture
+def uncoloured(monkeypatch):
+    """Crops keep their colours."""
+    for name in ("_recolour_stain", "_recolour_signal"):
+        monkeypatch.setattr(sampling, name, lambda crop, rng: crop)
 
-    sampler = Sampler(pairs, 96, seed=1)
-    unchanged = (sampling._recolour_stain, sampling._recolour_signal)
-    sampling._recolour_stain = sampling._recolour_signal = lambda crop, rng: crop
-    try:
-        batch = sampler.draw(8, 0)
-    finally:
-        sampling._recolour_stain, sampling._recolour_signal = unchanged
+
+def test_published_loss_gets_both_sides_of_a_crop_in_one_frame(pairs, uncoloured):
+    recipe = Recipe("tiramisu", comir_channels=1, crop_px=64)
+    batch = Trainer(pairs, (3, 1), recipe, torch.device("cpu")).sampler.draw(8, 0)
+    for first, second in zip(batch.first, batch.second, strict=True):
+        np.testing.assert_allclose(first[0], second[0], atol=0.02)  # linear or cubic
+    assert all(
+        np.array_equal(first.matrix, second.matrix) and np.array_equal(first.center, second.center)
+        for first, second in zip(batch.first_frames, batch.second_frames, strict=True)
+    )
+
+
+def test_turned_template_matches_the_other_side_at_its_place(pairs, uncoloured):
+    """The geometry of the loss: without recolouring, both sides agree pixel by pixel."""
+    batch = Sampler(pairs, 96, seed=1).draw(8, 0)
     side, stride = 20, 2
     maps = [
         torch.nn.functional.avg_pool2d(torch.from_numpy(crops[:, :1]), 2)
@@ -86,8 +97,7 @@ def test_a_few_steps_lower_the_loss(pairs, architecture, channels):
     recipe = Recipe(
         architecture, channels, steps=14, batch=4, crop_px=96 if architecture == "compact" else 64
     )
-    sampler = Sampler(pairs, recipe.crop_px, 0)
-    trainer = Trainer(sampler, (3, 1), recipe, torch.device("cpu"))
-    batch = sampler.draw(recipe.batch, 0)
+    trainer = Trainer(pairs, (3, 1), recipe, torch.device("cpu"))
+    batch = trainer.sampler.draw(recipe.batch, 0)
     losses = [trainer.advance(batch) for _ in range(recipe.steps)]
     assert np.mean(losses[-3:]) < losses[0] - 0.3

@@ -2,8 +2,9 @@
 
 Every crop is turned by an arbitrary angle *before* it is cut, out of the
 interior of the pair, so that there are no filled corners. The two sides of a
-pair are turned, shifted, scaled and recoloured independently; `CropPair` keeps
-the frames, so that the loss can compare them in either frame.
+pair are recoloured, and unless they shall lie in one frame turned, shifted and
+scaled, independently; `Batch` keeps the frames, so that the loss can compare
+them in either.
 """
 
 from __future__ import annotations
@@ -62,12 +63,16 @@ class Sampler:
     seed : int
         A batch depends on the seed and the step alone, so a resumed training
         sees what an uninterrupted one sees.
+    one_frame : bool
+        Whether both sides of a crop show the same pixels, as the published loss
+        needs it.
     """
 
-    def __init__(self, pairs: Sequence[Pair], crop_px: int, seed: int) -> None:
+    def __init__(self, pairs: Sequence[Pair], crop_px: int, seed: int, *, one_frame: bool = False) -> None:
         self.pairs = list(pairs)
         self.crop_px = crop_px
         self.seed = seed
+        self.one_frame = one_frame
         self.rng = np.random.default_rng(seed)
         self._evidence = [_evidence(pair, crop_px) for pair in self.pairs]
 
@@ -93,25 +98,32 @@ class Sampler:
         rows, columns = pair.first.shape[:2]
         place = self._place(index)
         flip = np.diag([-1.0, 1.0]) if rng.random() < 0.5 else np.eye(2)
-        scale = np.exp(rng.uniform(-0.12, 0.12))
-        crops, frames = [], []
-        margin = self.crop_px / np.sqrt(2)
+        change = flip * np.exp(rng.uniform(-0.12, 0.12))
+        crops: list[NDArray[np.float32]] = []
+        frames: list[Frame] = []
         for image in (pair.first, pair.second):
-            radius, direction = MAX_SHIFT_PX * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
-            center = place + radius * np.array([np.cos(direction), np.sin(direction)])
-            # Towards the interior only: shifting back may not exceed MAX_SHIFT_PX.
-            low, high = np.minimum(place, margin), np.maximum(place, np.array([columns, rows]) - 1 - margin)
-            center = np.clip(center, low, high)
-            angle = rng.uniform(0, 2 * np.pi)
-            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            matrix = flip @ turn * scale * np.exp(rng.uniform(-MAX_SCALE_ERROR, MAX_SCALE_ERROR))
-            frame = Frame(center, matrix)
-            frames.append(frame)
-            crops.append(_cut(image, frame, self.crop_px, rng))
+            if not (frames and self.one_frame):
+                frames.append(self._frame(place, change, (rows, columns)))
+            crops.append(_cut(image, frames[-1], self.crop_px, rng))
         recoloured = [
             (_recolour_stain if crop.shape[2] == 3 else _recolour_signal)(crop, rng) for crop in crops
         ]
-        return recoloured[0], recoloured[1], frames[0], frames[1], place
+        return recoloured[0], recoloured[1], frames[0], frames[-1], place
+
+    def _frame(
+        self, place: NDArray[np.float64], change: NDArray[np.float64], shape: tuple[int, int]
+    ) -> Frame:
+        """Draw a turned, shifted and slightly rescaled frame near a place of an image."""
+        rng, (rows, columns) = self.rng, shape
+        margin = self.crop_px / np.sqrt(2)
+        radius, direction = MAX_SHIFT_PX * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        center = place + radius * np.array([np.cos(direction), np.sin(direction)])
+        # Towards the interior only: shifting back may not exceed MAX_SHIFT_PX.
+        low, high = np.minimum(place, margin), np.maximum(place, np.array([columns, rows]) - 1 - margin)
+        angle = rng.uniform(0, 2 * np.pi)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = change @ turn * np.exp(rng.uniform(-MAX_SCALE_ERROR, MAX_SCALE_ERROR))
+        return Frame(np.clip(center, low, high), matrix)
 
     def _place(self, index: int) -> NDArray[np.float64]:
         rng, evidence = self.rng, self._evidence[index]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from comir_search.comir.loss import activation_penalty, patch_info_nce, place_info_nce
 from comir_search.comir.networks import build_network
+from comir_search.comir.pairs import Pair
 from comir_search.comir.sampling import Batch, Frame, Sampler
 from comir_search.retrieval.correlation import ENERGY_FLOOR
 
@@ -52,7 +53,7 @@ class Trainer:
 
     Parameters
     ----------
-    sampler : Sampler
+    pairs : sequence of Pair
     channels : (int, int)
         Input channels of the two sides.
     recipe : Recipe
@@ -60,10 +61,12 @@ class Trainer:
     """
 
     def __init__(
-        self, sampler: Sampler, channels: Sequence[int], recipe: Recipe, device: torch.device
+        self, pairs: Sequence[Pair], channels: Sequence[int], recipe: Recipe, device: torch.device
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.sampler, self.recipe, self.device = sampler, recipe, device
+        self.recipe, self.device = recipe, device
+        self.over_places = recipe.architecture == "compact"
+        self.sampler = Sampler(pairs, recipe.crop_px, recipe.seed, one_frame=not self.over_places)
         self.networks = nn.ModuleList(
             build_network(recipe.architecture, count, recipe.comir_channels) for count in channels
         ).to(device, memory_format=torch.channels_last)
@@ -81,7 +84,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * learning_rate_share(self.step, self.recipe.steps)
         self.networks.train()
-        loss = self._place_loss(batch) if self.recipe.architecture == "compact" else self._patch_loss(batch)
+        loss = self._place_loss(batch) if self.over_places else self._patch_loss(batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for network in self.networks:
@@ -121,7 +124,7 @@ class Trainer:
         return (losses[0] + losses[1]) / 2
 
     def _patch_loss(self, batch: Batch) -> Tensor:
-        """Return the published loss: both sides in one frame, each turned by C4 and back."""
+        """Return the published loss of crops in one frame, each turned by C4 and back."""
         latents = []
         for side, crops in enumerate((batch.first, batch.second)):
             turns = torch.randint(4, (len(crops),))

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from comir_search.comir.embedding import code, decode, embed_array
 from comir_search.comir.model import BF, SHG, Modality, Model, choose_device
 from comir_search.comir.pairs import Pair, list_pairs, load_pair
-from comir_search.comir.sampling import Sampler
 from comir_search.comir.training import Recipe, Trainer, prefetch
 from comir_search.comir.validation import Best, Validation
 from comir_search.errors import ComirSearchError
@@ -147,8 +146,7 @@ def train_steps(
         pairs.append(pair)
     kept_back = _keep_back(pairs, validation)
     pairs = [pair for pair in pairs if pair.name not in validation]
-    sampler = Sampler(pairs, recipe.crop_px, recipe.seed)
-    trainer = Trainer(sampler, [side.channels for side in sides], recipe, choose_device(device))
+    trainer = Trainer(pairs, [side.channels for side in sides], recipe, choose_device(device))
     run = _Run(out, trainer, data_hash=_hash(pairs), validation=validation)
     started = time.monotonic()
     if resume:
@@ -170,7 +168,7 @@ def train_steps(
     try:
         if trainer.step and is_due() and trainer.step not in dict(run.best.history):
             yield from measure_steps()  # the run was stopped while it measured
-        for batch in _closing(prefetch(sampler, recipe.batch, trainer.step, recipe.steps)):
+        for batch in _closing(prefetch(trainer.sampler, recipe.batch, trainer.step, recipe.steps)):
             run.losses.append((trainer.step + 1, trainer.advance(batch)))
             is_last = trainer.step == recipe.steps or (should_stop is not None and should_stop())
             if is_due() or (is_last and kept_back):
