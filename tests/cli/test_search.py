@@ -145,6 +145,34 @@ def test_not_found_is_an_answer(answer):
     assert f"absent.tif: not found. {result['reason']}" in answer.out.splitlines()
 
 
+def test_looks_closer_before_it_says_not_found(answer):
+    found, absent = json.loads(answer.json.read_text())
+    assert found["found"] and "closer" not in found["seconds"]
+    assert absent["seconds"]["closer"] > 0
+
+
+def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
+    from comir_search.retrieval import bag_of_words, scan
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import CLOSE_SCAN_LEVEL, search
+
+    scan_slides = scan.scan_slides
+
+    def miss_coarsely(scanner, *arguments, **options):
+        for done, total, places in scan_slides(scanner, *arguments, **options):
+            yield done, total, places if scanner.level == CLOSE_SCAN_LEVEL else []
+
+    monkeypatch.setattr(scan, "scan_slides", miss_coarsely)
+    monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
+    result = search(
+        folder / "patch.tif", Index.open(folder / "index", "cpu"), modality="bf", first_stage=True
+    )
+    first = result.candidates[0]
+    assert result.found and first.slide == "one.tif"
+    assert np.hypot(first.center_x_um - 352, first.center_y_um - 296) < 6
+    assert not result.first_stage["correlation"] and result.first_stage["fused"][0].slide == "one.tif"
+
+
 def test_table(answer):
     first = json.loads(answer.json.read_text())[0]["candidates"][0]
     table = answer.out.splitlines()

@@ -106,6 +106,20 @@ def test_query_may_overhang_the_slide(comir):
     assert np.hypot(places[0].x - 15, places[0].y - 250) < 6
 
 
+def test_tiles_of_given_places_are_scanned_first(comir):
+    slides = [(number, MemorySlide(comir)) for number in (0, 1)]
+    scanner = Scanner(cut(comir, 480, 400, 10.0, (64, 64)), 1, np.array([10.0]))
+    tiles = [len(scanner.tiles(slide)) for _, slide in slides]
+    assert min(tiles) > 3
+    near = [Place(1, 480, 400, 0, 0.5), Place(0, 20, 20, 0, 0.4)]
+    steps = list(scan_slides(scanner, slides, 5, 10.0, near=near, tile_limit=2))
+    assert steps[-1][:2] == (2, 2)
+    assert {place.slide for place in steps[-1][2]} == {0, 1}
+    best = steps[-1][2][0]
+    assert best.slide == 1 and np.hypot(best.x - 480, best.y - 400) < 6
+    assert list(scan_slides(scanner, slides, 5, 10.0, near=near))[-1][1] == sum(tiles)
+
+
 def test_templates_follow_the_convention(comir):
     """A template for the true angle is the slide's own content."""
     query = cut(comir, 300, 280, 63.0, (60, 90))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -53,6 +53,11 @@ class Scanner:
                 if part.any():
                     tiles.append((x, y))
         return tiles
+
+    def tile_of(self, place: Place) -> tuple[int, tuple[int, int]]:
+        """Return the slide's number and the (x, y) of the tile that holds a place."""
+        step = self.step_px * 2**self.level
+        return place.slide, (int(place.x // step) * self.step_px, int(place.y // step) * self.step_px)
 
     def correlate(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Compare the query with every place of one tile.
@@ -119,9 +124,28 @@ def _part(mask: np.ndarray, shape: tuple[int, int], x: int, y: int, side: int) -
 
 
 def scan_slides(
-    scanner: Scanner, slides: list[tuple[int, IndexedSlide]], count: int, radius_px: float
+    scanner: Scanner,
+    slides: list[tuple[int, IndexedSlide]],
+    count: int,
+    radius_px: float,
+    *,
+    near: Sequence[Place] = (),
+    tile_limit: int | None = None,
 ) -> Iterator[tuple[int, int, list[Place]]]:
     """Scan slides tile by tile.
+
+    Parameters
+    ----------
+    scanner : Scanner
+    slides : list of (int, IndexedSlide)
+    count : int
+        Return at most so many places.
+    radius_px : float
+        Places closer than this, CoMIR pixels, are one.
+    near : sequence of Place, optional
+        Tiles that hold these are scanned first, in this order.
+    tile_limit : int, optional
+        Scan no more tiles than this.
 
     Yields
     ------
@@ -131,9 +155,13 @@ def scan_slides(
         The best so far, distinct, best first: a few after the first tiles, all at
         the end, none in between.
     """
-    work = [(number, slide, tile) for number, slide in slides for tile in scanner.tiles(slide)]
+    tiles = [(number, slide, tile) for number, slide in slides for tile in scanner.tiles(slide)]
+    if near:
+        ranks = {scanner.tile_of(place): rank for rank, place in reversed(list(enumerate(near)))}
+        tiles.sort(key=lambda work: ranks.get((work[0], work[2]), len(near)))
+    tiles = tiles[:tile_limit]
     found: list[Place] = []
-    for done, (number, slide, tile) in enumerate(work):
-        yield done, len(work), keep_distinct(found, radius_px, FIRST_PLACES) if done == FIRST_TILES else []
+    for done, (number, slide, tile) in enumerate(tiles):
+        yield done, len(tiles), keep_distinct(found, radius_px, FIRST_PLACES) if done == FIRST_TILES else []
         found += scanner.scan(slide, number, tile, PLACES_PER_TILE)
-    yield len(work), len(work), keep_distinct(found, radius_px, count)
+    yield len(tiles), len(tiles), keep_distinct(found, radius_px, count)

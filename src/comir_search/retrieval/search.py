@@ -1,14 +1,16 @@
 """Search: from a query to ranked, verified candidates.
 
-Two first stages look over everything, a sliding bag of words and a coarse
-correlation; the union of their best places is correlated again at finer levels
-until place and angle are known; the scores become confidences.
+Two first stages look over everything, a coarse correlation and a sliding bag of
+words; the union of their best places is correlated again at finer levels until
+place and angle are known; the scores become confidences. When none can be
+trusted, a finer correlation looks over the slides once more, as far as is
+affordable, before the answer is "not found".
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from comir_search.retrieval.query import LITTLE_EVIDENCE, Query, prepare_query
 from comir_search.slides import Slide, open_slide
 
 SCAN_LEVEL = 2
+CLOSE_SCAN_LEVEL = 1
+CLOSE_TILES = 256  # of the finer scan, those with the best places of the coarse one first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
 FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
@@ -183,28 +187,26 @@ def _search(
         by_words = keep_distinct([*by_words, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("bag_of_words")
 
-    finders = {query.mirrored: query for query in queries}
-    verified: list[Place] = []
-    starts = [*by_correlation, *by_words[:BOW_PLACES]]
-    rounds = (
-        # level, margin, offsets as shares of the angle step, how many go on
-        (1, 6, (-0.5, 0.0, 0.5), FINE_PLACES, (1.0,)),
-        (0, 8, (-0.25, 0.0, 0.25), LAST_PLACES, SCALE_STEPS),
-        (0, 4, (-0.125, 0.0, 0.125), max(top, LAST_PLACES), (1.0,)),
+    verifier = _Verifier(queries, everything, step_deg, radius_px, max(top, LAST_PLACES))
+    verified, fused = yield from verifier.verify_steps(
+        [*by_correlation, *by_words[:BOW_PLACES]], lambda places: report.partial(places, clock)
     )
-    for level, margin_px, shares, count, scales in rounds:
-        posers = {flag: PoseFinder(query, level, margin_px) for flag, query in finders.items()}
-        verified = []
-        for done, place in enumerate(starts):
-            if done % 8 == 0:
-                partial = report.partial(verified, clock) if level == 0 else None
-                yield Tick(f"pose, level {level}", done, len(starts), partial)
-            offsets = [share * step_deg for share in shares]
-            verified.append(posers[place.mirrored].refine(place, everything[place.slide], offsets, scales))
-        if level == 1 and first_stage:
-            fused = keep_distinct(verified, radius_px, FIRST_STAGE_PLACES)
-        starts = verified = keep_distinct(verified, radius_px, count)
     clock.lap("pose")
+    if not report.candidates(verified)[1]:
+        shown = report.partial(verified, clock)
+        closer = by_words[BOW_PLACES:]
+        for query in queries:
+            scanner = scan.Scanner(query, CLOSE_SCAN_LEVEL, _angles(round(360 / step_deg)))
+            near = [*by_correlation, *by_words]
+            for done, total, places in scan.scan_slides(
+                scanner, chosen, FIRST_STAGE_PLACES, radius_px, near=near, tile_limit=CLOSE_TILES
+            ):
+                yield Tick("looking closer", done, total, shown)
+            closer += places
+        again = yield from verifier.verify_steps(closer, lambda places: shown)
+        verified = keep_distinct([*verified, *again[0]], radius_px, max(top, LAST_PLACES))
+        fused = keep_distinct([*fused, *again[1]], radius_px, FIRST_STAGE_PLACES)
+        clock.lap("closer")
     result = report.result(verified, clock)
     if first_stage:
         stages = {"bow": by_words, "correlation": by_correlation, "fused": fused}
@@ -212,6 +214,48 @@ def _search(
             result, first_stage={stage: report.ranked(places) for stage, places in stages.items()}
         )
     return result
+
+
+class _Verifier:
+    """Correlates places again, from coarse to fine, and keeps the best."""
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        slides: Sequence[IndexedSlide],
+        step_deg: float,
+        radius_px: float,
+        count: int,
+    ) -> None:
+        self.queries, self.slides = {query.mirrored: query for query in queries}, slides
+        self.step_deg, self.radius_px, self.count = step_deg, radius_px, count
+
+    def verify_steps(
+        self, places: Sequence[Place], show: Callable[[Sequence[Place]], SearchResult | None]
+    ) -> Job[tuple[list[Place], list[Place]]]:
+        """Return the best places with their final scores, and those of the coarsest round with theirs."""
+        rounds = (
+            # level, margin, offsets as shares of the angle step, how many go on, scales
+            (1, 6, (-0.5, 0.0, 0.5), FINE_PLACES, (1.0,)),
+            (0, 8, (-0.25, 0.0, 0.25), LAST_PLACES, SCALE_STEPS),
+            (0, 4, (-0.125, 0.0, 0.125), self.count, (1.0,)),
+        )
+        coarsest: list[Place] = []
+        best: list[Place] = []
+        starts = list(places)
+        for level, margin_px, shares, count, scales in rounds:
+            posers = {flag: PoseFinder(query, level, margin_px) for flag, query in self.queries.items()}
+            offsets = [share * self.step_deg for share in shares]
+            refined: list[Place] = []
+            for done, place in enumerate(starts):
+                if done % 8 == 0:
+                    partial = show(refined) if level == 0 else None
+                    yield Tick(f"pose, level {level}", done, len(starts), partial)
+                slide = self.slides[place.slide]
+                refined.append(posers[place.mirrored].refine(place, slide, offsets, scales))
+            coarsest = coarsest or keep_distinct(refined, self.radius_px, FIRST_STAGE_PLACES)
+            starts = best = keep_distinct(refined, self.radius_px, count)
+        return best, coarsest
 
 
 def _is_chosen(slide: IndexedSlide, wanted: Sequence[str] | None) -> bool:
