@@ -193,17 +193,17 @@ def _search(
     )
     clock.lap("pose")
     if not report.candidates(verified)[1]:
-        shown = report.partial(verified, clock)
+        yield Tick("looking closer", 0, 1, report.partial(verified, clock))
+        near = [*by_correlation, *by_words]
         closer = by_words[BOW_PLACES:]
         for query in queries:
             scanner = scan.Scanner(query, CLOSE_SCAN_LEVEL, _angles(round(360 / step_deg)))
-            near = [*by_correlation, *by_words]
             for done, total, places in scan.scan_slides(
                 scanner, chosen, FIRST_STAGE_PLACES, radius_px, near=near, tile_limit=CLOSE_TILES
             ):
-                yield Tick("looking closer", done, total, shown)
+                yield Tick("looking closer", done, total)
             closer += places
-        again = yield from verifier.verify_steps(closer, lambda places: shown)
+        again = yield from verifier.verify_steps(closer, lambda _: None)
         verified = keep_distinct([*verified, *again[0]], radius_px, max(top, LAST_PLACES))
         fused = keep_distinct([*fused, *again[1]], radius_px, FIRST_STAGE_PLACES)
         clock.lap("closer")
