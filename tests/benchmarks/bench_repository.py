@@ -44,7 +44,7 @@ def main() -> None:
 
 def copy_slides(source: Path, target: Path, count: int) -> None:
     """Write an index of `count` copies of the one slide of another."""
-    (slide,) = (source / "slides").iterdir()
+    (slide,) = (record.parent for record in (source / "slides").glob("*/slide.json"))
     (target / "slides").mkdir(parents=True)
     for name in ("index.json", "model.safetensors"):
         shutil.copy(source / name, target / name)
