@@ -96,7 +96,7 @@ def test_what_a_worker_cannot_read_is_said(cluster, empty, slide_file):
 
 
 def test_a_scheduler_that_does_not_answer_is_named(empty, slide_file, monkeypatch, command):
-    from comir_search.retrieval import distributed as module
+    from comir_search.retrieval import cluster as module
 
     monkeypatch.setattr(module, "CONNECT_S", 0.5)
     answer = command("index", slide_file, "--index", empty, "--scheduler", "tcp://127.0.0.1:9")

@@ -62,6 +62,22 @@ def add_pixel_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers`` and ``--scheduler``, of which one may be given."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="work in N processes on this machine (needs the extra 'distributed')",
+    )
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="work on the cluster of a dask.distributed scheduler, such as tcp://host:8786",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")

@@ -26,18 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_model(parser)
     arguments.add_pixel_size(parser)
     arguments.add_device(parser)
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--workers",
-        type=arguments.positive_int,
-        metavar="N",
-        help="work in N processes on this machine (needs the extra 'distributed')",
-    )
-    where.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="work on the cluster of a dask.distributed scheduler, such as tcp://host:8786",
-    )
+    arguments.add_workers(parser)
 
 
 def run(args: argparse.Namespace) -> int:

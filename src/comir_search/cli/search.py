@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mirror", action="store_true", help="look for flipped patches too")
     arguments.add_device(parser)
+    arguments.add_workers(parser)
     arguments.add_json(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the candidates as a table")
     parser.add_argument(
@@ -65,7 +66,15 @@ def run(args: argparse.Namespace) -> int:
             stack.enter_context(open_slide(path, pixel_size_um=args.pixel_size)) for path in args.queries
         ]
         results = show(
-            search_all_steps(index, queries, modality=args.modality, top=args.top, mirror=args.mirror)
+            search_all_steps(
+                index,
+                queries,
+                modality=args.modality,
+                top=args.top,
+                mirror=args.mirror,
+                workers=args.workers,
+                scheduler=args.scheduler,
+            )
         )
         for result in results:
             print_result(result)
@@ -83,23 +92,29 @@ def search_all_steps(
     modality: str | None = None,
     top: int = 10,
     mirror: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> Job[list[SearchResult]]:
     """Search for one query after the other; ticks name the query where there are several."""
     from comir_search.progress import Tick
+    from comir_search.retrieval.runner import open_search_runner
     from comir_search.retrieval.search import search_steps
 
     results = []
-    for number, query in enumerate(queries, 1):
-        job = search_steps(index, query, modality=modality, top=top, mirror=mirror)
-        try:
-            while True:
-                tick = next(job)
-                who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
-                yield Tick(who + tick.stage, tick.done, tick.total, tick.partial)
-        except StopIteration as stop:
-            results.append(stop.value)
-        finally:
-            job.close()
+    if workers or scheduler:
+        yield Tick("starting workers", 0, 0)
+    with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
+        for number, query in enumerate(queries, 1):
+            job = search_steps(index, query, modality=modality, top=top, mirror=mirror, runner=runner)
+            try:
+                while True:
+                    tick = next(job)
+                    who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
+                    yield Tick(who + tick.stage, tick.done, tick.total, tick.partial)
+            except StopIteration as stop:
+                results.append(stop.value)
+            finally:
+                job.close()
     return results
 
 

@@ -12,6 +12,8 @@ and block size, and two box sums.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from comir_search.retrieval.correlation import box_means
 from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
+from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
 from comir_search.retrieval.templates import turn_templates
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 
@@ -54,6 +57,10 @@ class BagOfWords:
         self.angles_deg: list[float] = []
         self._tables: list[Tensor] = []
         self._spacings: list[float] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The words' weights take ten times the rest, and are found again in a second.
+        return _describe_again, (self.query, self.vocabulary, self.frequencies, len(self.angles_deg))
 
     def describe(self, count: int) -> Iterator[tuple[int, int]]:
         """Weigh the words of `count` turned copies of the query.
@@ -163,41 +170,58 @@ class BagOfWords:
         """Grid points around a part that its scores depend on, whole pools."""
         return POOL * int(np.ceil(max(self._spacings) * (CELLS / 2) + 2))
 
-    def scan(self, slide: IndexedSlide, number: int, count: int, radius_px: float) -> Iterator[list[Place]]:
-        """Score a slide part by part.
+    def scan(
+        self, slide: IndexedSlide, number: int, part: tuple[int, int], count: int, radius_px: float
+    ) -> list[Place]:
+        """Return the best windows of one part of a slide, best first.
 
-        Yields
-        ------
-        list of Place
-            The best windows of one part, best first, at most `count`.
+        Parameters
+        ----------
+        slide : IndexedSlide
+        number : int
+            The slide's position in the index.
+        part : (int, int)
+            One of `parts`.
+        count : int
+            At most this many.
+        radius_px : float
+            Of windows closer than this, CoMIR pixels, only the best.
         """
         step, halo = self.vocabulary.step_px, self.halo_points
         _, rows, columns = slide.words_shape
         reach = max(1, int(radius_px / step / POOL))
-        for x, y in parts(slide):
-            width, height = (min(PART_POINTS, extent - at) for extent, at in ((columns, x), (rows, y)))
-            words = slide.read_words(x - halo, y - halo, width + 2 * halo, height + 2 * halo)
-            if (words[0, halo:-halo, halo:-halo] == NO_WORD).all():
-                yield []
-                continue
-            scores, angles = self.score(words)
-            edge = halo // POOL
-            inner = (slice(edge, edge - (-height // POOL)), slice(edge, edge - (-width // POOL)))
-            scores, angles = scores[inner], angles[inner]
-            peaks = (scores == maximum_filter(scores, 2 * reach + 1)) & (scores > 0)
-            ys, xs = np.nonzero(peaks)
-            order = np.argsort(scores[ys, xs])[::-1][:count]
-            yield [
-                Place(
-                    number,
-                    float(((xs[i] + 0.5) * POOL + x) * step),
-                    float(((ys[i] + 0.5) * POOL + y) * step),
-                    self.angles_deg[angles[ys[i], xs[i]]],
-                    float(scores[ys[i], xs[i]]),
-                    mirrored=self.query.mirrored,
-                )
-                for i in order
-            ]
+        x, y = part
+        width, height = (min(PART_POINTS, extent - at) for extent, at in ((columns, x), (rows, y)))
+        words = slide.read_words(x - halo, y - halo, width + 2 * halo, height + 2 * halo)
+        if (words[0, halo:-halo, halo:-halo] == NO_WORD).all():
+            return []
+        scores, angles = self.score(words)
+        edge = halo // POOL
+        inner = (slice(edge, edge - (-height // POOL)), slice(edge, edge - (-width // POOL)))
+        scores, angles = scores[inner], angles[inner]
+        peaks = (scores == maximum_filter(scores, 2 * reach + 1)) & (scores > 0)
+        ys, xs = np.nonzero(peaks)
+        order = np.argsort(scores[ys, xs])[::-1][:count]
+        return [
+            Place(
+                number,
+                float(((xs[i] + 0.5) * POOL + x) * step),
+                float(((ys[i] + 0.5) * POOL + y) * step),
+                self.angles_deg[angles[ys[i], xs[i]]],
+                float(scores[ys[i], xs[i]]),
+                mirrored=self.query.mirrored,
+            )
+            for i in order
+        ]
+
+
+def _describe_again(
+    query: Query, vocabulary: Vocabulary, frequencies: NDArray[np.float64], n_angles: int
+) -> BagOfWords:
+    bag = BagOfWords(query, vocabulary, frequencies)
+    for _ in bag.describe(n_angles):
+        pass
+    return bag
 
 
 def turn_projections(vocabulary: Vocabulary) -> list[Tensor]:
@@ -282,12 +306,25 @@ def _share_inside(mask: Tensor, size_px: int, step_px: int, grid: tuple[int, ...
 
 
 def scan_slides(
-    bag: BagOfWords, slides: list[tuple[int, IndexedSlide]], count: int, radius_px: float
+    bag: BagOfWords,
+    slides: list[tuple[int, IndexedSlide]],
+    count: int,
+    radius_px: float,
+    runner: SearchRunner | None = None,
 ) -> Iterator[tuple[int, int, list[Place]]]:
-    """Score slides one by one; see `comir_search.retrieval.scan.scan_slides`."""
-    places: list[Place] = []
-    for done, (number, slide) in enumerate(slides):
-        for found in bag.scan(slide, number, count, radius_px):
-            places = keep_distinct([*places, *found], radius_px, count)
-            yield done, len(slides), places
-    yield len(slides), len(slides), places
+    """Score slides part by part; see `comir_search.retrieval.scan.scan_slides`.
+
+    Yields
+    ------
+    done, total : int
+        Parts.
+    places : list of Place
+        The best, distinct, best first; only at the end.
+    """
+    runner = runner or LocalSearchRunner()
+    work = [(slide, number, part, count, radius_px) for number, slide in slides for part in parts(slide)]
+    found: list[list[Place] | None] = []
+    for done, found in runner.run(bag.scan, work):
+        yield done, len(work), []
+    places = chain.from_iterable(places for places in found if places)
+    yield len(work), len(work), keep_distinct(places, radius_px, count)

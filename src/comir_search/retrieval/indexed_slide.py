@@ -83,6 +83,8 @@ class IndexedSlide:
         Level-0 size.
     intensity : dict
         `Intensity.to_dict()`.
+    word_counts : ndarray or None
+        What `count_words` returned, here or in another process; None before.
     """
 
     def __init__(self, storage: Storage, layout: Layout, record: SlideRecord, cache: ChunkCache) -> None:
@@ -94,7 +96,7 @@ class IndexedSlide:
         self._store = storage.zarr_store()
         self._key = next(_keys)
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._word_counts: NDArray[np.int64] | None = None
+        self.word_counts: NDArray[np.int64] | None = None
         self._lock = Lock()
 
     @property
@@ -211,15 +213,15 @@ class IndexedSlide:
         ndarray of int64 (block sizes, n_words)
             Read-only.
         """
-        if self._word_counts is None:
+        if self.word_counts is None:
             counts = np.zeros((self.words_shape[0], n_words + 1), np.int64)
             for chunk in self.grid.chunks("words"):
                 for total, words in zip(counts, self._cached("words", chunk), strict=True):
                     # Whatever is no word counts as the number after the last one.
                     total += np.bincount(np.minimum(words, n_words).ravel(), minlength=n_words + 1)
             counts.setflags(write=False)
-            self._word_counts = counts[:, :n_words]
-        return self._word_counts
+            self.word_counts = counts[:, :n_words]
+        return self.word_counts
 
     def read_chunk(self, array: str, chunk: tuple[int, int]) -> NDArray[Any]:
         """Read one written chunk from the disk, past the cache; DamagedChunk where it cannot be."""

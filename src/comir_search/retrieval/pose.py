@@ -7,7 +7,8 @@ over a few angles (and scales), at finer and finer pyramid levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ class PoseFinder:
     def __init__(self, query: Query, level: int, margin_px: int) -> None:
         self.query, self.level, self.margin_px = query, level, margin_px
         self._cache: dict[tuple[tuple[float, ...], float], Spectra] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PoseFinder, (self.query, self.level, self.margin_px)  # without what is kept
 
     def refine(
         self,
@@ -77,7 +81,9 @@ class PoseFinder:
             size = next_fast_len(templates.side + 2 * self.margin_px, real=True)
             if len(self._cache) > 64:  # bounded: poses of the last levels hardly repeat
                 self._cache.clear()
-            self._cache[key] = transform_templates(templates, size + size % 2)
+            # Not looked up again: another thread may clear them meanwhile.
+            spectra = self._cache[key] = transform_templates(templates, size + size % 2)
+            return spectra
         return self._cache[key]
 
     def _refine_one(
@@ -104,6 +110,27 @@ class PoseFinder:
             score=float(peaks[number]),
             scale=scale,
         )
+
+
+@dataclass(frozen=True)
+class PoseRound:
+    """Refine places of a query and of its mirror image in the same way.
+
+    Parameters
+    ----------
+    finders : dict of bool to PoseFinder
+        For places that are not mirrored, and for those that are.
+    angle_offsets_deg, scales : tuple of float
+        As of `PoseFinder.refine`.
+    """
+
+    finders: dict[bool, PoseFinder]
+    angle_offsets_deg: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    def refine(self, slide: IndexedSlide, place: Place) -> Place:
+        """Return a place on a slide moved, turned and scored anew."""
+        return self.finders[place.mirrored].refine(place, slide, self.angle_offsets_deg, self.scales)
 
 
 def _vertex(values: NDArray[np.floating], at: int) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from comir_search.retrieval.correlation import Spectra, correlate_window, transf
 from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
+from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
 from comir_search.retrieval.templates import turn_templates
 
 MIN_WINDOW_PX = 192
@@ -40,6 +43,10 @@ class Scanner:
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
         self.spectra: Spectra = transform_templates(templates, size + size % 2)
         self.step_px = self.spectra.size - self.spectra.side + 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The spectra take a hundred times the query, and are made again in less than a second.
+        return Scanner, (self.query, self.level, self.angles_deg)
 
     def tiles(self, slide: IndexedSlide) -> list[tuple[int, int]]:
         """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
@@ -128,6 +135,7 @@ def scan_slides(
     slides: list[tuple[int, IndexedSlide]],
     count: int,
     radius_px: float,
+    runner: SearchRunner | None = None,
     *,
     near: Sequence[Place] = (),
     tile_limit: int | None = None,
@@ -138,10 +146,13 @@ def scan_slides(
     ----------
     scanner : Scanner
     slides : list of (int, IndexedSlide)
+        Each with its position in the index.
     count : int
-        Return at most so many places.
+        Find at most this many places.
     radius_px : float
         Places closer than this, CoMIR pixels, are one.
+    runner : SearchRunner, optional
+        Who looks at the tiles; by default this process.
     near : sequence of Place, optional
         Tiles that hold these are scanned first, in this order.
     tile_limit : int, optional
@@ -155,13 +166,23 @@ def scan_slides(
         The best so far, distinct, best first: a few after the first tiles, all at
         the end, none in between.
     """
-    tiles = [(number, slide, tile) for number, slide in slides for tile in scanner.tiles(slide)]
+    runner = runner or LocalSearchRunner()
+    work = [
+        (slide, number, tile, PLACES_PER_TILE) for number, slide in slides for tile in scanner.tiles(slide)
+    ]
     if near:
         ranks = {scanner.tile_of(place): rank for rank, place in reversed(list(enumerate(near)))}
-        tiles.sort(key=lambda work: ranks.get((work[0], work[2]), len(near)))
-    tiles = tiles[:tile_limit]
-    found: list[Place] = []
-    for done, (number, slide, tile) in enumerate(tiles):
-        yield done, len(tiles), keep_distinct(found, radius_px, FIRST_PLACES) if done == FIRST_TILES else []
-        found += scanner.scan(slide, number, tile, PLACES_PER_TILE)
-    yield len(tiles), len(tiles), keep_distinct(found, radius_px, count)
+        work.sort(key=lambda job: ranks.get((job[1], job[2]), len(near)))
+    work = work[:tile_limit]
+    found: list[list[Place] | None] = []
+    shown = False
+    for done, found in runner.run(scanner.scan, work):
+        first: list[Place] = []
+        if done >= FIRST_TILES and not shown:
+            first, shown = keep_distinct(_join(found), radius_px, FIRST_PLACES), True
+        yield done, len(work), first
+    yield len(work), len(work), keep_distinct(_join(found), radius_px, count)
+
+
+def _join(found: list[list[Place] | None]) -> Iterator[Place]:
+    return chain.from_iterable(places for places in found if places)

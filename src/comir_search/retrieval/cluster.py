@@ -1,0 +1,210 @@
+"""Tasks on a `dask.distributed` cluster whose workers may come, go and be killed."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from comir_search.errors import ComirSearchError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, LocalCluster
+
+CONNECT_S, RETRY_S = 10.0, 1.0
+RECONNECT_S = 120.0
+# How long to wait between two looks: soon again as long as something finishes, then less and less often.
+POLL_S, LONGEST_POLL_S = 0.01, 0.2
+FETCH_S = 1.0
+TASKS_PER_THREAD = 3
+ATTEMPTS = 4
+# A task is started a second time when nothing else is left to start and it has
+# taken this many times the median, but no less than these seconds.
+SLOW_TIMES, SLOW_S = 4.0, 10.0
+FAILED = ("error", "cancelled", "lost")
+
+Item = TypeVar("Item")
+Submit = Callable[["Client", Item], "Future[Any]"]
+
+
+class Cluster:
+    """A connection to a cluster, made again where it breaks.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address of a running scheduler.
+    workers : int, optional
+        Otherwise, how many worker processes to start on this machine.
+    again : str
+        What to do after a failure, as the end of a sentence.
+
+    Raises
+    ------
+    ComirSearchError
+        If `distributed` is not installed, or the scheduler does not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: str | None = None,
+        workers: int | None = None,
+        again: str = "run the same command again",
+    ) -> None:
+        try:
+            import distributed
+        except ImportError as error:
+            raise ComirSearchError(
+                "Sharing work out to other processes needs the package distributed; install it with "
+                "`pip install napari-comir-search[distributed]`."
+            ) from error
+        self._again = again
+        self._cluster: LocalCluster | None = None
+        if scheduler is None:
+            self._cluster = distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None
+            )
+            scheduler = self._cluster.scheduler_address
+        self._scheduler = scheduler
+        try:
+            self._client = self._connect(CONNECT_S)
+        except ComirSearchError:
+            self.close()
+            raise
+
+    @property
+    def n_threads(self) -> int:
+        """Tasks that the workers of this moment run at a time, at least one."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it was started here."""
+        client = getattr(self, "_client", None)
+        if client is not None:
+            client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def run(
+        self, submit: Submit[Item], items: Sequence[Item]
+    ) -> Generator[list[tuple[Item, Any]], None, None]:
+        """Run one task an item; one that is lost with its worker, or is slow, is started again.
+
+        Parameters
+        ----------
+        submit : callable
+            Called with the client and an item; starts the item's task. It may run
+            twice, even at the same time.
+        items : sequence of hashable
+
+        Yields
+        ------
+        list of (item, object)
+            What has finished since the last time and what it returned, in any
+            order; nothing while waiting. Closing the generator ends all tasks.
+
+        Raises
+        ------
+        ComirSearchError
+            If a task was lost too often, or the scheduler does not come back.
+        Exception
+            What a task raises.
+        """
+        waiting = deque(items)
+        running: dict[Item, list[Future[Any]]] = {}
+        started_s: dict[Item, float] = {}
+        attempts = dict.fromkeys(items, 0)
+        taken_s: list[float] = []
+        pause_s = POLL_S
+
+        def start(item: Item) -> None:
+            running.setdefault(item, []).append(submit(self._client, item))
+            started_s[item] = time.monotonic()
+
+        try:
+            while waiting or running:
+                if self._client.status != "running":
+                    waiting.extendleft(reversed(running))
+                    running.clear()
+                    for _ in self._reconnect():
+                        yield []
+                if waiting:
+                    room = TASKS_PER_THREAD * self.n_threads - len(running)
+                    for _ in range(min(room, len(waiting))):
+                        start(waiting.popleft())
+                elif taken_s:
+                    slow_s = max(SLOW_S, SLOW_TIMES * statistics.median(taken_s))
+                    for item, futures in running.items():
+                        if len(futures) == 1 and time.monotonic() - started_s[item] > slow_s:
+                            start(item)
+                            break
+                time.sleep(pause_s)
+                finished = []
+                for item, futures in list(running.items()):
+                    states = [future.status for future in futures]
+                    if "finished" in states:
+                        try:
+                            result = futures[states.index("finished")].result(timeout=FETCH_S)
+                        except (TimeoutError, CancelledError):
+                            continue  # lost with its worker after all: it is being made again
+                        taken_s.append(time.monotonic() - started_s[item])
+                        finished.append((item, result))
+                    elif all(state in FAILED for state in states):
+                        attempts[item] += 1
+                        self._check_failure(futures[-1], attempts[item])
+                        waiting.append(item)
+                    else:
+                        continue
+                    del running[item]
+                    for future in futures:
+                        future.cancel() if not future.done() else future.release()
+                pause_s = POLL_S if finished else min(2 * pause_s, LONGEST_POLL_S)
+                yield finished
+        finally:
+            for futures in running.values():
+                self._client.cancel(futures)
+
+    def _connect(self, timeout_s: float) -> Client:
+        from distributed import Client
+
+        try:
+            return Client(self._scheduler, timeout=timeout_s, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ComirSearchError(
+                f"No scheduler answers at {self._scheduler}; start one with `dask scheduler`, or check the "
+                "address."
+            ) from error
+
+    def _reconnect(self) -> Generator[None, None, None]:
+        """Wait for the scheduler to come back; what is finished stays finished."""
+        give_up_s = time.monotonic() + RECONNECT_S
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would tell is expected here
+        self._client.close(timeout=1)
+        while True:
+            try:
+                self._client = self._connect(RETRY_S)
+                return
+            except ComirSearchError:
+                if time.monotonic() > give_up_s:
+                    raise ComirSearchError(
+                        f"The scheduler at {self._scheduler} was lost; start it and {self._again}."
+                    ) from None
+            yield
+
+    def _check_failure(self, future: Future[Any], attempts: int) -> None:
+        """Raise what a task raised, unless trying again may help."""
+        from distributed import KilledWorker
+
+        failure = future.exception(timeout=CONNECT_S) if future.status == "error" else None
+        if failure is not None and not isinstance(failure, KilledWorker | OSError):
+            raise failure
+        if attempts >= ATTEMPTS:
+            raise ComirSearchError(
+                f"A part of the work was lost with its worker {attempts} times "
+                f"({failure or future.status}); see the workers' logs, mend them, and {self._again}."
+            ) from failure
