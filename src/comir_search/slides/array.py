@@ -29,9 +29,9 @@ class ArraySlide(Slide):
     def __init__(
         self, array: Any, *, pixel_size_um: float | None, name: str = "array", path: str = ""
     ) -> None:
-        if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+        if array.ndim == 3 and array.shape[2] in (1, 4):
             array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
-        elif array.ndim != 2:
+        elif array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
             raise ComirSearchError(
                 f"{name} has the shape {tuple(array.shape)}: images are (height, width) or (height, width, 3)"
             )

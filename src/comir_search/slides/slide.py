@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from comir_search.errors import PixelSizeMissing
 from comir_search.records import SlideInfo
+from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.pixel_size import PixelSize
 from comir_search.slides.resample import find_taps, resample
 
-if TYPE_CHECKING:
-    import dask.array
-
 _BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
-_LAZY_CHUNK_PX = 1024  # lazy chunks are whole tiles of at least this side: a task per tile would be too many
 
 
 class ReadInterrupted(Exception):
@@ -249,31 +247,14 @@ class Slide(ABC):
         image = self.read_downsampled(downsample, 0, 0, width, height)
         return image, None if self.pixel_size_um is None else self.pixel_size_um * downsample
 
-    @property
-    def levels(self) -> list[dask.array.Array]:
-        """The levels as lazy arrays (height, width[, 3]), for viewers.
-
-        Chunks are whole numbers of the file's tiles.
-        """
-        import dask.array
-
-        arrays = []
-        for level, (shape, tile) in enumerate(zip(self.level_shapes, self.tile_shapes, strict=True)):
-            chunks = tuple(
-                min(side, piece * max(1, -(-_LAZY_CHUNK_PX // piece)))
-                for side, piece in zip(shape, tile, strict=True)
-            )
-            view = _LevelView(self, level)
-            arrays.append(
-                dask.array.from_array(
-                    view,
-                    chunks=chunks + view.shape[2:],
-                    name=f"slide-{self.fingerprint}-{level}",
-                    asarray=False,
-                    meta=np.empty((0,) * view.ndim, self.dtype),
-                )
-            )
-        return arrays
+    @cached_property
+    def levels(self) -> list[LazyLevel]:
+        """The levels as arrays (height, width[, 3]) that are read when they are sliced, for viewers."""
+        last = () if self.channels == 1 else (3,)
+        return [
+            LazyLevel(partial(self.read_level, level), shape + last, self.dtype)
+            for level, shape in enumerate(self.level_shapes)
+        ]
 
     def _empty(self, height: int, width: int) -> np.ndarray:
         """Return background of that size."""
@@ -291,22 +272,6 @@ class Slide(ABC):
     def __repr__(self) -> str:
         size = f"{self.info.width_px} x {self.info.height_px}"
         return f"<{type(self).__name__} {self.name} {size}, {len(self.level_shapes)} levels>"
-
-
-class _LevelView:
-    """One level as an array that is read when it is sliced."""
-
-    def __init__(self, slide: Slide, level: int) -> None:
-        self._slide, self._level = slide, level
-        self.dtype = slide.dtype
-        self.shape = slide.level_shapes[level] + (() if slide.channels == 1 else (3,))
-        self.ndim = len(self.shape)
-
-    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
-        (y0, y1, _), (x0, x1, _) = (
-            cut.indices(side) for cut, side in zip(slices[:2], self.shape[:2], strict=True)
-        )
-        return self._slide.read_level(self._level, x0, y0, x1 - x0, y1 - y0)
 
 
 def find_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
