@@ -63,6 +63,9 @@ class SlideView:
         self.candidates.clear()
         for fingerprint in list(self._slides):
             self.viewer.layers.remove(self.layer(fingerprint))
+        selection = self.viewer.layers.selection
+        if not selection:
+            selection.clear()  # else it holds the layer that was current last
 
     @property
     def settled(self) -> str | None:

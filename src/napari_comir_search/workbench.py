@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
+from comir_search.memory import give_memory_back
 from comir_search.records import Candidate, Verdict
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
@@ -85,6 +86,8 @@ class Workbench(QObject):
         self.asked_for = (self.loading, self.indexing, self.searching, self.fitting, self.exporting)
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
+            runner.ended.connect(self._tidy)
+        self._has_left = False  # a project, whose memory is yet to be given back
         self.view = SlideView(viewer, session, self._open_slide)
         self.heat = HeatView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
@@ -126,6 +129,7 @@ class Workbench(QObject):
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
+        self._has_left = True
         self.loading.run(
             "Opening the project", jobs.restore_slides_steps(self.session.project), self._restore
         )
@@ -135,6 +139,8 @@ class Workbench(QObject):
         self._stop_for_project()
         self.session.new_project()
         self.slides_missed.emit([])
+        self._has_left = True
+        self._tidy()
 
     def save_as(self, path: str | Path) -> None:
         """Go on with the project under another name."""
@@ -185,6 +191,12 @@ class Workbench(QObject):
             runner.cancel()
         self.maker.stop_drawing()
         self.view.clear()
+
+    def _tidy(self, *_: object) -> None:
+        """Give back what a project held that was left, once no job of it is under way."""
+        if self._has_left and not any(runner.is_running for runner in self.runners):
+            self._has_left = False
+            QTimer.singleShot(0, give_memory_back)  # Qt deletes the layers' controls before that
 
     # The repository
 
