@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
-from qtpy.QtCore import QObject, QThreadPool, Signal
+from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal
 
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick, TimeLeft
 from napari_comir_search.log import LOGGER
 
 TICK_INTERVAL_S = 0.05  # the window hears of a job at most this often
+LONGEST_PAUSE_S = 1.0  # that a job makes for the window
 THREADS = 12  # a long job must not keep thumbnails waiting, however few cores there are
 
 
@@ -104,6 +106,7 @@ class JobRunner(QObject):
             self._on_result = self._on_partial = None
             self._worker.cancelled = True
             self._worker.quit()
+            self._worker.shown.set()
 
     def close(self) -> None:
         """Stop for good: nothing is reported and nothing can be started any more."""
@@ -121,7 +124,7 @@ class JobRunner(QObject):
         self._time_left = TimeLeft()
         self._on_result, self._on_partial = on_result, on_partial
         worker = create_worker(
-            _Titled(_drive, title=title), job, _worker_class=_JobWorker, _start_thread=False
+            _Titled(_drive, title=title), job, Event(), _worker_class=_JobWorker, _start_thread=False
         )
         worker.yielded.connect(self._take_tick)
         worker.returned.connect(self._take_result)
@@ -132,10 +135,12 @@ class JobRunner(QObject):
         worker.start()
 
     def _take_tick(self, tick: Tick) -> None:
-        if self._closed or self._worker is None or self._worker.cancelled:
+        worker = self._worker
+        if self._closed or worker is None or worker.cancelled:
             return
         if tick.partial is not None:
             self._hand_over(self._on_partial, tick.partial)
+            QTimer.singleShot(0, worker.shown.set)  # once what follows from it is painted
         self.ticked.emit(tick, self._time_left.update(tick))
 
     def _take_result(self, result: Any) -> None:
@@ -177,9 +182,10 @@ class _Failure:
 class _JobWorker(GeneratorWorker):
     """A worker that closes its job, whichever way it ends, in its own thread."""
 
-    def __init__(self, function: Callable[..., Any], job: Job[Any]) -> None:
-        super().__init__(function, job)
+    def __init__(self, function: Callable[..., Any], job: Job[Any], shown: Event) -> None:
+        super().__init__(function, job, shown)
         self.job = job
+        self.shown = shown
         self.cancelled = False
         self.succeeded = False
 
@@ -188,6 +194,8 @@ class _JobWorker(GeneratorWorker):
         try:
             return super().work()
         finally:
+            # napari remembers every worker as long as its window lives: this one must hold nothing.
+            self._gen.close()
             self.job.close()
 
 
@@ -203,8 +211,12 @@ class _Titled(partial):
         return self.title
 
 
-def _drive(job: Job[Any]) -> Generator[Tick, None, Any]:
-    """Pass the ticks on that are worth showing; hand an expected failure back as the result."""
+def _drive(job: Job[Any], shown: Event) -> Generator[Tick, None, Any]:
+    """Pass the ticks on that are worth showing; hand an expected failure back as the result.
+
+    After a partial result the job pauses until it is shown, so that it does
+    not compete with the window just when that has much to do.
+    """
     shown_s, stage = 0.0, None
     try:
         while True:
@@ -212,7 +224,10 @@ def _drive(job: Job[Any]) -> Generator[Tick, None, Any]:
             now_s = time.monotonic()
             if tick.partial is not None or tick.stage != stage or now_s - shown_s >= TICK_INTERVAL_S:
                 shown_s, stage = now_s, tick.stage
+                shown.clear()
                 yield tick
+                if tick.partial is not None:
+                    shown.wait(LONGEST_PAUSE_S)
     except StopIteration as stop:
         return stop.value
     except ComirSearchError as error:

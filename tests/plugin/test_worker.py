@@ -98,3 +98,23 @@ def test_a_closed_runner_stays_silent(qtbot, runner: JobRunner) -> None:
     runner.run("Again", count(1), heard.append)
     qtbot.wait(50)
     assert heard == []
+
+
+def test_a_job_pauses_until_its_partial_result_is_shown(qtbot, runner: JobRunner) -> None:
+    """The window has much to do just then; a job that goes on takes half of a small machine from it."""
+    seen: list[int] = []
+    done: list[int] = []
+
+    def steps():
+        for number in range(3):
+            yield Tick("counting", number, 3, partial=number)
+            done.append(number)
+
+    def show(number: int) -> None:
+        time.sleep(0.1)
+        assert done == seen
+        seen.append(number)
+
+    with qtbot.waitSignal(runner.ended, timeout=5000) as ended:
+        runner.run("Counting", steps(), on_partial=show)
+    assert ended.args == ["done"] and seen == done == [0, 1, 2]
