@@ -118,7 +118,7 @@ class CandidateLayers:
         current: int | None,
         slide_layer: Image,
     ) -> None:
-        """Draw candidates over a slide, replacing what was drawn before.
+        """Draw candidates over a slide, in place of what was drawn before.
 
         Parameters
         ----------
@@ -131,13 +131,34 @@ class CandidateLayers:
         slide_layer : Image
             The slide; scale and units are taken from it.
         """
+        if not candidates:
+            self.clear()
+            return
+        if not self._fit(slide_layer):
+            self._add(slide_layer)
+        self._move(candidates, verdicts)
+        self._ranks = [candidate.rank for candidate in candidates]
+        self.mark(candidates, verdicts, current)
+
+    def _fit(self, slide_layer: Image) -> bool:
+        """Whether the layers are there and lie in the slide's frame."""
+        return all(
+            layer is not None
+            and tuple(layer.scale) == tuple(slide_layer.scale)
+            and layer.units == slide_layer.units
+            for layer in (self.outlines, self.pins)
+        )
+
+    def _add(self, slide_layer: Image) -> None:
+        """Put empty layers into the viewer.
+
+        That takes napari long, so it is done once and not for each answer of a running search.
+        """
         visible = True if self.outlines is None else self.outlines.visible
         active = self._viewer.layers.selection.active
         self.clear()
-        self._ranks = [candidate.rank for candidate in candidates]
-        if not candidates:
-            return
         frame = {
+            "ndim": 2,
             "scale": slide_layer.scale,
             "units": slide_layer.units,
             "axis_labels": ("y", "x"),
@@ -145,36 +166,39 @@ class CandidateLayers:
             "visible": visible,
             "metadata": {KEY: {"role": "candidates"}},
         }
-        corners = candidate_outlines(candidates)
         self._outlines = self._viewer.add_shapes(
-            corners,
-            shape_type="polygon",
-            name=CANDIDATES,
-            features={
-                "rank": [str(candidate.rank) for candidate in candidates],
-                "confidence": [candidate.confidence for candidate in candidates],
-                "angle_deg": [candidate.angle_deg for candidate in candidates],
-                "slide": [candidate.slide for candidate in candidates],
-                "verdict": [verdict.value for verdict in verdicts],
-            },
-            face_color=[0.0, 0.0, 0.0, 0.0],
-            edge_width=1,
-            **frame,
+            name=CANDIDATES, face_color=[0.0, 0.0, 0.0, 0.0], edge_width=1, **frame
         )
         self._pins = self._viewer.add_points(
-            [outline[0] for outline in corners],
             name=PINS,
             size=1,
             canvas_size_limits=(self.pin_px, self.pin_px),
             border_width=0,
-            features={"rank": [str(candidate.rank) for candidate in candidates]},
+            features={"rank": np.empty(0, str)},
             text={"string": "{rank}", "size": 10, "color": "white", "anchor": "center"},
             **frame,
         )
-        self.mark(candidates, verdicts, current)
-        self._outlines.editable = self._pins.editable = False
         if active is not None and active in self._viewer.layers:
             self._viewer.layers.selection.active = active
+
+    def _move(self, candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> None:
+        """Put rectangles and pins where the candidates are."""
+        outlines, pins = self.outlines, self.pins
+        if outlines is None or pins is None:
+            return
+        corners = candidate_outlines(candidates)
+        ranks = [str(candidate.rank) for candidate in candidates]
+        outlines.data = [(outline, "polygon") for outline in corners]
+        outlines.features = {
+            "rank": ranks,
+            "confidence": [candidate.confidence for candidate in candidates],
+            "angle_deg": [candidate.angle_deg for candidate in candidates],
+            "slide": [candidate.slide for candidate in candidates],
+            "verdict": [verdict.value for verdict in verdicts],
+        }
+        pins.data = np.array([outline[0] for outline in corners])
+        pins.features = {"rank": ranks}
+        outlines.editable = pins.editable = False  # napari forgets it with each new data
 
     def mark(self, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], current: int | None) -> None:
         """Colour rectangles and pins by verdict, and draw the current one bolder."""

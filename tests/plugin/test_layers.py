@@ -96,6 +96,34 @@ def test_colours_tell_the_verdict_and_width_the_current_one(drawn) -> None:
     np.testing.assert_allclose(drawn.layers.pins.face_color, outlines.edge_color)
 
 
+def test_another_answer_is_drawn_with_the_same_layers(drawn) -> None:
+    """napari takes long to make layers, and a running search answers several times."""
+    outlines, pins = drawn.layers.outlines, drawn.layers.pins
+    drawn.layers.toggle()
+    more = [make_candidate(rank, 50.0 * rank, 200.0, 10.0 * rank) for rank in (1, 2, 3, 4)]
+    for candidates in (more, more[2:], more[:3]):
+        drawn.layers.show(candidates, [Verdict.REJECTED] * len(candidates), candidates[0].rank, drawn.image)
+        assert drawn.layers.outlines is outlines and drawn.layers.pins is pins
+        assert len(drawn.viewer.layers) == 3 and not outlines.visible and not pins.visible
+        for shape, candidate in zip(outlines.data, candidates, strict=True):
+            np.testing.assert_allclose(
+                shape.mean(axis=0) + 0.5, [candidate.center_y_px, candidate.center_x_px]
+            )
+        assert list(outlines.features["rank"]) == list(pins.text.values)
+        assert list(pins.text.values) == [str(candidate.rank) for candidate in candidates]
+        assert set(outlines.shape_type) == {"polygon"} and not outlines.face_color.any()
+        assert set(np.ravel(pins.size)) == {1} and not np.any(pins.border_width)
+        assert outlines.edge_width[0] > outlines.edge_width[1]
+    assert not outlines.editable and not pins.editable
+
+
+def test_candidates_follow_the_frame_of_the_slide(drawn) -> None:
+    other = drawn.viewer.add_image(np.zeros((400, 600), np.uint8), scale=(0.25, 0.25), units=("um", "um"))
+    drawn.layers.show(drawn.candidates, [Verdict.NONE] * 2, 1, other)
+    assert tuple(drawn.layers.outlines.scale) == tuple(drawn.layers.pins.scale) == (0.25, 0.25)
+    assert len(drawn.viewer.layers) == 4
+
+
 def test_a_click_finds_the_candidate(drawn) -> None:
     assert drawn.layers.rank_at((100.0, 150.0)) == 1  # um
     assert drawn.layers.rank_at((40.0, 50.0)) == 2
