@@ -157,10 +157,15 @@ def slide_thumbnails_steps(items: Sequence[SlideItem]) -> Job[None]:
 
 def open_slide_steps(info: SlideInfo) -> Job[tuple[Slide, tuple[float, float] | None]]:
     """Open a slide to look at; return it, open, with contrast limits where it is not 8-bit RGB."""
+    # napari needs them for its first layers, and would load them while the window waits.
+    import pandas  # noqa: F401
+    import scipy.ndimage  # noqa: F401
+
     from comir_search.slides import open_slide
 
     yield Tick(f"opening {info.name}", 0, 0)
     slide = open_slide(info.path, pixel_size_um=info.pixel_size_um)
+    slide.levels[-1][...]  # kept by the level: the window asks for it first, and would wait here
     if slide.channels == 3 and slide.dtype == np.uint8:
         return slide, None
     image, _ = slide.overview(512)

@@ -62,7 +62,8 @@ class CompareCanvas(QWidget):
         """Show these pictures; the camera stays while it is the same query."""
         before, self._comparison = self._comparison, comparison
         if comparison is None:
-            self.model.layers.clear()
+            for layer in self.model.layers:  # to remove one, napari collects garbage for a fifth of a second
+                layer.visible = False
             return
         is_new = before is None or not self.model.layers or before.query_id != comparison.query_id
         slide, query = self._layer(SLIDE, comparison.slide), self._layer(QUERY, comparison.query)

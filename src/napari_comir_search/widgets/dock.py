@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -197,6 +197,11 @@ class SearchDock(LeavingWidget):
             self._has_unfolded = True
             for name, section in self.sections.items():
                 section.set_open(name in AFTER_SEARCH or name == "search")
+            # Not at once: the window answers between the first candidates and their comparison.
+            QTimer.singleShot(0, self._compare_first)
+
+    def _compare_first(self) -> None:
+        if self._is_open:
             self.open_inspector()
 
     def open_inspector(self) -> None:
