@@ -16,12 +16,11 @@ import argparse
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tma_slide import make_tma_slide
 
 from comir_search.comir.model import DEFAULT_MODEL, load_model
 from comir_search.evaluation.calibration import collect, fit_calibration, reliability
@@ -100,13 +99,10 @@ class Bench:
 
     def build(self, name: str, names: Sequence[str], absent: Sequence[str], options: Sequence[str]) -> Path:
         """Make a slide of cores and queries of known place."""
-        folder = self.work / f"{name}_{self.seed}"
-        command = [sys.executable, self.shared / "tools" / "make_tma_slide.py"]
-        command += ["--bf", self.pairs / "he_aligned", "--shg", self.pairs / "shg", "--out", folder]
-        command += ["--upsample", "2", "--seed", self.seed, "--names", *names, *options]
-        command += ["--absent", *absent] if absent else []
-        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-        return folder
+        sides = self.pairs / "he_aligned", self.pairs / "shg"
+        options = ["--upsample", 2, "--seed", self.seed, *options]
+        options += ["--absent", *absent] if absent else []
+        return make_tma_slide(self.shared, sides, self.work / f"{name}_{self.seed}", names, options)
 
     def index(self, kind: str, folder: Path, modality: str = "bf") -> Index:
         """Index the slide of one kind of folders (equal in all of them) beside the public ones."""

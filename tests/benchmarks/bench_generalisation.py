@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from tma_slide import make_tma_slide
 
 from comir_search.comir.training_run import train_steps
 from comir_search.evaluation.localisation import evaluate_slide_steps
@@ -53,7 +53,8 @@ def left_out_group(args: argparse.Namespace, group: str) -> dict:
     sides = (data / "he_aligned", data / "shg")
     model = train(args, group, sides, [name for name, its in groups.items() if its != group])
     names = [name for name, its in groups.items() if its == group]
-    folder = build(args, group, sides, names, ["--query-size", "192", "--upsample", "2"])
+    options = ["--query-size", 192, "--upsample", 2, "--queries-per-core", args.queries_per_core]
+    folder = make_tma_slide(args.shared, sides, args.work / group, names, options)
     slides = args.shared / "data" / "wsi"
     stated = [slides / "CMU-1-Small-Region.svs", slides / "fibrosis_HE_quarter.tif"]
     return search(args, group, model, folder, stated)
@@ -66,9 +67,10 @@ def photographs(args: argparse.Namespace) -> dict:
         names = [row["id"] for row in csv.DictReader(file)]
     sides = (data / "rgb", data / "nir")
     model = train(args, PHOTOGRAPHS, sides, names[:30])
-    options = ["--query-size", "128", "--min-tissue", "0"]
+    options = ["--query-size", 128, "--min-tissue", 0, "--queries-per-core", args.queries_per_core]
     tested = tuple(as_png(side, names[30:], args.work / side.name) for side in sides)
-    return search(args, PHOTOGRAPHS, model, build(args, PHOTOGRAPHS, tested, names[30:], options), [])
+    folder = make_tma_slide(args.shared, tested, args.work / PHOTOGRAPHS, names[30:], options)
+    return search(args, PHOTOGRAPHS, model, folder, [])
 
 
 def as_png(side: Path, names: Sequence[str], out: Path) -> Path:
@@ -87,28 +89,6 @@ def train(args: argparse.Namespace, name: str, sides: tuple[Path, Path], names: 
         finish(train_steps(*sides, out, names=names, steps=args.steps))
         print(f"{name}: trained on {len(names)} pairs in {time.monotonic() - started:.0f} s", flush=True)
     return out
-
-
-def build(
-    args: argparse.Namespace,
-    name: str,
-    sides: tuple[Path, Path],
-    names: Sequence[str],
-    options: Sequence[str],
-) -> Path:
-    """Make a slide and queries of known place."""
-    folder = args.work / name
-    command = [
-        sys.executable,
-        args.shared / "tools" / "make_tma_slide.py",
-        "--bf",
-        sides[0],
-        "--shg",
-        sides[1],
-    ]
-    command += ["--out", folder, "--queries-per-core", args.queries_per_core, *options, "--names", *names]
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    return folder
 
 
 def search(args: argparse.Namespace, name: str, model: Path, folder: Path, others: Sequence[Path]) -> dict:
