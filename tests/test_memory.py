@@ -23,3 +23,22 @@ print(before, memory_mb())
 """
     ).split()
     assert float(after_mb) < 150 < float(before_mb)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps it")
+def test_large_blocks_are_given_back_when_they_are_freed(run_python) -> None:
+    after_mb = run_python(
+        """
+import psutil
+from comir_search.memory import keep_large_blocks_apart
+keep_large_blocks_apart()
+bytearray(30_000_000)  # freed: glibc would cut what is smaller from its heap now
+blocks, pins = [], []
+for _ in range(40):
+    blocks.append(bytearray(b"x") * 8_000_000)
+    pins.append(bytearray(1000))
+del blocks
+print(psutil.Process().memory_info().rss / 1e6)
+"""
+    )
+    assert float(after_mb) < 150

@@ -11,7 +11,7 @@ from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
-from comir_search.memory import give_memory_back
+from comir_search.memory import give_memory_back, keep_large_blocks_apart
 from comir_search.records import Candidate, Verdict
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
@@ -68,6 +68,7 @@ class Workbench(QObject):
 
     def __init__(self, viewer: Any, session: Session, parent: QObject | None = None) -> None:
         super().__init__(parent)
+        keep_large_blocks_apart()
         self.viewer = viewer
         self.session = session
         self.loading = JobRunner(self)
