@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,18 +158,23 @@ def slide_thumbnails_steps(items: Sequence[SlideItem]) -> Job[None]:
 
 def open_slide_steps(info: SlideInfo) -> Job[tuple[Slide, tuple[float, float] | None]]:
     """Open a slide to look at; return it, open, with contrast limits where it is not 8-bit RGB."""
-    # napari needs them for its first layers, and would load them while the window waits.
-    import pandas  # noqa: F401
-    import scipy.ndimage  # noqa: F401
-
     from comir_search.slides import open_slide
+
+    with suppress(ImportError):  # napari needs them for its first layers, and the window would wait
+        import pandas  # noqa: F401
+        import scipy.ndimage  # noqa: F401
 
     yield Tick(f"opening {info.name}", 0, 0)
     slide = open_slide(info.path, pixel_size_um=info.pixel_size_um)
-    slide.levels[-1][...]  # kept by the level: the window asks for it first, and would wait here
-    if slide.channels == 3 and slide.dtype == np.uint8:
-        return slide, None
-    image, _ = slide.overview(512)
+    try:
+        if len(slide.levels) > 1:
+            slide.levels[-1][...]  # kept by the level: the window asks for it first, and would wait here
+        if slide.channels == 3 and slide.dtype == np.uint8:
+            return slide, None
+        image, _ = slide.overview(512)
+    except BaseException:
+        slide.close()
+        raise
     low, high = np.percentile(image[np.isfinite(image)], [0.5, 99.8]) if np.isfinite(image).any() else (0, 1)
     return slide, (float(low), float(max(high, low + 1e-6)))
 

@@ -97,6 +97,7 @@ class CandidateLayers:
         self._outlines: Shapes | None = None
         self._pins: Points | None = None
         self._ranks: list[int] = []
+        self._is_visible = True  # those of the last answer were, so the next one's are
         self.pin_px = float(PIN_PX)
 
     @property
@@ -154,7 +155,6 @@ class CandidateLayers:
 
         That takes napari long, so it is done once and not for each answer of a running search.
         """
-        visible = True if self.outlines is None else self.outlines.visible
         active = self._viewer.layers.selection.active
         self.clear()
         frame = {
@@ -163,7 +163,7 @@ class CandidateLayers:
             "units": slide_layer.units,
             "axis_labels": ("y", "x"),
             "opacity": 1.0,
-            "visible": visible,
+            "visible": self._is_visible,
             "metadata": {KEY: {"role": "candidates"}},
         }
         self._outlines = self._viewer.add_shapes(
@@ -196,6 +196,7 @@ class CandidateLayers:
             "slide": [candidate.slide for candidate in candidates],
             "verdict": [verdict.value for verdict in verdicts],
         }
+        pins.selected_data = set()
         pins.data = np.array([outline[0] for outline in corners])
         pins.features = {"rank": ranks}
         outlines.editable = pins.editable = False  # napari forgets it with each new data
@@ -216,6 +217,8 @@ class CandidateLayers:
 
     def clear(self) -> None:
         """Take the layers out of the viewer."""
+        if self.outlines is not None:
+            self._is_visible = self.outlines.visible
         for layer in (self.pins, self.outlines):
             if layer is not None:
                 self._viewer.layers.remove(layer)

@@ -154,13 +154,13 @@ def test_looks_closer_before_it_says_not_found(answer):
 def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
     from comir_search.retrieval import bag_of_words, scan
     from comir_search.retrieval.index import Index
-    from comir_search.retrieval.search import CLOSE_SCAN_LEVEL, search
+    from comir_search.retrieval.search import search
 
     scan_slides = scan.scan_slides
 
     def miss_coarsely(scanner, *arguments, **options):
         for done, total, places in scan_slides(scanner, *arguments, **options):
-            yield done, total, places if scanner.level == CLOSE_SCAN_LEVEL else []
+            yield done, total, places if scanner.level < scan.COARSE_LEVELS[0] else []
 
     monkeypatch.setattr(scan, "scan_slides", miss_coarsely)
     monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))

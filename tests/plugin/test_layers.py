@@ -154,3 +154,16 @@ def test_pins_grow_with_the_scaling_of_the_desktop() -> None:
     layers.pin_px *= 2
     layers.show([make_candidate(1, 60, 50)], [Verdict.NONE], 1, slide)
     assert tuple(layers.pins.canvas_size_limits) == (44, 44)
+
+
+def test_hidden_candidates_stay_hidden_after_an_empty_answer(drawn) -> None:
+    drawn.layers.toggle()
+    drawn.layers.show([], [], None, drawn.image)
+    drawn.layers.show(drawn.candidates, [Verdict.NONE, Verdict.NONE], 1, drawn.image)
+    assert not drawn.layers.outlines.visible and not drawn.layers.pins.visible
+
+
+def test_a_selected_pin_does_not_outlive_its_answer(drawn) -> None:
+    drawn.layers.pins.selected_data = {1}
+    drawn.layers.show(drawn.candidates[:1], [Verdict.NONE], 1, drawn.image)
+    assert not drawn.layers.pins.selected_data

@@ -145,6 +145,16 @@ def test_damage_that_a_worker_meets_is_named(tmp_path, store, cluster):
         search(store / "query.tif", Index.open(folder), modality="bf", scheduler=cluster.scheduler_address)
 
 
+def test_a_lost_scheduler_is_no_failure_between_two_stages():
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as local:
+        cluster = Cluster(scheduler=local.scheduler_address)
+        assert cluster.n_threads >= 1
+    try:
+        assert cluster.n_threads == 1
+    finally:
+        cluster.close()
+
+
 def test_without_distributed_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(

@@ -8,7 +8,7 @@ from comir_search.opencv import cv2
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.pose import PoseFinder
 from comir_search.retrieval.query import Query
-from comir_search.retrieval.scan import Scanner, scan_slides
+from comir_search.retrieval.scan import Scanner, choose_scan_levels, scan_slides
 from comir_search.retrieval.templates import shrink, turn_templates
 
 CHANNELS = 3
@@ -118,6 +118,15 @@ def test_tiles_of_given_places_are_scanned_first(comir):
     best = steps[-1][2][0]
     assert best.slide == 1 and np.hypot(best.x - 480, best.y - 400) < 6
     assert list(scan_slides(scanner, slides, 5, 10.0, near=near))[-1][1] == sum(tiles)
+
+
+@pytest.mark.parametrize(
+    ("side_um", "levels"), [(128, (2, 1)), (384, (2, 1)), (700, (2, 1)), (1000, (2, None)), (2000, (3, None))]
+)
+def test_large_queries_are_scanned_more_coarsely(side_um, levels):
+    side = side_um // 4
+    query = Query("q", np.zeros((1, side, side), np.float32), (side, side), side_um, side_um, 1.0)
+    assert choose_scan_levels(query) == levels
 
 
 def test_templates_follow_the_convention(comir):

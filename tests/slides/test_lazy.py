@@ -97,6 +97,13 @@ def test_cache_is_bounded_and_keeps_the_newest():
     assert cache.held_bytes == 0
 
 
+def test_a_level_refuses_indices_that_it_would_take_wrongly(write_pyramid):
+    with open_slide(write_pyramid(paint(256, 256))) as slide:
+        for index in (None, (..., None), np.zeros((256, 256), bool)):
+            with pytest.raises(IndexError, match="numbers, slices and one-dimensional arrays"):
+                slide.levels[0][index]
+
+
 def test_closing_releases_tiles_and_file(write_pyramid):
     path = write_pyramid(paint(512, 512))
     held = TILE_CACHE.held_bytes

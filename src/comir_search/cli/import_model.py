@@ -33,5 +33,9 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{args.out}: CoMIRs of {model.comir_channels} channel(s), images taken at {model.pixel_size_um:g} um"
     )
+    if model.architecture == "tiramisu-aerial":
+        print(
+            "Its colour side takes blue, green, red in this order, as the published aerial images hold them."
+        )
     print("It holds no vocabulary yet: it embeds and evaluates, but cannot index.")
     return 0

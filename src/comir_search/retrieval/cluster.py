@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.errors import ComirSearchError
@@ -79,8 +80,12 @@ class Cluster:
 
     @property
     def n_threads(self) -> int:
-        """Tasks that the workers of this moment run at a time, at least one."""
-        return max(1, sum(self._client.nthreads().values()))
+        """Tasks that the workers of this moment run at a time, at least one, also of a lost scheduler."""
+        if self._client.status != "running":
+            return 1
+        with suppress(OSError):
+            return max(1, sum(self._client.nthreads().values()))
+        return 1
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
@@ -150,13 +155,14 @@ class Cluster:
                     if "finished" in states:
                         try:
                             result = futures[states.index("finished")].result(timeout=FETCH_S)
-                        except (TimeoutError, CancelledError):
-                            continue  # lost with its worker after all: it is being made again
+                        except (TimeoutError, CancelledError, OSError):
+                            continue  # lost with its worker after all, or with the scheduler: it is made again
                         taken_s.append(time.monotonic() - started_s[item])
                         finished.append((item, result))
                     elif all(state in FAILED for state in states):
                         attempts[item] += 1
-                        self._check_failure(futures[-1], attempts[item])
+                        failed = "error" if "error" in states else states[-1]
+                        self._check_failure(futures[states.index(failed)], attempts[item])
                         waiting.append(item)
                     else:
                         continue

@@ -23,6 +23,8 @@ from comir_search.retrieval.places import Place
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.templates import turn_templates
 
+CACHE_BYTES = 256 << 20  # of turned copies
+
 
 class PoseFinder:
     """Refine places of one query at one pyramid level.
@@ -79,10 +81,12 @@ class PoseFinder:
                 self.query.comir, self.query.size_px, angles, level=self.level, scale=scale
             )
             size = next_fast_len(templates.side + 2 * self.margin_px, real=True)
-            if len(self._cache) > 64:  # bounded: poses of the last levels hardly repeat
+            spectra = transform_templates(templates, size + size % 2)
+            room = CACHE_BYTES // (spectra.pixels.nbytes + spectra.masks.nbytes)
+            if len(self._cache) >= room:  # poses of the last levels hardly repeat
                 self._cache.clear()
             # Not looked up again: another thread may clear them meanwhile.
-            spectra = self._cache[key] = transform_templates(templates, size + size % 2)
+            self._cache[key] = spectra
             return spectra
         return self._cache[key]
 

@@ -20,8 +20,22 @@ from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
 from comir_search.retrieval.templates import turn_templates
 
 MIN_WINDOW_PX = 192
+COARSE_LEVELS = (2, 3)
+MAX_TEMPLATE_PX = 128  # wider ones take gigabytes, and say enough on a coarser level
 PLACES_PER_TILE = 80
 FIRST_TILES, FIRST_PLACES = 8, 24  # after so many tiles, show so many places
+
+
+def choose_scan_levels(query: Query) -> tuple[int, int | None]:
+    """Return the level of the coarse scan, and that of a closer look.
+
+    The latter is one finer; None where the turned copies of so large a query
+    would take too much memory.
+    """
+    diagonal_px = float(np.hypot(*query.size_px))
+    fitting = [level for level in range(4) if diagonal_px / 2**level <= MAX_TEMPLATE_PX]
+    coarse = next((level for level in COARSE_LEVELS if level in fitting), COARSE_LEVELS[-1])
+    return coarse, coarse - 1 if coarse - 1 in fitting else None
 
 
 class Scanner:

@@ -29,8 +29,6 @@ from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_
 from comir_search.retrieval.verification import Verifier
 from comir_search.slides import Slide, open_slide
 
-SCAN_LEVEL = 2
-CLOSE_SCAN_LEVEL = 1
 CLOSE_TILES = 256  # of the finer scan, those with the best places of the coarse one first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
@@ -63,7 +61,7 @@ def search_steps(
     Yields
     ------
     Tick
-        From the end of the first stage on, ``partial`` is the result so far.
+        From the first places on, ``partial`` is the result so far, now and then.
     """
     runner = runner or LocalSearchRunner()
     if isinstance(query, Slide):
@@ -106,7 +104,8 @@ def search(
     slides : sequence of str, optional
         Look only in slides of these names or fingerprints; several slides may have one name.
     first_stage : bool
-        Return the first stages' places too, for evaluation.
+        Return the first stages' places too, for evaluation; those of the closer
+        look are among the fused ones.
     workers : int, optional
         Work in so many processes on this machine, instead of in this one.
     scheduler : str, optional
@@ -165,8 +164,10 @@ def _search(
     by_words: list[Place] = []
     by_correlation: list[Place] = []
     step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
+    angles_deg = _angles(round(360 / step_deg))
+    coarse_level, close_level = scan.choose_scan_levels(queries[0])
     for query in queries:  # the correlation first: its places are good enough to be shown
-        scanner = scan.Scanner(query, SCAN_LEVEL, _angles(round(360 / step_deg)))
+        scanner = scan.Scanner(query, coarse_level, angles_deg)
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px, runner):
             if places:  # a few after the first tiles, all at the end
                 places = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
@@ -194,17 +195,18 @@ def _search(
         by_words = keep_distinct([*by_words, *places], radius_px, FIRST_STAGE_PLACES)
         clock.lap("bag_of_words")
 
-    verifier = Verifier(queries, everything, step_deg, radius_px, top, runner)
+    finest_level = coarse_level - scan.COARSE_LEVELS[0]
+    verifier = Verifier(queries, everything, step_deg, radius_px, top, runner, finest_level)
     verified, fused = yield from verifier.verify_steps(
         [*by_correlation, *by_words[:BOW_PLACES]], lambda places: report.partial(places, clock)
     )
     clock.lap("pose")
-    if not report.candidates(verified)[1]:
+    if close_level is not None and not report.candidates(verified)[1]:
         yield Tick("looking closer", 0, 1, report.partial(verified, clock))
         near = [*by_correlation, *by_words]
         closer = by_words[BOW_PLACES:]
         for query in queries:
-            scanner = scan.Scanner(query, CLOSE_SCAN_LEVEL, _angles(round(360 / step_deg)))
+            scanner = scan.Scanner(query, close_level, angles_deg)
             for done, total, places in scan.scan_slides(
                 scanner, chosen, FIRST_STAGE_PLACES, radius_px, runner, near=near, tile_limit=CLOSE_TILES
             ):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+KEPT_BYTES = 512 << 20
+
 Read = Callable[[int, int, int, int], np.ndarray]
 Index = int | slice | EllipsisType | np.ndarray
 
@@ -16,9 +18,10 @@ Index = int | slice | EllipsisType | np.ndarray
 class LazyLevel:
     """A level as an array (height, width) or (height, width, 3).
 
-    It is sliced as NumPy slices, and reads in the calling thread: a viewer
-    that waits for other threads waits for all that compete with them. The part
-    read last is kept, because viewers ask for the same part again and again.
+    It is sliced as NumPy slices, every axis by itself, and reads in the calling
+    thread: a viewer that waits for other threads waits for all that compete with
+    them. The part read last is kept unless it is large, because viewers ask for
+    the same part again and again.
 
     Parameters
     ----------
@@ -50,6 +53,8 @@ class LazyLevel:
     def __getitem__(self, index: Index | tuple[Index, ...]) -> NDArray[Any]:
         """Read a part; it is shared, and read-only."""
         parts = list(index) if isinstance(index, tuple) else [index]
+        if any(part is None or getattr(part, "ndim", 0) > 1 for part in parts):
+            raise IndexError("a level is indexed by numbers, slices and one-dimensional arrays only")
         gap = next((place for place, part in enumerate(parts) if part is Ellipsis), len(parts))
         rest = parts[gap + 1 :]
         parts = parts[:gap] + [slice(None)] * (self.ndim - gap - len(rest)) + rest
@@ -71,7 +76,8 @@ class LazyLevel:
             return last[1]
         region = self._read(x, y, width, height)
         region.flags.writeable = False
-        self._last = place, region
+        if region.nbytes <= KEPT_BYTES:
+            self._last = place, region
         return region
 
 
