@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
-from comir_search.memory import give_memory_back, keep_large_blocks_apart
 from comir_search.records import Candidate, Verdict
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
 from napari_comir_search.heat import HeatView
+from napari_comir_search.housekeeping import Housekeeper
 from napari_comir_search.items import SlideItem
 from napari_comir_search.layers import contrast_of
 from napari_comir_search.query_maker import QueryMaker
@@ -68,7 +68,6 @@ class Workbench(QObject):
 
     def __init__(self, viewer: Any, session: Session, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        keep_large_blocks_apart()
         self.viewer = viewer
         self.session = session
         self.loading = JobRunner(self)
@@ -87,8 +86,7 @@ class Workbench(QObject):
         self.asked_for = (self.loading, self.indexing, self.searching, self.fitting, self.exporting)
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
-            runner.ended.connect(self._tidy)
-        self._has_left = False  # a project, whose memory is yet to be given back
+        self.housekeeper = Housekeeper(self.runners)
         self.view = SlideView(viewer, session, self._open_slide)
         self.heat = HeatView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
@@ -130,18 +128,17 @@ class Workbench(QObject):
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
-        self._has_left = True
         self.loading.run(
             "Opening the project", jobs.restore_slides_steps(self.session.project), self._restore
         )
+        self.housekeeper.note_left()
 
     def new_project(self) -> None:
         """Begin an empty project."""
         self._stop_for_project()
         self.session.new_project()
         self.slides_missed.emit([])
-        self._has_left = True
-        self._tidy()
+        self.housekeeper.note_left()
 
     def save_as(self, path: str | Path) -> None:
         """Go on with the project under another name."""
@@ -192,12 +189,6 @@ class Workbench(QObject):
             runner.cancel()
         self.maker.stop_drawing()
         self.view.clear()
-
-    def _tidy(self, *_: object) -> None:
-        """Give back what a project held that was left, once no job of it is under way."""
-        if self._has_left and not any(runner.is_running for runner in self.runners):
-            self._has_left = False
-            QTimer.singleShot(0, give_memory_back)  # Qt deletes the layers' controls before that
 
     # The repository
 

@@ -36,17 +36,17 @@ def main() -> None:
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
     draw_sizes(axes[0], public)
     draw_gallery(axes[1], by_row)
-    draw_reliability(axes[2], public["192 px, half absent"])
+    draw_reliability(axes[2], [row for rows in public.values() for row in rows])
     figure.savefig(args.out, dpi=160)
 
 
 def draw_sizes(axis: plt.Axes, by_row: dict[str, list[dict]]) -> None:
     """Draw the hit rates over the queries' size."""
     sizes = [size for size in SIZES_PX if f"{size} px" in by_row]
-    for rank, colour in (("1", BLUE), ("10", ORANGE)):
+    for rank, colour, label in (("1", BLUE, "at first place"), ("10", ORANGE, "among the first ten")):
         hits = [mean([row["hit"][rank] for row in by_row[f"{size} px"]]) for size in sizes]
-        axis.plot([2 * size for size in sizes], hits, "o-", color=colour, label=f"among the first {rank}")
-    axis.set(ylim=(0, 1.03), xlabel="side of the query (µm)", ylabel="found at the right place")
+        axis.plot([2 * size for size in sizes], hits, "o-", color=colour, label=label)
+    axis.set(ylim=(0, 1.03), xlabel="side of the query (µm)", ylabel="right place")
     axis.legend(frameon=False, loc="lower right")
 
 
@@ -63,19 +63,23 @@ def draw_gallery(axis: plt.Axes, by_row: dict[str, list[dict]]) -> None:
 
 
 def draw_reliability(axis: plt.Axes, rows: list[dict]) -> None:
-    """Draw the share of right first places over their confidence."""
-    bins = [part for row in rows for part in row["reliability"]["bins"]]
+    """Draw the share of right first places over their confidence, of all queries together."""
+    pooled: dict[float, list[dict]] = {}
+    for row in rows:
+        for part in row["reliability"]["bins"]:
+            pooled.setdefault(part["from"], []).append(part)
+    count = sum(part["n"] for parts in pooled.values() for part in parts)
     axis.plot([0, 1], [0, 1], "--", color=GREY, lw=1)
-    axis.scatter(
-        [part["confidence"] for part in bins],
-        [part["right"] for part in bins],
-        s=[8 + 1.5 * part["n"] for part in bins],
-        color=BLUE,
-        clip_on=False,
-    )
-    ece = mean([row["reliability"]["ece"] for row in rows])
-    axis.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="first place right")
-    axis.text(0.05, 0.93, f"expected calibration error {ece:.3f}", color=GREY)
+    error = 0.0
+    for parts in pooled.values():
+        n = sum(part["n"] for part in parts)
+        confidence, right = (
+            sum(part[key] * part["n"] for part in parts) / n for key in ("confidence", "right")
+        )
+        axis.scatter(confidence, right, s=20 + 120 * (n / count) ** 0.5, color=BLUE, clip_on=False)
+        error += n / count * abs(confidence - right)
+    axis.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence of the first place", ylabel="first place right")
+    axis.text(0.97, 0.05, f"{count} queries\ncalibration error {error:.3f}", color=GREY, ha="right")
 
 
 def mean(values: list[float]) -> float:

@@ -150,3 +150,16 @@ def test_ctrl_c_while_the_engine_loads_is_one_sentence(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "Stopped; nothing was left half-written.\n")
+
+
+def test_threads_wait_without_spinning_unless_told_otherwise(run_python):
+    code = """
+import os, sys
+{}
+from comir_search.cli import main
+main(["info"])
+print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    assert run_python(code.format("")).endswith("PASSIVE False\n")
+    told = "os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'"
+    assert run_python(code.format(told)).endswith("ACTIVE False\n")

@@ -62,7 +62,7 @@ def test_a_cancelled_job_holds_nothing(qtbot) -> None:
 def test_memory_is_given_back_once_the_jobs_have_stopped(qtbot, monkeypatch, searched_dock) -> None:
     dock, given_back = searched_dock, []
     monkeypatch.setattr(
-        "napari_comir_search.workbench.give_memory_back",
+        "napari_comir_search.housekeeping.give_memory_back",
         lambda: given_back.append([runner.is_running for runner in dock.workbench.runners]),
     )
     dock.workbench.search(5, False)

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a stated failure (one sentence on stderr), 2 wrong usage,
         130 stopped by Ctrl-C, 141 the reader of the output went away.
     """
+    # Before torch is loaded: else its threads wait by spinning, and beside other busy programs a search
+    # takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     try:
         args = parser.parse_args(argv)
