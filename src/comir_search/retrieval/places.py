@@ -9,6 +9,8 @@ import numpy as np
 
 from comir_search.geometry import angle_difference_deg
 
+FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
+
 
 @dataclass(frozen=True)
 class Place:

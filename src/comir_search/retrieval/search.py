@@ -22,7 +22,7 @@ from comir_search.progress import Job, Tick, finish
 from comir_search.records import SearchResult
 from comir_search.retrieval import bag_of_words, scan
 from comir_search.retrieval.index import Index, IndexedSlide
-from comir_search.retrieval.places import Place, keep_distinct
+from comir_search.retrieval.places import FIRST_STAGE_PLACES, Place, keep_distinct
 from comir_search.retrieval.query import Query, prepare_query
 from comir_search.retrieval.reporter import Clock, Reporter
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_search_runner
@@ -32,7 +32,6 @@ from comir_search.slides import Slide, open_slide
 CLOSE_TILES = 256  # of the finer scan, those with the best places of the coarse one first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
-FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
 BOW_PLACES = 60  # of the bag of words' own, verified beside the correlation's
 DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this are one
 MAX_AREA_RATIO = 4.0
