@@ -42,3 +42,27 @@ print(psutil.Process().memory_info().rss / 1e6)
 """
     )
     assert float(after_mb) < 150
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives them back")
+def test_large_blocks_are_used_again(run_python) -> None:
+    faults = run_python(
+        """
+import resource
+from threading import Thread
+from comir_search.memory import reuse_large_blocks
+reuse_large_blocks()
+def work():
+    for _ in range(50):
+        bytearray(b"x") * 40_000_000
+def count_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+count_faults()
+print(count_faults())
+"""
+    )
+    assert int(faults) < 20_000  # the system hands out ten thousand pages for each block

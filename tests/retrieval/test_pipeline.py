@@ -23,6 +23,16 @@ def test_stages_overlap():
     assert time.monotonic() - started < 0.1 * 8 * 3 * 0.7
 
 
+def test_several_threads_of_one_stage_overlap():
+    together = threading.Barrier(3, timeout=5)
+
+    def compute(number):
+        together.wait()
+        return number
+
+    assert sorted(results(range(9), [lambda n: n, compute, lambda n: n], threads=3)) == list(range(9))
+
+
 def test_what_waits_is_bounded():
     made, used = [], []
 
@@ -36,8 +46,9 @@ def test_what_waits_is_bounded():
     assert used == list(range(30))
 
 
+@pytest.mark.parametrize("per_stage", [1, 3])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_failure_is_raised_and_ends_all_threads(stage):
+def test_a_failure_is_raised_and_ends_all_threads(stage, per_stage):
     def fail(number):
         if number == 3:
             raise ValueError("three")
@@ -47,7 +58,7 @@ def test_a_failure_is_raised_and_ends_all_threads(stage):
     stages[stage] = fail
     threads = threading.active_count()
     with pytest.raises(ValueError, match="three"):
-        results(iter(range(1000)), stages)
+        results(iter(range(1000)), stages, threads=per_stage)
     assert threading.active_count() == threads
 
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 from comir_search.errors import ComirSearchError
+from comir_search.memory import reuse_large_blocks
 
 COMMANDS = (
     "demo",
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is loaded: else its threads wait by spinning, and beside other busy programs a search
     # takes several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    reuse_large_blocks()
     parser = _parser()
     try:
         args = parser.parse_args(argv)

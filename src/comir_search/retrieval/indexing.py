@@ -34,6 +34,7 @@ from comir_search.retrieval.regions import (
 from comir_search.retrieval.slide_progress import Cell, Kind, SlideProgress
 from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
 from comir_search.retrieval.storage import Storage
+from comir_search.retrieval.threads import share_cores, take_one_core
 from comir_search.retrieval.writer_lock import writer_lock
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Work in this process: reading, network and writing overlap.
+    """Work in this process: reading and writing overlap with networks and words, of which each core does some.
 
     Parameters
     ----------
@@ -79,13 +80,15 @@ class LocalRunner:
             return region, read_region(slide, target, model, region)
 
         def embed(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
+            take_one_core()
             return work[0], embed_pixels(work[1], target, model, modality, work[0])
 
         def write(work: tuple[Cell, Any]) -> None:
             target.write_chunks(comir_array(0), work[1])
             mark(work[0])
 
-        return run_stages(regions, [read, embed, write], interrupt=slide.interrupt)
+        with share_cores() as threads:
+            yield from run_stages(regions, [read, embed, write], threads=threads, interrupt=slide.interrupt)
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
         """Derive blocks, see `Runner`."""
@@ -95,6 +98,7 @@ class LocalRunner:
             return block, read_block(target, block)
 
         def derive(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
+            take_one_core()
             return work[0], derive_block(work[1], target, model, work[0], target.layout.derived_arrays)
 
         def write(work: tuple[Cell, Any]) -> None:
@@ -102,7 +106,8 @@ class LocalRunner:
                 target.write_chunks(array, chunks)
             mark(work[0])
 
-        return run_stages(blocks, [read, derive, write])
+        with share_cores() as threads:
+            yield from run_stages(blocks, [read, derive, write], threads=threads)
 
     def close(self) -> None:
         """Do nothing: all threads have ended."""

@@ -1,12 +1,13 @@
-"""Stages that work at the same time, one thread each, joined by bounded queues."""
+"""Stages that work at the same time, in threads that are joined by bounded queues."""
 
 from __future__ import annotations
 
 import atexit
 import time
 from collections.abc import Callable, Generator, Iterable
+from itertools import chain
 from queue import Empty, Full, Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 POLL_S = 0.1
@@ -22,6 +23,7 @@ def run_stages(
     items: Iterable[Any],
     stages: list[Callable[[Any], Any]],
     waiting: int = 1,
+    threads: int = 1,
     interrupt: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
     """Pass items through stages that overlap.
@@ -31,9 +33,12 @@ def run_stages(
     items : iterable
         What the first stage takes; never None.
     stages : list of callable
-        Each takes what the one before returned, in its own thread, in order.
+        Each takes what the one before returned. The first and the last, which hold
+        files, have one thread each.
     waiting : int
         Items that may wait between two stages: the bound on memory.
+    threads : int
+        Of each stage in between. Of more than one, some may overtake others.
     interrupt : callable, optional
         Called where it ends before all items are through, so that a stage which
         takes long can be made to raise.
@@ -41,11 +46,11 @@ def run_stages(
     Yields
     ------
     object or None
-        What the last stage returned, in order; None every tenth of a second
+        What the last stage returned; None every tenth of a second
         while nothing is ready, so that the consumer can stop. What a stage
         raises is raised here. Closing the generator waits until the first and
-        the last stage, which hold files, have ended the item they work on; those
-        between only compute, and what they end later is dropped.
+        the last stage have ended the item they work on; those between only
+        compute, and what they end later is dropped.
     """
     stop = Event()
     queues: list[Queue[Any]] = [Queue(waiting) for _ in range(len(stages) + 1)]
@@ -71,10 +76,14 @@ def run_stages(
             put(queues[0], item)
         put(queues[0], _END)
 
-    def work(stage: Callable[[Any], Any], source: Queue[Any], target: Queue[Any]) -> None:
+    def work(number: int) -> None:
+        stage, source, target = stages[number], queues[number], queues[number + 1]
         while (item := get(source)) is not _END:
             put(target, stage(item))
-        put(target, _END)
+        with counting:
+            busy[number] -= 1
+            is_last = not busy[number]
+        put(target if is_last else source, _END)  # or the stage's next thread is to see it
 
     def guard(body: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -85,12 +94,14 @@ def run_stages(
             failures.append(error)
 
     failures: list[BaseException] = []
-    threads = [Thread(target=guard, args=(feed,), daemon=True)]
-    for number, stage in enumerate(stages):
-        threads.append(
-            Thread(target=guard, args=(work, stage, queues[number], queues[number + 1]), daemon=True)
-        )
-    for thread in threads:
+    busy = [1, *[threads] * (len(stages) - 2), 1][: len(stages)]
+    counting = Lock()
+    feeder = Thread(target=guard, args=(feed,), daemon=True)
+    workers = [
+        [Thread(target=guard, args=(work, number), daemon=True) for _ in range(count)]
+        for number, count in enumerate(busy)
+    ]
+    for thread in (feeder, *chain.from_iterable(workers)):
         thread.start()
     try:
         while True:
@@ -109,11 +120,10 @@ def run_stages(
         stop.set()
         if interrupt is not None:
             interrupt()
-        feeder, *workers = threads
-        for thread in (feeder, workers[0], workers[-1]):
+        for thread in (feeder, *workers[0], *workers[-1]):
             thread.join()
         give_up_s = time.monotonic() + PATIENCE_S
-        for thread in workers[1:-1]:
+        for thread in chain.from_iterable(workers[1:-1]):
             thread.join(max(0.0, give_up_s - time.monotonic()))
             if thread.is_alive():
                 atexit.register(thread.join)  # a thread that Python ends inside torch takes the process down

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from comir_search.retrieval.threads import Result, Running, run_side_by_side
 
 if TYPE_CHECKING:
     from comir_search.retrieval.index import Index
-
-Result = TypeVar("Result")
-Running = Generator[tuple[int, list[Result | None]], None, None]
 
 
 class SearchRunner(Protocol):
@@ -31,8 +30,8 @@ class SearchRunner(Protocol):
         done : int
             Jobs that are finished: at first none, at last all.
         results : list
-            What the tool returned, in the order of the jobs; None, or no entry
-            yet, where a job is not finished. The same list every time.
+            What the tool returned, in the order of the jobs; None where a job is
+            not finished. The same list every time.
         """
 
     def close(self) -> None:
@@ -40,15 +39,11 @@ class SearchRunner(Protocol):
 
 
 class LocalSearchRunner:
-    """Work in this process, one job after the other."""
+    """Work in this process, each core on a job of its own."""
 
     def run(self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> Running[Result]:
         """Do jobs, see `SearchRunner`."""
-        results: list[Result | None] = []
-        for job in jobs:
-            yield len(results), results
-            results.append(tool(*job))
-        yield len(results), results
+        return run_side_by_side(tool, jobs)
 
     def close(self) -> None:
         """Do nothing: nothing was started."""
