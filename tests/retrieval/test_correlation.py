@@ -49,7 +49,7 @@ def test_shared_masks_change_nothing(size_px):
     query, window = some_comir(2, SIDE), torch.from_numpy(some_comir(3, SIZE))
     spectra = transform_templates(turn_templates(query, size_px, angles), SIZE)
     assert len(spectra.masks) == (2 if size_px[0] == size_px[1] else 4)
-    together = correlate_window(spectra, window, chunk=3)
+    together = correlate_window(spectra, window)
     for number, angle in enumerate(angles):
         alone = correlate_window(transform_templates(turn_templates(query, size_px, [angle]), SIZE), window)
         assert torch.allclose(together[number], alone[0], atol=1e-3)

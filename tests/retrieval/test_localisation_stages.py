@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
+from comir_search.comir.embedding import decode
 from comir_search.geometry import angle_difference_deg, turn_matrix
 from comir_search.opencv import cv2
+from comir_search.retrieval.correlation import correlate_window, transform_templates
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.pose import PoseFinder
 from comir_search.retrieval.query import Query
@@ -63,7 +66,7 @@ def cut(
 )  # fmt: skip
 def test_scan_and_pose_find_place_and_angle(comir, x, y, angle_deg, size):
     slide, query = MemorySlide(comir), cut(comir, x, y, angle_deg, size)
-    scanner = Scanner(query, 2, np.arange(-170.0, 181.0, 10.0))
+    scanner = Scanner(query, 2, 36)
     for _, _, places in scan_slides(scanner, [(0, slide)], 5, 10.0):
         pass
     best = PoseFinder(query, 1, 6).refine(places[0], slide, (-5.0, 0.0, 5.0))
@@ -90,7 +93,7 @@ def test_empty_glass_does_not_win(comir):
     half = comir.copy()
     half[:, :, :320] *= 0.01
     slide, query = MemorySlide(half), cut(comir, 480, 300, 10.0, (64, 64))
-    scanner = Scanner(query, 2, np.arange(-170.0, 181.0, 10.0))
+    scanner = Scanner(query, 2, 36)
     for _, _, places in scan_slides(scanner, [(0, slide)], 5, 8.0):
         pass
     assert np.hypot(places[0].x - 480, places[0].y - 300) < 8
@@ -101,14 +104,37 @@ def test_query_may_overhang_the_slide(comir):
         np.pad(comir, ((0, 0), (0, 0), (60, 0))), 75, 250, 0.0, (96, 96)
     )  # 33 px hang over the left border
     slide = MemorySlide(comir)
-    for _, _, places in scan_slides(Scanner(query, 2, np.arange(-170.0, 181.0, 10.0)), [(0, slide)], 5, 10.0):
+    for _, _, places in scan_slides(Scanner(query, 2, 36), [(0, slide)], 5, 10.0):
         pass
     assert np.hypot(places[0].x - 15, places[0].y - 250) < 6
 
 
+@pytest.mark.parametrize("size", [(64, 64), (48, 100), (90, 40)], ids=["square", "wide", "high"])
+def test_a_tile_is_compared_with_the_query_at_all_angles(comir, size):
+    """Turning what is scanned stands for three quarters of the angles."""
+    slide, query = MemorySlide(comir), cut(comir, 300, 260, 100.0, size)
+    scanner = Scanner(query, 2, 23)
+    assert list(scanner.angles_deg[[0, 1, 6, 12, 18]]) == [0, 15, 90, 180, -90]
+    (tile, *_) = scanner.tiles(slide)
+    scores = scanner.correlate(slide, tile)
+    spectra = scanner.spectra
+    window = slide.read_comir(2, *(start - spectra.side // 2 for start in tile), spectra.size, spectra.size)
+    templates = turn_templates(query.comir, query.size_px, [float(a) for a in scanner.angles_deg], level=2)
+    expected = correlate_window(
+        transform_templates(templates, spectra.size), torch.from_numpy(decode(window))
+    )[:, : scores.shape[0], : scores.shape[1]]
+    assert torch.allclose(scores, expected.amax(0), atol=2e-4)
+    for place in scanner.scan(slide, 0, tile, 9):
+        column = expected[:, int(place.y / 4) - tile[1], int(place.x / 4) - tile[0]]
+        assert place.score == pytest.approx(float(column.max()), abs=2e-4)
+        assert float(column[list(scanner.angles_deg).index(place.angle_deg)]) == pytest.approx(
+            place.score, abs=2e-4
+        )
+
+
 def test_tiles_of_given_places_are_scanned_first(comir):
     slides = [(number, MemorySlide(comir)) for number in (0, 1)]
-    scanner = Scanner(cut(comir, 480, 400, 10.0, (64, 64)), 1, np.array([10.0]))
+    scanner = Scanner(cut(comir, 480, 400, 10.0, (64, 64)), 1, 36)
     tiles = [len(scanner.tiles(slide)) for _, slide in slides]
     assert min(tiles) > 3
     near = [Place(1, 480, 400, 0, 0.5), Place(0, 20, 20, 0, 0.4)]

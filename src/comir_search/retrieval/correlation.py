@@ -8,6 +8,7 @@ wins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,50 +32,71 @@ class Spectra:
 
     Parameters
     ----------
-    pixels : Tensor (angles, channels, size, size // 2 + 1) complex64
+    pixels : Tensor (size * (size // 2 + 1), channels, angles) complex64
+        Of what a window is multiplied with: the templates less most of their
+        means and less what the window's own mean would add, over their norm.
+        Frequencies come first, so that windows times templates is a matrix
+        product for each, which reads every template once.
     masks : Tensor (masks, size, size // 2 + 1) complex64
         A square query has one for each angle up to 90 degrees, a rectangle up to 180.
-    mask_of : Tensor (angles,) int64
+    mask_of : list of int
         Each template's mask.
-    norms : Tensor (angles,)
-        Root of the templates' energy.
-    areas : Tensor (angles,)
+    areas : Tensor (masks,)
         Pixels under the masks.
-    means : Tensor (angles, channels)
-        Of the templates, before `MEAN_SHARE` of them was removed.
+    box_px : int
+        Side of the square over which a window's means are taken; 0 if under the masks.
     side, size : int
         Sides of the templates and of the windows, pixels.
     """
 
     pixels: Tensor
     masks: Tensor
-    mask_of: Tensor
-    norms: Tensor
+    mask_of: list[int]
     areas: Tensor
-    means: Tensor
+    box_px: int
     side: int
     size: int
+
+    @property
+    def places(self) -> int:
+        """Places along an axis where a template fits into a window."""
+        return self.size - self.side + 1
 
 
 def transform_templates(templates: Templates, size: int) -> Spectra:
     """Transform templates for windows of `size` pixels."""
-    areas = templates.masks.sum((1, 2))
-    means = templates.pixels.sum((2, 3)) / areas[:, None]
-    pixels = templates.pixels - MEAN_SHARE * means[:, :, None, None] * templates.masks[:, None]
+    side, area = templates.side, float(templates.masks[0].sum())
+    # The window's means around a place are those of a squarish query over one square as large as the query: the
+    # turned masks' own cost a transform for every mask and channel. A long one needs them, for what lies beside
+    # it in the square around its copies may be quite different.
+    box_px = min(side, 2 * round(area**0.5 / 2)) if area >= LONG_SHARE * side**2 else 0
     first, mask_of = _distinct(templates.masks)
+    masks = templates.masks[first]
+    areas = masks.sum((1, 2))
+    supports = templates.masks
+    if box_px:
+        spare = (side - box_px) // 2
+        supports = torch.zeros(1, side, side)
+        supports[:, spare : spare + box_px, spare : spare + box_px] = 1
+    shares = areas[mask_of, None, None] / supports.sum((1, 2), keepdim=True) * supports
+    means = templates.pixels.sum((2, 3)) / areas[mask_of, None]
+    pixels = templates.pixels - MEAN_SHARE * means[:, :, None, None] * templates.masks[:, None]
+    norms = (pixels**2).sum((1, 2, 3)).clamp(min=1e-12).sqrt()
+    # A window's mean under the mask is linear in the window, too: what it would add is taken from the template.
+    pixels -= MEAN_SHARE * (1 - MEAN_SHARE) * means[:, :, None, None] * shares[:, None]
+    pixels /= norms[:, None, None, None]
     return Spectra(
-        torch.fft.rfft2(pixels, s=(size, size)).conj().resolve_conj(),
-        torch.fft.rfft2(templates.masks[first], s=(size, size)).conj().resolve_conj(),
+        torch.fft.rfft2(pixels, s=(size, size)).conj().flatten(2).permute(2, 1, 0).contiguous(),
+        torch.fft.rfft2(masks, s=(size, size)).conj().resolve_conj(),
         mask_of,
-        (pixels**2).sum((1, 2, 3)).clamp(min=1e-12).sqrt(),
         areas,
-        means,
-        templates.side,
+        box_px,
+        side,
         size,
     )
 
 
-def _distinct(masks: Tensor) -> tuple[list[int], Tensor]:
+def _distinct(masks: Tensor) -> tuple[list[int], list[int]]:
     """Return the numbers of distinct masks, and for each mask which of these it is like."""
     numbers: dict[bytes, int] = {}
     first: list[int] = []
@@ -85,7 +107,7 @@ def _distinct(masks: Tensor) -> tuple[list[int], Tensor]:
             numbers[key] = len(first)
             first.append(position)
         mask_of.append(numbers[key])
-    return first, torch.tensor(mask_of)
+    return first, mask_of
 
 
 def box_means(images: Tensor, side: int) -> Tensor:
@@ -105,15 +127,7 @@ def box_means(images: Tensor, side: int) -> Tensor:
     return (rows[..., side:] - rows[..., :-side]) / side**2
 
 
-def _sum_products(spectra: Tensor, window: Tensor) -> Tensor:
-    """Return the sum over channels of (angles, channels, ...) x (channels, ...)."""
-    total = spectra[:, 0] * window[0]
-    for channel in range(1, len(window)):
-        total.addcmul_(spectra[:, channel], window[channel])
-    return total
-
-
-def correlate_window(spectra: Spectra, window: Tensor, chunk: int = 12) -> Tensor:
+def correlate_window(spectra: Spectra, window: Tensor) -> Tensor:
     """Correlate every template with one window, at every place where it fits.
 
     Parameters
@@ -121,53 +135,64 @@ def correlate_window(spectra: Spectra, window: Tensor, chunk: int = 12) -> Tenso
     spectra : Spectra
     window : Tensor (channels, size, size)
         Decoded CoMIR.
-    chunk : int
-        Angles at a time, which bounds the memory.
 
     Returns
     -------
-    Tensor (angles, size - side + 1, size - side + 1)
+    Tensor (angles, places, places)
         Element (a, y, x) is the score of template a with its top-left corner
         at (x, y).
     """
-    size, places = spectra.size, spectra.size - spectra.side + 1
-    window_spectra = torch.fft.rfft2(window)
-    energy_spectrum = torch.fft.rfft2((window**2).sum(0))
-    local = _local_means(spectra, window, window_spectra)
-    mean_of = spectra.mask_of if len(local) > 1 else torch.zeros_like(spectra.mask_of)
-    removed = MEAN_SHARE * (2 - MEAN_SHARE) * (local**2).sum(1)
-    # Turned copies share masks, and with them the energy under each window.
-    energies = torch.fft.irfft2(spectra.masks * energy_spectrum, s=(size, size))[:, :places, :places]
-    # What the window's mean takes from the product: the templates keep some of theirs.
-    kept = torch.empty(len(spectra.norms), places, places)
-    for number, means in enumerate(local):
-        own = mean_of == number
-        kept[own] = MEAN_SHARE * (1 - MEAN_SHARE) * torch.tensordot(spectra.means[own], means, 1)
-    scores = []
-    for first in range(0, len(spectra.norms), chunk):
-        part = slice(first, first + chunk)
-        areas = spectra.areas[part, None, None]
-        products = torch.fft.irfft2(_sum_products(spectra.pixels[part], window_spectra), s=(size, size))
-        products = products[:, :places, :places] - areas * kept[part]
-        energy = energies[spectra.mask_of[part]] - areas * removed[mean_of[part]]
-        energy = energy.clamp_(min=0).add_(ENERGY_FLOOR * areas)
-        scores.append(products / (energy.sqrt() * spectra.norms[part, None, None]))
-    return torch.cat(scores)
+    return correlate_windows(spectra, window[None], [weigh_places(spectra, window)])[0]
 
 
-def _local_means(spectra: Spectra, window: Tensor, window_spectra: Tensor) -> Tensor:
-    """Return the window's mean around every place, (masks or 1, channels, places, places).
+def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Correlate every template with several windows, as `correlate_window` does with one.
 
-    Of a squarish query over one square as large as the template: the turned
-    masks' own means cost a transform for every mask and channel. A long one
-    needs them, for what lies beside it in that square may be quite different.
+    Parameters
+    ----------
+    spectra : Spectra
+    windows : Tensor (n, channels, size, size)
+    weights : sequence of n Tensor
+        What `weigh_places` says of each window.
+
+    Returns
+    -------
+    Tensor (n, angles, places, places)
     """
-    places = spectra.size - spectra.side + 1
-    area = float(spectra.areas[0])
-    if area < LONG_SHARE * spectra.side**2:
-        sums = torch.fft.irfft2(spectra.masks[:, None] * window_spectra, s=(spectra.size, spectra.size))
-        return sums[..., :places, :places] / spectra.masks[:, 0, 0].real[:, None, None, None]
-    side = min(spectra.side, 2 * round(area**0.5 / 2))
-    spare = (spectra.side - side) // 2
-    inner = slice(spare, spectra.size - spare)
-    return box_means(window[:, inner, inner], side)[None]
+    size, places = spectra.size, spectra.places
+    # Of each frequency, windows times templates; matrices are turned over whole, which torch does fastest.
+    of_windows = torch.fft.rfft2(windows).flatten(2).flatten(0, 1).T.contiguous()
+    products = torch.bmm(of_windows.unflatten(1, (len(windows), -1)), spectra.pixels)
+    products = products.flatten(1).T.contiguous().reshape(len(windows), -1, size, size // 2 + 1)
+    scores = torch.empty(len(windows), len(spectra.mask_of), places, places)
+    for own, weight, target in zip(products, weights, scores, strict=True):
+        for product, mask, score in zip(own, spectra.mask_of, target, strict=True):
+            correlation = torch.fft.irfft2(product, s=(size, size))  # one at a time stays in the cache
+            torch.mul(correlation[:places, :places], weight[mask], out=score)
+    return scores
+
+
+def weigh_places(spectra: Spectra, window: Tensor) -> Tensor:
+    """Return what makes cosines of products: one over the root of the window's energy under each mask.
+
+    Parameters
+    ----------
+    spectra : Spectra
+    window : Tensor (channels, size, size)
+
+    Returns
+    -------
+    Tensor (masks, places, places)
+    """
+    size, places = spectra.size, spectra.places
+    energies = torch.fft.irfft2(spectra.masks * torch.fft.rfft2((window**2).sum(0)), s=(size, size))
+    areas = spectra.areas[:, None, None]
+    if spectra.box_px:
+        spare = (spectra.side - spectra.box_px) // 2
+        inner = slice(spare, size - spare)
+        means = box_means(window[:, inner, inner], spectra.box_px)[None]
+    else:
+        sums = torch.fft.irfft2(spectra.masks[:, None] * torch.fft.rfft2(window), s=(size, size))
+        means = sums[..., :places, :places] / areas[:, None]
+    weights = energies[:, :places, :places] - MEAN_SHARE * (2 - MEAN_SHARE) * areas * (means**2).sum(1)
+    return weights.clamp_(min=0).add_(ENERGY_FLOOR * areas).rsqrt_()

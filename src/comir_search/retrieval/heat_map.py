@@ -14,7 +14,7 @@ from comir_search.retrieval.scan import Scanner
 from comir_search.slides import Slide
 
 LEVEL = 2
-ANGLE_STEP_DEG = 10.0
+N_ANGLES = 36
 LONGEST_PX = 1024  # a larger map shows no more
 
 
@@ -83,7 +83,7 @@ def heat_map_steps(
         prepare_query(index.model, image, modality, mirrored=flipped)
         for flipped in (False, True)[: 1 + mirror]
     ]
-    scanners = [Scanner(query, LEVEL, np.arange(0.0, 360.0, ANGLE_STEP_DEG)) for query in queries]
+    scanners = [Scanner(query, LEVEL, N_ANGLES) for query in queries]
     factor, step_px = 2**LEVEL, scanners[0].step_px
     _, rows, columns = slide.comir_shape
     shape = -(-rows // factor), -(-columns // factor)
@@ -93,7 +93,7 @@ def heat_map_steps(
         yield Tick("comparing every place", done, len(tiles))
         part = scores[y : y + step_px, x : x + step_px]
         for scanner in scanners:
-            part[...] = np.fmax(part, scanner.correlate(slide, (x, y))[0].numpy())
+            part[...] = np.fmax(part, scanner.correlate(slide, (x, y)).numpy())
     yield Tick("comparing every place", len(tiles), len(tiles))
     scores[~_spread(slide.tissue, shape)] = np.nan
     pixel_um = factor * index.model.comir_pixel_size_um

@@ -12,7 +12,13 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from comir_search.comir.embedding import decode
-from comir_search.retrieval.correlation import Spectra, correlate_window, transform_templates
+from comir_search.geometry import normalise_angle_deg
+from comir_search.retrieval.correlation import (
+    Spectra,
+    correlate_windows,
+    transform_templates,
+    weigh_places,
+)
 from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
@@ -46,21 +52,29 @@ class Scanner:
     query : Query
     level : int
         Pyramid level to scan.
-    angles_deg : sequence of float
+    n_angles : int
+        How many angles to try at least: a multiple of four of them, equally spaced.
+
+    Attributes
+    ----------
+    angles_deg : ndarray
+        In (-180, 180]; the first is 0.
     """
 
-    def __init__(self, query: Query, level: int, angles_deg: np.ndarray) -> None:
-        self.query, self.level, self.angles_deg = query, level, angles_deg
-        templates = turn_templates(
-            query.comir, query.size_px, [float(angle) for angle in angles_deg], level=level
-        )
+    def __init__(self, query: Query, level: int, n_angles: int) -> None:
+        self.query, self.level = query, level
+        quarter = -(-n_angles // 4)
+        steps = np.arange(4 * quarter) * 90.0 / quarter
+        self.angles_deg = np.array([normalise_angle_deg(angle) for angle in steps])
+        # Three quarters of the angles are seen by turning what is scanned.
+        templates = turn_templates(query.comir, query.size_px, steps[:quarter].tolist(), level=level)
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
         self.spectra: Spectra = transform_templates(templates, size + size % 2)
         self.step_px = self.spectra.size - self.spectra.side + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The spectra take a hundred times the query, and are made again in less than a second.
-        return Scanner, (self.query, self.level, self.angles_deg)
+        return Scanner, (self.query, self.level, len(self.angles_deg))
 
     def tiles(self, slide: IndexedSlide) -> list[tuple[int, int]]:
         """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
@@ -80,7 +94,7 @@ class Scanner:
         step = self.step_px * 2**self.level
         return place.slide, (int(place.x // step) * self.step_px, int(place.y // step) * self.step_px)
 
-    def correlate(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def correlate(self, slide: IndexedSlide, tile: tuple[int, int]) -> Tensor:
         """Compare the query with every place of one tile.
 
         Parameters
@@ -90,19 +104,12 @@ class Scanner:
 
         Returns
         -------
-        scores : Tensor (rows, columns)
-            With the query's centre at each pixel of the tile, for the best angle;
-            a tile at the slide's edge ends there, so a query overhangs by half at most.
-        best : Tensor (rows, columns) int64
-            Number of that angle.
+        Tensor (rows, columns)
+            The best score over all angles with the query's centre at each pixel of
+            the tile; a tile at the slide's edge ends there, so a query overhangs by
+            half at most.
         """
-        spectra, factor = self.spectra, 2**self.level
-        x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
-        window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
-        _, rows, columns = slide.comir_shape
-        inside = slice(-(-rows // factor) - tile[1]), slice(-(-columns // factor) - tile[0])
-        scores, best = correlate_window(spectra, window).max(0)
-        return scores[inside], best[inside]
+        return self._inside(slide, tile, self._compare(slide, tile)[1].amax(0))
 
     def scan(self, slide: IndexedSlide, number: int, tile: tuple[int, int], count: int) -> list[Place]:
         """Return the best places of one tile, best first.
@@ -117,23 +124,65 @@ class Scanner:
             At most this many.
         """
         factor = 2**self.level
-        scores, best = self.correlate(slide, tile)
+        turned, tops = self._compare(slide, tile)
+        scores = self._inside(slide, tile, tops.amax(0))
         radius = max(1, int(self.query.short_side_px / factor / 8))
         peaks = torch.nn.functional.max_pool2d(scores[None], 2 * radius + 1, 1, radius)[0] == scores
         ys, xs = torch.nonzero(peaks, as_tuple=True)
-        values = scores[ys, xs]
-        order = values.argsort(descending=True)[:count]
-        return [
-            Place(
-                number,
-                float(xs[i] + tile[0]) * factor,
-                float(ys[i] + tile[1]) * factor,
-                float(self.angles_deg[best[ys[i], xs[i]]]),
-                float(values[i]),
-                mirrored=self.query.mirrored,
+        order = scores[ys, xs].argsort(descending=True)[:count]
+        places = []
+        for y, x in zip(ys[order].tolist(), xs[order].tolist(), strict=True):
+            turns = int(tops[:, y, x].argmax())
+            row, column = _turn(y, x, turns, tops.shape[-1])
+            angle = turns * turned.shape[1] + int(turned[turns, :, row, column].argmax())
+            places.append(
+                Place(
+                    number,
+                    float(x + tile[0]) * factor,
+                    float(y + tile[1]) * factor,
+                    float(self.angles_deg[angle]),
+                    float(scores[y, x]),
+                    mirrored=self.query.mirrored,
+                )
             )
-            for i in order.tolist()
-        ]
+        return places
+
+    def _compare(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Correlate with the surroundings of a tile, turned by each quarter.
+
+        Returns
+        -------
+        turned : Tensor (4, angles / 4, places, places)
+            A query turned by 90 degrees more on the slide is the query as it is on
+            the slide turned back.
+        tops : Tensor (4, places, places)
+            The best over the angles, turned to the tile's frame.
+        """
+        spectra = self.spectra
+        x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
+        window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
+        windows = torch.stack([torch.rot90(window, turns, (1, 2)) for turns in range(4)])
+        # The outline looks the same after a quarter or half turn, and so do the places' weights.
+        distinct = 1 if np.isclose(*self.query.size_px) else 2
+        weights = [weigh_places(spectra, turned) for turned in windows[:distinct]]
+        for turns in range(distinct, 4):
+            weights.append(torch.rot90(weights[turns - distinct], distinct, (1, 2)).contiguous())
+        turned = correlate_windows(spectra, windows, weights)
+        tops = [torch.rot90(top, -turns) for turns, top in enumerate(turned.amax(1))]
+        return turned, torch.stack(tops)
+
+    def _inside(self, slide: IndexedSlide, tile: tuple[int, int], scores: Tensor) -> Tensor:
+        """Leave out places beyond the slide's edge."""
+        _, rows, columns = slide.comir_shape
+        factor = 2**self.level
+        return scores[: -(-rows // factor) - tile[1], : -(-columns // factor) - tile[0]]
+
+
+def _turn(y: int, x: int, turns: int, side: int) -> tuple[int, int]:
+    """Return where a place of a square lies after counter-clockwise quarter turns."""
+    for _ in range(turns):
+        y, x = side - 1 - x, y
+    return y, x
 
 
 def _part(mask: np.ndarray, shape: tuple[int, int], x: int, y: int, side: int) -> np.ndarray:

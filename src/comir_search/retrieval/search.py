@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from comir_search.errors import ComirSearchError
-from comir_search.geometry import normalise_angle_deg
 from comir_search.progress import Job, Tick, finish
 from comir_search.records import SearchResult
 from comir_search.retrieval import bag_of_words, scan
@@ -163,10 +162,10 @@ def _search(
     by_words: list[Place] = []
     by_correlation: list[Place] = []
     step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
-    angles_deg = _angles(round(360 / step_deg))
+    n_angles = round(360 / step_deg)
     coarse_level, close_level = scan.choose_scan_levels(queries[0])
     for query in queries:  # the correlation first: its places are good enough to be shown
-        scanner = scan.Scanner(query, coarse_level, angles_deg)
+        scanner = scan.Scanner(query, coarse_level, n_angles)
         for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px, runner):
             if places:  # a few after the first tiles, all at the end
                 places = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
@@ -205,7 +204,7 @@ def _search(
         near = [*by_correlation, *by_words]
         closer = by_words[BOW_PLACES:]
         for query in queries:
-            scanner = scan.Scanner(query, close_level, angles_deg)
+            scanner = scan.Scanner(query, close_level, n_angles)
             for done, total, places in scan.scan_slides(
                 scanner, chosen, FIRST_STAGE_PLACES, radius_px, runner, near=near, tile_limit=CLOSE_TILES
             ):
@@ -228,16 +227,11 @@ def _is_chosen(slide: IndexedSlide, wanted: Sequence[str] | None) -> bool:
     return wanted is None or slide.name in wanted or slide.fingerprint in wanted
 
 
-def _angles(count: int) -> np.ndarray:
-    """Return `count` equally spaced angles in (-180, 180]."""
-    return np.array([normalise_angle_deg(angle) for angle in np.arange(count) * 360.0 / count])
-
-
 def _angle_step_deg(query: Query, comir_pixel_size_um: float) -> float:
-    """Return the step at which the query's ends move by the correlation length, a divisor of 360."""
+    """Return the step at which the query's ends move by the correlation length, a divisor of 90."""
     reach_um = max(query.size_px) * comir_pixel_size_um / 2
     step = np.rad2deg(CORRELATION_LENGTH_UM / reach_um)
-    return float(360 / np.ceil(360 / np.clip(step, 4.0, 15.0)))
+    return float(90 / np.ceil(90 / np.clip(step, 4.0, 15.0)))
 
 
 def _check(index: Index, query: Query, slides: list[IndexedSlide]) -> None:
