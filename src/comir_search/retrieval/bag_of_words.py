@@ -12,6 +12,7 @@ and block size, and two box sums.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -28,14 +29,19 @@ from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
 from comir_search.retrieval.templates import turn_templates
+from comir_search.retrieval.threads import run_side_by_side
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
 
 GLASS = 128 / 255
 CELLS = 5  # along a side: where in the query a word lies, coarsely
+TABLE_WIDTH = 32  # of the words' weights in each cell, with entries to spare: looking them up is faster
 SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
 POOL = 2  # grid points along a side that are scored as one: a window's place need not be finer
+PART_LIMIT = (
+    64  # of so many parts, two or three large slides; of more only those whose words fit best are scored
+)
 PART_POINTS = 256  # side of the parts in which a map is scored, grid points: small ones skip more glass
 ENERGY_FLOOR = 0.05  # added to the squared weights of a window, which are about 0.25 by chance
 BURSTINESS = 0.5  # power of the term frequency: repeated structures count less
@@ -73,20 +79,29 @@ class BagOfWords:
         done, total : int
         """
         quarter = count // 4
-        vocabulary = self.vocabulary
-        projections = turn_projections(vocabulary)
-        for step in range(quarter):
-            yield step, quarter
-            angle_deg = step * 360.0 / count
-            side, mask, joined = self._describe(angle_deg)
-            for turns in range(4):
-                # An image turned counter-clockwise shows the query at a smaller angle.
-                self.angles_deg.append(normalise_angle_deg(angle_deg - 90.0 * turns))
-                projected = vocabulary.project_joined(joined, projections[turns])
-                projected = torch.rot90(projected, turns, (1, 2))
-                self._tables.append(self._weigh(projected, torch.rot90(mask, turns)))
-                self._spacings.append(side / CELLS / POOL)
-        yield quarter, quarter
+        projections = turn_projections(self.vocabulary)
+        steps = [(step * 360.0 / count, projections) for step in range(quarter)]
+        described: list[list[tuple[float, Tensor, float]] | None] = []
+        for done, described in run_side_by_side(self._describe_turns, steps):
+            yield done, quarter
+        for copies in described:
+            for angle_deg, table, spacing in copies or ():
+                self.angles_deg.append(angle_deg)
+                self._tables.append(table)
+                self._spacings.append(spacing)
+
+    def _describe_turns(
+        self, angle_deg: float, projections: Sequence[Tensor]
+    ) -> list[tuple[float, Tensor, float]]:
+        """Return angle, table and pools from cell to cell of a copy and of its quarter turns."""
+        side, mask, joined = self._describe(angle_deg)
+        copies = []
+        for turns, projection in enumerate(projections):
+            projected = torch.rot90(self.vocabulary.project_joined(joined, projection), turns, (1, 2))
+            table = self._weigh(projected, torch.rot90(mask, turns))
+            # An image turned counter-clockwise shows the query at a smaller angle.
+            copies.append((normalise_angle_deg(angle_deg - 90.0 * turns), table, side / CELLS / POOL))
+        return copies
 
     def _describe(self, angle_deg: float) -> tuple[int, Tensor, Tensor]:
         """Return the side of a turned copy (grid points), its mask and its descriptors."""
@@ -102,7 +117,7 @@ class BagOfWords:
         return joined.shape[1], mask, joined
 
     def _weigh(self, projected: Tensor, mask: Tensor) -> Tensor:
-        """Return the tf-idf weights of every cell's words, (n_blocks, n_words + 1, CELLS ** 2)."""
+        """Return the tf-idf weights of every cell's words, (n_blocks * (n_words + 1), TABLE_WIDTH)."""
         vocabulary = self.vocabulary
         rows, columns = projected.shape[1:3]
         row_cells = torch.arange(rows) * CELLS // rows
@@ -128,7 +143,10 @@ class BagOfWords:
         shares = self.frequencies[..., None]
         weights[:, :-1] -= (weights[:, :-1] * shares).sum(axis=1, keepdims=True)
         chance = np.sqrt((weights[:, :-1] ** 2 * shares).sum())
-        return torch.from_numpy((weights / max(float(chance), 1e-9)).astype(np.float32))
+        weights /= max(float(chance), 1e-9) * POOL**2
+        table = torch.zeros(weights.shape[0] * weights.shape[1], TABLE_WIDTH)
+        table[:, : CELLS**2] = torch.from_numpy(weights).flatten(0, 1)
+        return table
 
     def score(self, words: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Score every window of a word map.
@@ -144,26 +162,72 @@ class BagOfWords:
         angles : ndarray (rows / POOL, columns / POOL) int
             Number of that angle.
         """
-        vocabulary = self.vocabulary
-        n_blocks, rows, columns = words.shape
-        numbers = np.where(words == NO_WORD, vocabulary.n_words, words).astype(np.int64)
-        edges = ((0, 0), (0, -rows % POOL), (0, -columns % POOL))
-        numbers = np.pad(numbers, edges, constant_values=vocabulary.n_words)
-        numbers += np.arange(n_blocks)[:, None, None] * (vocabulary.n_words + 1)
-        pooled = torch.from_numpy(numbers).unflatten(2, (-1, POOL)).unflatten(1, (-1, POOL))
-        shape = (pooled.shape[1], pooled.shape[3])
-        bags = pooled.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+        bags, at, shape = self._pool(words)
         best = torch.full(shape, -torch.inf)
         best_angle = torch.zeros(shape, dtype=torch.long)
+        cells = torch.zeros(CELLS**2, shape[0] * shape[1])
         for number, (table, spacing) in enumerate(zip(self._tables, self._spacings, strict=True)):
-            weights = torch.nn.functional.embedding_bag(bags, table.flatten(0, 1), mode="sum")
-            cells = (weights.T.contiguous() / POOL**2).reshape(CELLS**2, *shape)
-            sums, energies = _gather_cells(cells, spacing)
+            weights = torch.nn.functional.embedding_bag(bags, table, mode="sum")
+            cells.index_copy_(1, at, weights[:, : CELLS**2].T)
+            sums, energies = _gather_cells(cells.view(-1, *shape), spacing)
             scores = sums / (energies + ENERGY_FLOOR).sqrt()
             better = scores > best
             best = torch.where(better, scores, best)
             best_angle = torch.where(better, number, best_angle)
         return best.numpy(), best_angle.numpy()
+
+    def _pool(self, words: NDArray[np.uint16]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Put the words of each pool of points together.
+
+        Returns
+        -------
+        bags : Tensor (n, n_blocks * POOL ** 2) int32
+            Rows of the tables, of the pools that hold words.
+        at : Tensor (n,) int64
+            Where these lie among all pools.
+        shape : (int, int)
+            Rows and columns of all.
+        """
+        n_blocks, n_words = len(words), self.vocabulary.n_words
+        edges = ((0, 0), (0, -words.shape[1] % POOL), (0, -words.shape[2] % POOL))
+        numbers = np.pad(np.minimum(words, n_words).astype(np.int32), edges, constant_values=n_words)
+        pooled = torch.from_numpy(numbers).unflatten(2, (-1, POOL)).unflatten(1, (-1, POOL))
+        bags = pooled.permute(1, 3, 0, 2, 4).flatten(3).flatten(0, 1)
+        at = (bags < n_words).flatten(1).any(1).nonzero()[:, 0]
+        first = torch.arange(n_blocks, dtype=torch.int32)[:, None] * (n_words + 1)
+        return (bags[at] + first).flatten(1), at, (pooled.shape[1], pooled.shape[3])
+
+    def screen(self, slide: IndexedSlide, part: tuple[int, int]) -> float:
+        """Return how well the words of a part's best window fit, wherever they lie in the query.
+
+        Parameters
+        ----------
+        slide : IndexedSlide
+        part : (int, int)
+            One of `parts`.
+        """
+        words = self._read(slide, part, 0)
+        if (words == NO_WORD).all():
+            return -np.inf
+        bags, at, shape = self._pool(words)
+        weights = torch.zeros(2, shape[0] * shape[1], dtype=torch.float64)
+        weights[0, at] = self._plain_table[bags].sum(1)
+        weights[1] = weights[0] ** 2
+        side = min(round(CELLS * self._spacings[0]), *shape)
+        sums, energies = box_means(weights.view(2, *shape), side)
+        return float((sums / (energies + ENERGY_FLOOR).sqrt()).max())
+
+    @cached_property
+    def _plain_table(self) -> Tensor:
+        """The words' weights, whatever their cell and the query's angle."""
+        return torch.stack([table[:, : CELLS**2].mean(1) for table in self._tables]).mean(0).double()
+
+    def _read(self, slide: IndexedSlide, part: tuple[int, int], halo: int) -> NDArray[np.uint16]:
+        """Read the words of a part of a slide, and some points around it."""
+        _, rows, columns = slide.words_shape
+        x, y = part
+        width, height = (min(PART_POINTS, extent - at) + 2 * halo for extent, at in ((columns, x), (rows, y)))
+        return slide.read_words(x - halo, y - halo, width, height)
 
     @property
     def halo_points(self) -> int:
@@ -188,17 +252,15 @@ class BagOfWords:
             Of windows closer than this, CoMIR pixels, only the best.
         """
         step, halo = self.vocabulary.step_px, self.halo_points
-        _, rows, columns = slide.words_shape
         reach = max(1, int(radius_px / step / POOL))
         x, y = part
-        width, height = (min(PART_POINTS, extent - at) for extent, at in ((columns, x), (rows, y)))
-        words = slide.read_words(x - halo, y - halo, width + 2 * halo, height + 2 * halo)
+        words = self._read(slide, part, halo)
         if (words[0, halo:-halo, halo:-halo] == NO_WORD).all():
             return []
         scores, angles = self.score(words)
         edge = halo // POOL
-        inner = (slice(edge, edge - (-height // POOL)), slice(edge, edge - (-width // POOL)))
-        scores, angles = scores[inner], angles[inner]
+        inner = slice(edge, -edge)  # halos are whole pools, and so is all but the last part
+        scores, angles = scores[inner, inner], angles[inner, inner]
         peaks = (scores == maximum_filter(scores, 2 * reach + 1)) & (scores > 0)
         ys, xs = np.nonzero(peaks)
         order = np.argsort(scores[ys, xs])[::-1][:count]
@@ -322,9 +384,17 @@ def scan_slides(
         The best, distinct, best first; only at the end.
     """
     runner = runner or LocalSearchRunner()
-    work = [(slide, number, part, count, radius_px) for number, slide in slides for part in parts(slide)]
+    work = [(slide, number, part) for number, slide in slides for part in parts(slide)]
+    screened = 0
+    if len(work) > PART_LIMIT:
+        fits: list[float | None] = []
+        screened = len(work)
+        for done, fits in runner.run(bag.screen, [(slide, part) for slide, _, part in work]):
+            yield done, screened + PART_LIMIT, []
+        work = [work[number] for number in np.argsort(fits)[::-1][:PART_LIMIT]]
+    total = screened + len(work)
     found: list[list[Place] | None] = []
-    for done, found in runner.run(bag.scan, work):
-        yield done, len(work), []
+    for done, found in runner.run(bag.scan, [(*job, count, radius_px) for job in work]):
+        yield screened + done, total, []
     places = chain.from_iterable(places for places in found if places)
-    yield len(work), len(work), keep_distinct(places, radius_px, count)
+    yield total, total, keep_distinct(places, radius_px, count)
