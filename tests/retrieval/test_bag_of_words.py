@@ -7,9 +7,15 @@ import torch
 from comir_search.opencv import cv2
 from comir_search.progress import finish
 from comir_search.retrieval import bag_of_words
-from comir_search.retrieval.bag_of_words import POOL, BagOfWords, turn_entries, turn_projections
+from comir_search.retrieval.bag_of_words import POOL, BagOfWords
 from comir_search.retrieval.query import Query
-from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
+from comir_search.retrieval.vocabulary import (
+    NO_WORD,
+    Vocabulary,
+    join_channels,
+    turn_entries,
+    turn_projections,
+)
 from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
 
 STRIDE, STEP = 2, 4
@@ -114,6 +120,31 @@ def test_query_is_found_among_all_windows(vocabulary, turns, monkeypatch):
         pass
     assert np.hypot(places[0].x - x, places[0].y - y) < 12
     assert places[0].angle_deg % 360 == pytest.approx(90.0 * turns)
+
+
+def test_of_many_parts_those_whose_words_fit_are_scored(vocabulary, monkeypatch):
+    monkeypatch.setattr(bag_of_words, "PART_POINTS", 64)
+    monkeypatch.setattr(bag_of_words, "PART_LIMIT", 2)
+    # A coarse tissue, of which the query is, lies in the second column of the parts, a fine one around it, glass in
+    # the last.
+    coarse = np.stack([cv2.resize(channel, (400, 640)) for channel in smooth_noise(20, 160, 100)])
+    comir = coarse[:, :112, :112]
+    words = vocabulary.assign(vocabulary.project((smooth_noise(21, 768, 1024) + 1) / 2))
+    words[:, :128, 64:128] = vocabulary.assign(vocabulary.project((coarse + 1) / 2))[:, 28:156, 28:92]
+    words[:, :, 192:] = NO_WORD
+    slide = WordSlide(words)
+    bag = BagOfWords(
+        Query("q", comir, (112, 112), 448.0, 448.0, 1.0),
+        vocabulary,
+        bag_of_words.word_frequencies(vocabulary, [slide]),
+    )
+    for _ in bag.describe(8):
+        pass
+    scored = []
+    monkeypatch.setattr(bag, "scan", lambda slide, number, part, *_: scored.append(part) or [])
+    *_, (done, total, _) = bag_of_words.scan_slides(bag, [(0, slide)], 20, 12.0)
+    assert done == total == 12 + 2
+    assert sorted(scored) == [(64, 0), (64, 64)]
 
 
 def test_scores_do_not_depend_on_the_parts(vocabulary):

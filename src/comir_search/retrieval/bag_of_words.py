@@ -30,7 +30,7 @@ from comir_search.retrieval.query import Query
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
 from comir_search.retrieval.templates import turn_templates
 from comir_search.retrieval.threads import run_side_by_side
-from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels
+from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels, turn_projections
 
 GLASS = 128 / 255
 CELLS = 5  # along a side: where in the query a word lies, coarsely
@@ -198,7 +198,9 @@ class BagOfWords:
         return (bags[at] + first).flatten(1), at, (pooled.shape[1], pooled.shape[3])
 
     def screen(self, slide: IndexedSlide, part: tuple[int, int]) -> float:
-        """Return how well the words of a part's best window fit, wherever they lie in the query.
+        """Return how well the words of a part's best window fit, wherever they lie in the query, turned anyhow.
+
+        That is quick, and tells kinds of tissue apart, no more.
 
         Parameters
         ----------
@@ -219,7 +221,7 @@ class BagOfWords:
 
     @cached_property
     def _plain_table(self) -> Tensor:
-        """The words' weights, whatever their cell and the query's angle."""
+        """The words' weights, whatever their cell and the query's angle: what kind of tissue it shows."""
         return torch.stack([table[:, : CELLS**2].mean(1) for table in self._tables]).mean(0).double()
 
     def _read(self, slide: IndexedSlide, part: tuple[int, int], halo: int) -> NDArray[np.uint16]:
@@ -284,33 +286,6 @@ def _describe_again(
     for _ in bag.describe(n_angles):
         pass
     return bag
-
-
-def turn_projections(vocabulary: Vocabulary) -> list[Tensor]:
-    """Return projections that make of descriptors what `vocabulary`'s makes of those of a turned image.
-
-    Returns
-    -------
-    list of Tensor (n_blocks, channels * 64, dimensions)
-        For none, one, two and three quarter turns, counter-clockwise.
-
-    Notes
-    -----
-    Points lie half a pixel off the grid's centre, so those of the turned image
-    are one pixel from where describing it anew would put them.
-    """
-    projection = torch.from_numpy(vocabulary.projection)
-    unit = torch.eye(projection.shape[1])
-    return [turn_entries(unit, turns) @ projection for turns in range(4)]
-
-
-def turn_entries(descriptors: Tensor, turns: int) -> Tensor:
-    """Return descriptors (..., channels * 64) as counter-clockwise quarter turns of the image make them."""
-    for _ in range(turns % 4):
-        cells = torch.rot90(descriptors.unflatten(-1, (-1, 4, 4, 4)), 1, (-3, -2))
-        dx, dy, size_dx, size_dy = cells.unbind(-1)
-        descriptors = torch.stack([dy, -dx, size_dy, size_dx], -1).flatten(-4)
-    return descriptors
 
 
 def _gather_cells(weights: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
@@ -391,7 +366,7 @@ def scan_slides(
         screened = len(work)
         for done, fits in runner.run(bag.screen, [(slide, part) for slide, _, part in work]):
             yield done, screened + PART_LIMIT, []
-        work = [work[number] for number in np.argsort(fits)[::-1][:PART_LIMIT]]
+        work = [work[number] for number in np.argsort(np.array(fits, float))[::-1][:PART_LIMIT]]
     total = screened + len(work)
     found: list[list[Place] | None] = []
     for done, found in runner.run(bag.scan, [(*job, count, radius_px) for job in work]):

@@ -177,3 +177,30 @@ def join_channels(comir: NDArray[np.float32] | Tensor, step_px: int, block_px: S
     """
     maps: Tensor = surf_maps(torch.as_tensor(comir), step_px=step_px, block_px=block_px)
     return maps.permute(1, 2, 3, 0, 4).flatten(3)
+
+
+def turn_projections(vocabulary: Vocabulary) -> list[Tensor]:
+    """Return projections that make of descriptors what `vocabulary`'s makes of those of a turned image.
+
+    Returns
+    -------
+    list of Tensor (n_blocks, channels * 64, dimensions)
+        For none, one, two and three quarter turns, counter-clockwise.
+
+    Notes
+    -----
+    Points lie half a pixel off the grid's centre, so those of the turned image
+    are one pixel from where describing it anew would put them.
+    """
+    projection = torch.from_numpy(vocabulary.projection)
+    unit = torch.eye(projection.shape[1])
+    return [turn_entries(unit, turns) @ projection for turns in range(4)]
+
+
+def turn_entries(descriptors: Tensor, turns: int) -> Tensor:
+    """Return descriptors (..., channels * 64) as counter-clockwise quarter turns of the image make them."""
+    for _ in range(turns % 4):
+        cells = torch.rot90(descriptors.unflatten(-1, (-1, 4, 4, 4)), 1, (-3, -2))
+        dx, dy, size_dx, size_dy = cells.unbind(-1)
+        descriptors = torch.stack([dy, -dx, size_dy, size_dx], -1).flatten(-4)
+    return descriptors
