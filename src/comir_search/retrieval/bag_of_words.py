@@ -37,6 +37,7 @@ CELLS = 5  # along a side: where in the query a word lies, coarsely
 TABLE_WIDTH = 32  # of the words' weights in each cell, with entries to spare: looking them up is faster
 SOFTNESS = 4.0  # how much less the second nearest word counts
 NEAREST_WORDS = 4  # words that a query's descriptor votes for
+MAX_SIDE_POINTS = 64  # of a query's points along a side that are described
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
 POOL = 2  # grid points along a side that are scored as one: a window's place need not be finer
 PART_LIMIT = (
@@ -94,29 +95,40 @@ class BagOfWords:
         self, angle_deg: float, projections: Sequence[Tensor]
     ) -> list[tuple[float, Tensor, float]]:
         """Return angle, table and pools from cell to cell of a copy and of its quarter turns."""
-        side, mask, joined = self._describe(angle_deg)
+        side, inside, joined = self._describe(angle_deg)
         copies = []
         for turns, projection in enumerate(projections):
-            projected = torch.rot90(self.vocabulary.project_joined(joined, projection), turns, (1, 2))
-            table = self._weigh(projected, torch.rot90(mask, turns))
+            projected = self.vocabulary.project_joined(joined, projection)
+            table = self._weigh(*(torch.rot90(points, turns, (1, 2)) for points in (projected, inside)))
             # An image turned counter-clockwise shows the query at a smaller angle.
             copies.append((normalise_angle_deg(angle_deg - 90.0 * turns), table, side / CELLS / POOL))
         return copies
 
-    def _describe(self, angle_deg: float) -> tuple[int, Tensor, Tensor]:
-        """Return the side of a turned copy (grid points), its mask and its descriptors."""
-        vocabulary = self.vocabulary
-        step = vocabulary.step_px
+    def _describe(self, angle_deg: float) -> tuple[float, Tensor, Tensor]:
+        """Describe a turned copy.
+
+        Returns
+        -------
+        side : float
+            Of the copy, grid points.
+        inside : Tensor (n_blocks, rows, columns)
+            Share of each point's surroundings that the query covers.
+        joined : Tensor (n_blocks, rows, columns, channels * 64)
+            Descriptors; of a large query at larger steps, which are enough to know its words.
+        """
+        block_px, step = self.vocabulary.block_px, self.vocabulary.step_px
         templates = turn_templates(self.query.comir, self.query.size_px, [angle_deg])
+        step *= -(-templates.side // (step * MAX_SIDE_POINTS))
         spare = -templates.side % step
         pads = (spare // 2, spare - spare // 2) * 2
         mask = torch.nn.functional.pad(templates.masks[0], pads)
         # Outside the query lies what glass is in the index: a whole grey level, or rounding would look like texture.
         grey = torch.nn.functional.pad(templates.pixels[0] / 2 + GLASS, pads, value=GLASS)
-        joined = join_channels(grey, step, vocabulary.block_px)
-        return joined.shape[1], mask, joined
+        joined = join_channels(grey, step, block_px)
+        inside = torch.stack([_share_inside(mask, size_px, step, joined.shape[1]) for size_px in block_px])
+        return (templates.side + spare) / self.vocabulary.step_px, inside, joined
 
-    def _weigh(self, projected: Tensor, mask: Tensor) -> Tensor:
+    def _weigh(self, projected: Tensor, inside: Tensor) -> Tensor:
         """Return the tf-idf weights of every cell's words, (n_blocks * (n_words + 1), TABLE_WIDTH)."""
         vocabulary = self.vocabulary
         rows, columns = projected.shape[1:3]
@@ -124,15 +136,14 @@ class BagOfWords:
         column_cells = torch.arange(columns) * CELLS // columns
         cells = (row_cells[:, None] * CELLS + column_cells).flatten()
         weights = np.zeros((vocabulary.n_blocks, vocabulary.n_words + 1, CELLS**2))
-        for block, size_px in enumerate(vocabulary.block_px):
-            inside = _share_inside(mask, size_px, vocabulary.step_px, projected.shape[1:3]).flatten()
-            keep = inside >= MIN_INSIDE
+        for block, covered in enumerate(inside.flatten(1)):
+            keep = covered >= MIN_INSIDE
             if not keep.any():
                 continue
             words, distances = vocabulary.nearest(projected[block].flatten(0, 1)[keep], block, NEAREST_WORDS)
             spread = max(float(np.median(distances[:, -1])), 1e-6) / SOFTNESS
             votes = np.exp(-(distances - distances[:, :1]) / spread)
-            votes *= inside[keep].numpy()[:, None] / votes.sum(axis=1, keepdims=True)
+            votes *= covered[keep].numpy()[:, None] / votes.sum(axis=1, keepdims=True)
             numbers = np.minimum(words, vocabulary.n_words).astype(np.intp)
             np.add.at(weights[block], (numbers, cells[keep].numpy()[:, None]), votes)
         weights = weights**BURSTINESS
@@ -333,13 +344,13 @@ def word_frequencies(vocabulary: Vocabulary, slides: Sequence[IndexedSlide]) -> 
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def _share_inside(mask: Tensor, size_px: int, step_px: int, grid: tuple[int, ...]) -> Tensor:
-    """Return the share of each grid point's surroundings that the mask covers, (rows, columns)."""
+def _share_inside(mask: Tensor, size_px: int, step_px: int, side: int) -> Tensor:
+    """Return the share of each grid point's surroundings that the mask covers, (side, side)."""
     half = size_px // 2
     padded = torch.nn.functional.pad(mask[None], (half,) * 4)
     first = step_px // 2
     shares = torch.nn.functional.avg_pool2d(padded[:, first:, first:], 2 * half, step_px)[0]
-    return shares[: grid[0], : grid[1]]
+    return shares[:side, :side]
 
 
 def scan_slides(

@@ -10,6 +10,16 @@ import numpy as np
 from comir_search.geometry import angle_difference_deg
 
 FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
+FEWEST_PLACES, USUAL_SIDE_UM = 40, 500.0
+
+
+def count_places(side_um: float) -> int:
+    """Return how many places of the first stage are worth a second look.
+
+    The larger a query, the more it tells, and the dearer each look is.
+    """
+    share = min(1.0, (USUAL_SIDE_UM / side_um) ** 2)
+    return max(FEWEST_PLACES, round(share * FIRST_STAGE_PLACES))
 
 
 @dataclass(frozen=True)

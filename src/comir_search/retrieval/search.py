@@ -21,7 +21,7 @@ from comir_search.progress import Job, Tick, finish
 from comir_search.records import SearchResult
 from comir_search.retrieval import bag_of_words, scan
 from comir_search.retrieval.index import Index, IndexedSlide
-from comir_search.retrieval.places import FIRST_STAGE_PLACES, Place, keep_distinct
+from comir_search.retrieval.places import Place, count_places, keep_distinct
 from comir_search.retrieval.query import Query, prepare_query
 from comir_search.retrieval.reporter import Clock, Reporter
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_search_runner
@@ -31,7 +31,7 @@ from comir_search.slides import Slide, open_slide
 CLOSE_TILES = 256  # of the finer scan, those with the best places of the coarse one first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
-BOW_PLACES = 60  # of the bag of words' own, verified beside the correlation's
+BOW_SHARE = 0.2  # of the places verified at first, beside the correlation's: the bag of words' own
 DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this are one
 MAX_AREA_RATIO = 4.0
 
@@ -163,12 +163,14 @@ def _search(
     by_correlation: list[Place] = []
     step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
     n_angles = round(360 / step_deg)
+    n_places = count_places(min(queries[0].height_um, queries[0].width_um))
+    n_by_words = round(BOW_SHARE * n_places)
     coarse_level, close_level = scan.choose_scan_levels(queries[0])
     for query in queries:  # the correlation first: its places are good enough to be shown
         scanner = scan.Scanner(query, coarse_level, n_angles)
-        for done, total, places in scan.scan_slides(scanner, chosen, FIRST_STAGE_PLACES, radius_px, runner):
+        for done, total, places in scan.scan_slides(scanner, chosen, n_places, radius_px, runner):
             if places:  # a few after the first tiles, all at the end
-                places = keep_distinct([*by_correlation, *places], radius_px, FIRST_STAGE_PLACES)
+                places = keep_distinct([*by_correlation, *places], radius_px, n_places)
             yield Tick("coarse correlation", done, total, report.partial(places, clock))
         by_correlation = places or by_correlation
         clock.lap("correlation")
@@ -186,33 +188,31 @@ def _search(
         bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)
         for done, total in bag.describe(BOW_ANGLES):
             yield Tick("describing the query", done, total)
-        for done, total, places in bag_of_words.scan_slides(
-            bag, chosen, FIRST_STAGE_PLACES, radius_px, runner
-        ):
+        for done, total, places in bag_of_words.scan_slides(bag, chosen, n_places, radius_px, runner):
             yield Tick("bag of words", done, total)
-        by_words = keep_distinct([*by_words, *places], radius_px, FIRST_STAGE_PLACES)
+        by_words = keep_distinct([*by_words, *places], radius_px, n_places)
         clock.lap("bag_of_words")
 
     finest_level = coarse_level - scan.COARSE_LEVELS[0]
     verifier = Verifier(queries, everything, step_deg, radius_px, top, runner, finest_level)
     verified, fused = yield from verifier.verify_steps(
-        [*by_correlation, *by_words[:BOW_PLACES]], lambda places: report.partial(places, clock)
+        [*by_correlation, *by_words[:n_by_words]], lambda places: report.partial(places, clock)
     )
     clock.lap("pose")
     if close_level is not None and not report.candidates(verified)[1]:
         yield Tick("looking closer", 0, 1, report.partial(verified, clock))
         near = [*by_correlation, *by_words]
-        closer = by_words[BOW_PLACES:]
+        closer = by_words[n_by_words:]
         for query in queries:
             scanner = scan.Scanner(query, close_level, n_angles)
             for done, total, places in scan.scan_slides(
-                scanner, chosen, FIRST_STAGE_PLACES, radius_px, runner, near=near, tile_limit=CLOSE_TILES
+                scanner, chosen, n_places, radius_px, runner, near=near, tile_limit=CLOSE_TILES
             ):
                 yield Tick("looking closer", done, total)
             closer += places
         again = yield from verifier.verify_steps(closer, lambda _: None)
         verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
-        fused = keep_distinct([*fused, *again[1]], radius_px, FIRST_STAGE_PLACES)
+        fused = keep_distinct([*fused, *again[1]], radius_px, n_places)
         clock.lap("closer")
     result = report.result(verified, clock)
     if first_stage:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from comir_search.progress import Job, Tick
 from comir_search.records import SearchResult
 from comir_search.retrieval.index import IndexedSlide
-from comir_search.retrieval.places import FIRST_STAGE_PLACES, Place, keep_distinct
+from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.pose import PoseFinder, PoseRound
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.runner import SearchRunner
@@ -94,6 +94,6 @@ class Verifier:
                 yield Tick(f"pose, level {level}", done, len(work), partial)
             finished = [place for place in refined if place]
             if not number:
-                coarsest = keep_distinct(finished, self.radius_px, FIRST_STAGE_PLACES)
+                coarsest = keep_distinct(finished, self.radius_px, len(finished))
             best = keep_distinct(finished, self.radius_px, count)
         return best, coarsest
