@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,38 @@ def test_a_scheduler_that_does_not_answer_is_named(empty, slide_file, monkeypatc
     assert answer.code == 1
     assert answer.sentence.startswith("No scheduler answers at tcp://127.0.0.1:9; start one")
     assert command("index", slide_file, "--index", empty, "--scheduler", "x", "--workers", "2").code == 2
+
+
+def count_faults() -> int:
+    """Return how often the system had to give the calling process pages, for 16 large blocks one by one."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(16):
+        bytearray(b"x") * (20 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+ONCE, EVERY_TIME = (20 << 20) // 4096, 16 * (20 << 20) // 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives blocks back and takes them anew")
+def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(cluster, empty, slide_file):
+    with distributed.Client(cluster, set_as_default=False) as client:
+        assert client.submit(count_faults, pure=False).result() > 0.9 * EVERY_TIME
+        finish(index_slides_steps([slide_file], empty, scheduler=cluster.scheduler_address))
+        for worker in client.nthreads():
+            assert client.submit(count_faults, pure=False, workers=[worker]).result() < 3 * ONCE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives blocks back and takes them anew")
+def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
+    from comir_search.retrieval.cluster import WORKER_ENVIRON, Cluster
+
+    for name in WORKER_ENVIRON:
+        monkeypatch.delenv(name, raising=False)
+    with closing(Cluster(workers=1)) as cluster:
+        (results,) = [
+            done for done in cluster.run(lambda client, _: client.submit(count_faults), [0]) if done
+        ]
+    assert results[0][1] < 3 * ONCE

@@ -27,6 +27,15 @@ ATTEMPTS = 4
 # taken this many times the median, but no less than these seconds.
 SLOW_TIMES, SLOW_S = 4.0, 10.0
 FAILED = ("error", "cancelled", "lost")
+# Of workers started here: what `comir_search.memory.reuse_large_blocks` asks for, from before the first
+# thread on, so that all share one heap. Else a nanny has each freed block given back, and getting it
+# anew can take as long as the work itself. Variables that the user has set go before these.
+WORKER_ENVIRON = {
+    "MALLOC_ARENA_MAX": 1,
+    "MALLOC_MMAP_THRESHOLD_": 1 << 30,
+    "MALLOC_TRIM_THRESHOLD_": 512 << 20,
+}
+_ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
 
 Item = TypeVar("Item")
 Submit = Callable[["Client", Item], "Future[Any]"]
@@ -58,6 +67,7 @@ class Cluster:
         again: str = "run the same command again",
     ) -> None:
         try:
+            import dask
             import distributed
         except ImportError as error:
             raise ComirSearchError(
@@ -67,9 +77,10 @@ class Cluster:
         self._again = again
         self._cluster: LocalCluster | None = None
         if scheduler is None:
-            self._cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None
-            )
+            with dask.config.set({_ENVIRON_KEY: {**dask.config.get(_ENVIRON_KEY), **WORKER_ENVIRON}}):
+                self._cluster = distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                )
             scheduler = self._cluster.scheduler_address
         self._scheduler = scheduler
         try:

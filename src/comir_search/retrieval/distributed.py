@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.errors import ComirSearchError
+from comir_search.memory import reuse_large_blocks
 from comir_search.retrieval.cluster import FAILED, Cluster
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexed_slide import IndexedSlide
@@ -187,6 +188,9 @@ def _unpack(tool: bytes) -> Callable[..., Any]:
 
 @lru_cache(maxsize=4)
 def _open_index(location: str, model: str, device: str, cache_bytes: int) -> Index:
+    # A nanny makes its workers give each freed block back, and getting it anew can take them as long as the
+    # work itself. Here rather than where workers start, since a user's own scheduler starts its own.
+    reuse_large_blocks()
     index = Index.open(location, device, cache_bytes=cache_bytes, leave_out_damaged=True)
     if index.model_fingerprint != model:
         raise ComirSearchError(
