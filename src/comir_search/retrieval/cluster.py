@@ -41,6 +41,16 @@ Item = TypeVar("Item")
 Submit = Callable[["Client", Item], "Future[Any]"]
 
 
+def check_choice(scheduler: str | None, workers: int | None) -> None:
+    """Refuse a choice of `scheduler` and `workers` (see `Cluster`) that is none, or says two things."""
+    if (scheduler is None) == (workers is None):
+        raise ComirSearchError(
+            "Give either the number of workers to start, or the scheduler whose workers to use, not both."
+        )
+    if workers is not None and workers < 1:
+        raise ComirSearchError(f"The number of workers to start must be at least 1, not {workers}.")
+
+
 class Cluster:
     """A connection to a cluster, made again where it breaks.
 
@@ -56,7 +66,8 @@ class Cluster:
     Raises
     ------
     ComirSearchError
-        If `distributed` is not installed, or the scheduler does not answer.
+        If `distributed` is not installed, the scheduler does not answer, or not
+        exactly one of `scheduler` and `workers` is given.
     """
 
     def __init__(
@@ -66,6 +77,8 @@ class Cluster:
         workers: int | None = None,
         again: str = "run the same command again",
     ) -> None:
+        self._cluster: LocalCluster | None = None
+        check_choice(scheduler, workers)
         try:
             import dask
             import distributed
@@ -75,7 +88,6 @@ class Cluster:
                 "`pip install napari-comir-search[distributed]`."
             ) from error
         self._again = again
-        self._cluster: LocalCluster | None = None
         if scheduler is None:
             with dask.config.set({_ENVIRON_KEY: {**dask.config.get(_ENVIRON_KEY), **WORKER_ENVIRON}}):
                 self._cluster = distributed.LocalCluster(
@@ -163,20 +175,26 @@ class Cluster:
                 finished = []
                 for item, futures in list(running.items()):
                     states = [future.status for future in futures]
+                    failure: BaseException | str | None = None
                     if "finished" in states:
                         try:
-                            result = futures[states.index("finished")].result(timeout=FETCH_S)
-                        except (TimeoutError, CancelledError, OSError):
-                            continue  # lost with its worker after all, or with the scheduler: it is made again
-                        taken_s.append(time.monotonic() - started_s[item])
-                        finished.append((item, result))
+                            patience_s = FETCH_S * 2 ** attempts[item]
+                            result = futures[states.index("finished")].result(timeout=patience_s)
+                            taken_s.append(time.monotonic() - started_s[item])
+                            finished.append((item, result))
+                        except (TimeoutError, CancelledError, OSError) as error:
+                            if self._client.status != "running":
+                                continue  # lost with the scheduler, which is waited for
+                            failure = error  # lost with its worker after all, or on the way
                     elif all(state in FAILED for state in states):
-                        attempts[item] += 1
                         failed = "error" if "error" in states else states[-1]
-                        self._check_failure(futures[states.index(failed)], attempts[item])
-                        waiting.append(item)
+                        failure = self._failure_of(futures[states.index(failed)])
                     else:
                         continue
+                    if failure is not None:
+                        attempts[item] += 1
+                        self._check_attempts(failure, attempts[item])
+                        waiting.append(item)
                     del running[item]
                     for future in futures:
                         future.cancel() if not future.done() else future.release()
@@ -213,15 +231,21 @@ class Cluster:
                     ) from None
             yield
 
-    def _check_failure(self, future: Future[Any], attempts: int) -> None:
-        """Raise what a task raised, unless trying again may help."""
+    def _failure_of(self, future: Future[Any]) -> BaseException | str:
+        """Return why a future failed; raise what its task raised, unless trying again may help."""
         from distributed import KilledWorker
 
         failure = future.exception(timeout=CONNECT_S) if future.status == "error" else None
         if failure is not None and not isinstance(failure, KilledWorker | OSError):
             raise failure
+        return failure or str(future.status)
+
+    def _check_attempts(self, failure: BaseException | str, attempts: int) -> None:
+        """Refuse to try for ever."""
         if attempts >= ATTEMPTS:
+            cause = failure if isinstance(failure, BaseException) else None
             raise ComirSearchError(
                 f"A part of the work was lost with its worker {attempts} times "
-                f"({failure or future.status}); see the workers' logs, mend them, and {self._again}."
-            ) from failure
+                f"({str(failure) or type(failure).__name__}); see the workers' logs, mend them, and "
+                f"{self._again}."
+            ) from cause
