@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from comir_search.slides import open_slide
+from comir_search.slides import lazy, open_slide
 from comir_search.slides.cache import TileCache
+from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.tiled import TILE_CACHE
 
 from .conftest import paint
@@ -63,6 +66,60 @@ def test_lazy_levels_are_sliced_as_arrays_are(write_pyramid, index):
     image = paint(300, 200)
     with open_slide(write_pyramid(image)) as slide:
         np.testing.assert_array_equal(slide.levels[0][index], image[index])
+
+
+SIDES = 90, 70
+
+
+@st.composite
+def indices(draw):
+    """Whatever NumPy takes one axis at a time, at places where they exist."""
+
+    def part(side):
+        places = st.integers(-side, side - 1)
+        some = st.lists(places, max_size=9).map(lambda chosen: np.array(chosen, int))
+        return draw(st.one_of(places, st.slices(side), some))
+
+    n_arrays = 0
+    parts = [part(side) for side in (*SIDES, 3)[: draw(st.integers(0, 3))]]
+    for place, one in enumerate(parts):  # NumPy pairs several arrays up; a level takes them one by one
+        n_arrays += isinstance(one, np.ndarray)
+        if n_arrays > 1 or (n_arrays and isinstance(one, int)):
+            parts[place] = slice(None)
+    if any(isinstance(one, np.ndarray) for one in parts):
+        parts = [slice(one, one + 1 or None) if isinstance(one, int) else one for one in parts]
+    if len(parts) < 3 and draw(st.booleans()):
+        parts.append(Ellipsis)
+    return tuple(parts)
+
+
+@settings(max_examples=300, deadline=None)
+@given(index=indices(), block_px=st.integers(1, 100))
+def test_any_slice_of_a_level_is_that_of_an_array(index, block_px):
+    image = paint(*SIDES)
+    level = LazyLevel(
+        lambda x, y, width, height: image[y : y + height, x : x + width].copy(), image.shape, image.dtype
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lazy, "BLOCK_PX", block_px)
+        patch.setattr(lazy, "WHOLE_BYTES", 500)
+        np.testing.assert_array_equal(level[index], image[index])
+
+
+@pytest.mark.parametrize("index", [np.s_[::8, ::8], np.s_[::-640, 5:], np.s_[:, [7, 9000, 3]]], ids=str)
+def test_every_so_many_pixels_are_read_a_block_at_a_time(index):
+    """Of a level of 0.4 gigabytes, whose pixels say where they lie."""
+    side, asked = 20_000, []
+
+    def read(x, y, width, height):
+        asked.append(width * height)
+        rows, columns = np.ogrid[y : y + height, x : x + width]
+        return (rows + columns // 8).astype(np.uint8)
+
+    part = LazyLevel(read, (side, side), np.dtype(np.uint8))[index]
+    rows, columns = (np.arange(side)[one] for one in index)
+    np.testing.assert_array_equal(part, (rows[:, None] + columns // 8).astype(np.uint8))
+    assert max(asked) < side * side / 50
 
 
 def test_what_a_viewer_asks_for_again_is_not_read_again(write_pyramid, monkeypatch):

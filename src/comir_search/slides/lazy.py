@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import EllipsisType
 from typing import Any
@@ -10,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT_BYTES = 512 << 20
+# What is larger and asked for in part only is read in blocks of so many pixels a side, of which only that
+# part is held.
+WHOLE_BYTES, BLOCK_PX = 64 << 20, 2048
+ALL = slice(None)
 
 Read = Callable[[int, int, int, int], np.ndarray]
 Index = int | slice | EllipsisType | np.ndarray
@@ -57,18 +62,35 @@ class LazyLevel:
             raise IndexError("a level is indexed by numbers, slices and one-dimensional arrays only")
         gap = next((place for place, part in enumerate(parts) if part is Ellipsis), len(parts))
         rest = parts[gap + 1 :]
-        parts = parts[:gap] + [slice(None)] * (self.ndim - gap - len(rest)) + rest
-        (top, height, rows), (left, width, columns) = (
-            _span(part, side) for part, side in zip(parts[:2], self.shape[:2], strict=False)
-        )
-        region = self._rectangle(left, top, width, height)
+        parts = parts[:gap] + [ALL] * (self.ndim - gap - len(rest)) + rest
+        spans = [_span(part, side) for part, side in zip(parts[:2], self.shape[:2], strict=True)]
+        (top, height, rows), (left, width, columns) = spans
+        whole_bytes = height * width * self.dtype.itemsize * int(np.prod(self.shape[2:]))
+        if whole_bytes <= WHOLE_BYTES or all(isinstance(part, slice) for part in (rows, columns)):
+            region = self._rectangle(left, top, width, height)
+        else:
+            places = (np.atleast_1d(first + np.arange(number)[part]) for first, number, part in spans)
+            region = self._pick(*places)
+            # All was picked already; a number still has to take its axis away.
+            rows, columns = (ALL if isinstance(part, slice) or part.ndim else 0 for part in (rows, columns))
         # From the last axis to the first: a number takes its axis away.
         for axis, part in reversed(list(enumerate([rows, columns, *parts[2:]]))):
-            region = region[(slice(None),) * axis + (part,)]
+            region = region[(ALL,) * axis + (part,)]
         return region
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self[...], dtype, copy=copy or None)
+
+    def _pick(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Read where these rows and columns cross."""
+        picked = np.empty((rows.size, columns.size, *self.shape[2:]), self.dtype)
+        for near_rows, near_columns in itertools.product(_by_block(rows), _by_block(columns)):
+            ys, xs = rows[near_rows], columns[near_columns]
+            top, left = int(ys.min()), int(xs.min())
+            block = self._read(left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top)
+            picked[np.ix_(near_rows, near_columns)] = block[np.ix_(ys - top, xs - left)]
+        picked.flags.writeable = False
+        return picked
 
     def _rectangle(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         place, last = (x, y, width, height), self._last
@@ -86,9 +108,15 @@ def _span(part: Any, side: int) -> tuple[int, int, Any]:
     if isinstance(part, slice):
         start, stop, step = part.indices(side)
         if step == 1:
-            return start, max(stop - start, 0), slice(None)
+            return start, max(stop - start, 0), ALL
     places = np.arange(side)[part]
     if places.size == 0:
         return 0, 0, places
     first = int(places.min())
     return first, int(places.max()) + 1 - first, places - first
+
+
+def _by_block(places: np.ndarray) -> list[np.ndarray]:
+    """Return, for each block that holds some of the places along an axis, which ones."""
+    blocks = places // BLOCK_PX
+    return [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
