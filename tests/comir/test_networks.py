@@ -1,6 +1,5 @@
 """Sizes of the networks, and tiles that agree with the whole."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -34,22 +33,58 @@ def test_compact_network_halves_the_size(channels):
         assert network(torch.zeros(2, channels, 64, 96)).shape == (2, 5, 32, 48)
 
 
-def test_halo_covers_the_receptive_field_of_the_compact_network():
+def reaching(architecture):
+    """Return a network whose every activation passes, so that nothing hides its reach."""
     torch.manual_seed(0)
-    network = CompactNet(1, 2).eval()
-    for module in network.modules():  # make every activation pass, so that nothing hides the reach
+    network = build_network(architecture, 1, 2).eval()
+    for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.uniform_(module.weight, 0.01, 0.1)
-    halo, side = network.halo_px, 3 * network.tile_multiple
-    image = torch.rand(1, 1, 2 * halo + side + 128, 2 * halo + side + 128)
-    changed = image.clone()
-    first = 64 - 64 % network.tile_multiple
-    inner = slice(first + halo, first + halo + side)
-    mask = torch.ones_like(image, dtype=torch.bool)
-    mask[..., first : first + 2 * halo + side, first : first + 2 * halo + side] = False
-    changed[mask] += 1
+    return network
+
+
+@pytest.mark.parametrize("architecture", ["compact", "tiramisu-aerial"])
+def test_a_tile_with_its_halo_gives_what_the_whole_image_gives(architecture):
+    network = reaching(architecture)
+    multiple, halo, stride = network.tile_multiple, network.halo_px, network.stride
+    first, side = 4 * multiple, 3 * multiple
+    image = torch.rand(1, 1, 2 * first + 2 * halo + side, 2 * first + 2 * halo + side)
+    part = slice(first, first + 2 * halo + side)
+    inner, within = (slice(start // stride, (start + side) // stride) for start in (first + halo, halo))
     with torch.inference_mode():
-        before, after = network(image), network(changed)
-    rows = slice(inner.start // 2, inner.stop // 2)
-    assert np.array_equal(before[..., rows, rows].numpy(), after[..., rows, rows].numpy())
-    assert not np.array_equal(before.numpy(), after.numpy())
+        whole, tile = network(image), network(image[..., part, part])
+        alone = network(image[..., first + halo :, first + halo :])[..., : side // stride, : side // stride]
+    torch.testing.assert_close(tile[..., within, within], whole[..., inner, inner], rtol=1e-5, atol=0)
+    assert not torch.allclose(alone, whole[..., inner, inner], rtol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["compact", "tiramisu-aerial"])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_the_halo_is_as_wide_as_the_network_reaches_and_no_wider(architecture, axis):
+    network = reaching(architecture)
+    multiple, halo, stride = network.tile_multiple, network.halo_px, network.stride
+    first, side = halo + 2 * multiple, 2 * multiple
+
+    def is_reached(halo):
+        """Return whether what lies beyond a halo, not a number, comes through."""
+        image = torch.zeros(1, 1, 2 * first + side, 2 * first + side)
+        for beyond in (slice(0, first - halo), slice(first + side + halo, None)):
+            image.transpose(axis, -1)[..., beyond] = torch.nan
+        with torch.inference_mode():
+            out = network(image).transpose(axis, -1)
+        return bool(out[..., first // stride : (first + side) // stride].isnan().any())
+
+    assert not is_reached(halo)
+    assert is_reached(halo - multiple)
+
+
+def test_the_published_networks_halo_leaves_out_less_than_a_grey_level():
+    torch.manual_seed(0)
+    network = Tiramisu(1).eval()
+    multiple, halo = network.tile_multiple, network.halo_px
+    first = 13 * multiple  # beyond what it looks at at all
+    image = torch.rand(1, 1, 2 * multiple, 2 * first + multiple)
+    with torch.inference_mode():
+        whole = network(image)[..., first : first + multiple]
+        tile = network(image[..., first - halo : first + multiple + halo])[..., halo : halo + multiple]
+    assert (tile - whole).abs().max() < (whole.max() - whole.min()) / 255 / 10

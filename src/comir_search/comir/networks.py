@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from comir_search.comir.reach import Reach
 from comir_search.errors import ComirSearchError
 
 COMPACT_WIDTHS = (32, 64, 128, 192)
@@ -72,15 +73,14 @@ class CompactNet(nn.Module):
     @property
     def halo_px(self) -> int:
         """Input pixels around a tile that its CoMIR depends on, rounded up to `tile_multiple`."""
-        reach = 0.0
-        for depth in range(len(self.down)):
-            step = 2 ** (depth + 1)  # input pixels per pixel of this level
-            below = step / 2 if depth else step
-            reach += (
-                below + step + (2 * step if depth else 0) + step
-            )  # two convolutions, upsampling, one more
-        multiple = self.tile_multiple
-        return int(-(-reach // multiple) * multiple)
+        reach, skips = Reach(), []
+        for _ in self.up:
+            reach = reach.convolution()
+            skips.append(reach)
+            reach = reach.linear_doubling()
+        for _ in self.up:
+            reach = reach.convolution().halving_convolution().union(skips.pop())
+        return reach.convolution(2).halving().halo_px(self.tile_multiple)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the CoMIR, (batch, out_channels, rows / 2, columns / 2)."""

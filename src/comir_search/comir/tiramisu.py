@@ -12,6 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from comir_search.comir.reach import Reach
+
+# The biomedical network looks over 800 px far; within this halo lies all but a
+# fraction of a grey level of its influence (measured in the tests, before training).
+LARGEST_HALO_PX = 256
+
 
 @dataclass(frozen=True)
 class TiramisuShape:
@@ -131,9 +137,6 @@ class Tiramisu(nn.Module):
     """
 
     stride = 1
-    # The receptive field exceeds 1024 px; within this halo lies all but a
-    # fraction of a grey level of its influence (measured in the tests).
-    halo_px = 256
 
     def __init__(
         self, in_channels: int, out_channels: int = 1, shape: TiramisuShape = SHAPES["tiramisu"]
@@ -165,6 +168,19 @@ class Tiramisu(nn.Module):
     def tile_multiple(self) -> int:
         """Tile origins and sizes must be multiples of this many pixels."""
         return 2 ** len(self.down)
+
+    @property
+    def halo_px(self) -> int:
+        """Pixels around a tile that its CoMIR depends on, all but a fraction of a grey level."""
+        reach, skips = Reach(), []
+        for n_layers in reversed(self.shape.layers_up):
+            reach = reach.convolution(n_layers)
+            skips.append(reach)
+            reach = reach.convolution().nearest_doubling()
+        reach = reach.convolution(self.shape.layers_bottleneck)
+        for n_layers in reversed(self.shape.layers_down):
+            reach = reach.halving().union(skips.pop()).convolution(n_layers)
+        return min(reach.convolution().halo_px(self.tile_multiple), LARGEST_HALO_PX)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the CoMIR, (batch, out_channels, rows, columns)."""
