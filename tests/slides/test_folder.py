@@ -75,3 +75,14 @@ def test_folder_without_slides(tmp_path):
 def test_missing_path(tmp_path):
     with pytest.raises(ComirSearchError, match="nowhere does not exist: check the path"):
         find_slides([tmp_path / "nowhere"])
+
+
+def test_links_that_lead_in_circles_are_followed_once(tmp_path):
+    """Two of them in one folder would be followed two to the power of forty times."""
+    lay_out(tmp_path / "in", "a/one.svs", "two.svs")
+    lay_out(tmp_path / "elsewhere", "three.svs")
+    for name, target in (("again", ".."), ("back", "../../in"), ("other", tmp_path / "elsewhere")):
+        (tmp_path / "in" / "a" / name).symlink_to(target, target_is_directory=True)
+    (tmp_path / "in" / "self").symlink_to("self")
+    (tmp_path / "in" / "gone.svs").symlink_to("nowhere.svs")
+    assert found(tmp_path / "in", root=tmp_path) == ["in/a/one.svs", "in/a/other/three.svs", "in/two.svs"]

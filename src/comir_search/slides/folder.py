@@ -39,7 +39,7 @@ def find_slides(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise ComirSearchError(f"{path} does not exist: check the path")
-        slides = sorted(_walk(path)) if path.is_dir() and not is_zarr(path) else [path]
+        slides = sorted(_walk(path, set())) if path.is_dir() and not is_zarr(path) else [path]
         if not slides:
             raise ComirSearchError(
                 f"the folder {path} holds no slide: name one with files such as .ome.tif, .svs, .png or .zarr"
@@ -54,8 +54,12 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the slides below a folder, companions left out."""
+def _walk(folder: Path, walked: set[Path]) -> Iterator[Path]:
+    """Yield the slides below a folder, companions left out, unless it was walked by another way (links)."""
+    here = folder.resolve()
+    if here in walked:
+        return
+    walked.add(here)
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     companions = _list_companions(entries)
     seen_series: set[bytes] = set()
@@ -68,7 +72,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             if is_zarr(entry):
                 yield entry
             else:
-                yield from _walk(entry)
+                yield from _walk(entry, walked)
         elif entry.suffix.lower() == ".dcm":
             series = _read_series(entry)
             if series not in seen_series:
