@@ -93,6 +93,26 @@ class TestUnreadableFile:
         assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+class TestSlideThatIsNotFinite:
+    def image(self, tmp_path, value):
+        image = paint_brightfield(300, 300).astype(np.float32)
+        image[100:110, 120:125] = value
+        return write_image(tmp_path / "slide.ome.tif", image)
+
+    def test_index(self, command, tmp_path, value):
+        answer = command("index", self.image(tmp_path, value), "--index", tmp_path / "index")
+        assert_stated(answer, "slide.ome.tif", "not numbers", "export it again")
+        assert "Warning" not in answer.err
+        assert_holds_no_slide(tmp_path / "index")
+
+    def test_embed(self, command, tmp_path, value):
+        out = tmp_path / "comir.tif"
+        answer = command("embed", self.image(tmp_path, value), "--modality", "bf", "--out", out)
+        assert_stated(answer, "slide.ome.tif", "not numbers", "export it again")
+        assert not out.exists()
+
+
 class TestPixelSize:
     def test_a_slide_without_one_asks_for_it(self, command, tmp_path):
         path = write_image(tmp_path / "plain.tif", paint_brightfield(300, 300), pixel_size_um=None)
@@ -167,7 +187,23 @@ class TestIndex:
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "something else"}'])
     def test_its_header_is_damaged(self, command, index_folder, query_file, content):
         (index_folder / "index.json").write_text(content)
-        assert_stated(command("search", query_file, "--index", index_folder), "index")
+        answer = command("search", query_file, "--index", index_folder)
+        assert_stated(answer, "index.json", "another folder")
+        assert "repair" not in answer.sentence  # it could not
+        assert command("repair", "--index", index_folder).sentence == answer.sentence
+
+    def test_its_header_is_lost(self, command, index_folder, slide_file):
+        """Which model and modality its slides were made with is not known any more."""
+        (index_folder / "index.json").unlink()
+        before = _content(index_folder)
+        answer = command("index", slide_file, "--index", index_folder)
+        assert_stated(answer, "slides", "index.json", "copy", "another folder")
+        assert _content(index_folder) == before
+
+    def test_its_place_is_a_file(self, command, tmp_path, slide_file):
+        (tmp_path / "index").touch()
+        answer = command("index", slide_file, "--index", tmp_path / "index")
+        assert_stated(answer, "index", "file, not a folder")
 
     def test_it_was_made_by_another_model(self, command, tmp_path, index_folder, slide_file):
         from comir_search import load_model
@@ -216,6 +252,10 @@ class TestModel:
             command("index", slide_file, "--index", tmp_path / "index", "--model", model), model.name
         )
         assert not (tmp_path / "index").exists()
+
+    def test_a_folder(self, command, tmp_path, slide_file):
+        answer = command("index", slide_file, "--index", tmp_path / "index", "--model", tmp_path)
+        assert_stated(answer, str(tmp_path), "is a folder")
 
     @pytest.mark.parametrize(
         "content", [b"", b"not a model", b"\x80\x04\x95pickled.", b"\x02" + b"\0" * 7 + b"{}"]

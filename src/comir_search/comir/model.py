@@ -224,6 +224,8 @@ def load_model(path: str | Path | None = None, device: str = "auto") -> Model:
         If the file is missing, is no model, or is of a newer format.
     """
     path = DEFAULT_MODEL if path is None else Path(path)
+    if path.is_dir():
+        raise ComirSearchError(f"{path} is a folder; give a model file that `comir-search train` wrote.")
     if not path.is_file():
         raise ComirSearchError(f"{path} does not exist; give a model that `comir-search train` wrote.")
     try:

@@ -77,8 +77,13 @@ def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: 
     Raises
     ------
     ComirSearchError
-        If a colour image is given where the modality is grey.
+        If a colour image is given where the modality is grey, or values are not
+        finite: a network would spread them over all that it looks at.
     """
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ComirSearchError(
+            f"{name} holds values that are not numbers (NaN or infinity); export it again."
+        )
     image = image[..., None] if image.ndim == 2 else image
     if image.shape[2] == channels:
         return image

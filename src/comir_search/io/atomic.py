@@ -23,6 +23,7 @@ MENDS = {
     errno.EROFS: "the disk is read-only; choose another place",
     errno.ENOENT: "its folder does not exist; make it or choose another place",
     errno.ENOTDIR: "a part of its path is a file, not a folder; choose another place",
+    errno.EEXIST: "a part of its path is a file, not a folder; choose another place",
     errno.EISDIR: "there is a folder of this name; choose another name",
     errno.EFBIG: "the file is too big for this disk; choose another place",
 }

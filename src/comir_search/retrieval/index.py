@@ -27,7 +27,7 @@ from comir_search.retrieval.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import REGION_PX, Layout
 from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
-from comir_search.retrieval.storage import Storage
+from comir_search.retrieval.storage import DamagedJson, Storage
 from comir_search.retrieval.writer_lock import writer_lock
 
 if TYPE_CHECKING:
@@ -102,12 +102,17 @@ class Index:
         Raises
         ------
         ComirSearchError
-            If there is an index already, the model lacks that side or a
+            If there is an index already, or what is left of one, the model lacks that side or a
             vocabulary, or the folder cannot be written.
         """
         storage = Storage(path)
         if storage.exists(INDEX_FILE):
             raise ComirSearchError(f"{path} already holds an index; open it, or choose another folder.")
+        if any(storage.exists(f"{SLIDES}/{name}/{SLIDE_FILE}") for name in storage.folders(SLIDES)):
+            raise ComirSearchError(
+                f"{path} holds slides of an index but no {INDEX_FILE}, so nobody knows what they were made with; "
+                "restore it from a copy, or choose another folder."
+            )
         layout = layout_for(model, modality, region_px)
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / MODEL_FILE
@@ -154,7 +159,12 @@ class Index:
             If there is no index, it is damaged, or its format is newer.
         """
         storage = Storage(path)
-        header = storage.read_json(INDEX_FILE)
+        try:
+            header = storage.read_json(INDEX_FILE)
+        except DamagedJson as error:  # no repair can know what it said
+            raise ComirSearchError(
+                f"{path}/{INDEX_FILE} is damaged; restore it from a copy, or make a new index in another folder."
+            ) from error
         if header is None:
             raise ComirSearchError(f"{path} holds no index; make one with `comir-search index`.")
         if header.get("format") != FORMAT:

@@ -80,10 +80,6 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
         )
     image = slide.read_scaled(model.pixel_size_um, 0, 0, width, height)
     image = as_channels(image, model.channels_of(modality), slide.name, modality)
-    if not np.isfinite(image).all():
-        raise ComirSearchError(
-            f"{slide.name} holds values that are not numbers (NaN or infinity); export it again."
-        )
     if image.max() == image.min():
         raise ComirSearchError(f"{slide.name} is constant: it shows nothing that could be found.")
     normalised = intensity_of(model, slide, modality).apply(image)

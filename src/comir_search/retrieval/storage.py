@@ -25,6 +25,10 @@ def is_url(location: str | Path) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+(::|://)", str(location)) is not None
 
 
+class DamagedJson(ComirSearchError):
+    """A file that should hold a JSON object and does not."""
+
+
 class Storage:
     """Where an index lies.
 
@@ -98,7 +102,7 @@ class Storage:
 
         Raises
         ------
-        ComirSearchError
+        DamagedJson
             If the file is not a JSON object.
         """
         content = self.read(name)
@@ -109,7 +113,7 @@ class Storage:
         except ValueError:
             values = None
         if not isinstance(values, dict):
-            raise ComirSearchError(
+            raise DamagedJson(
                 f"{self.location}/{name} is damaged; run `comir-search repair --index {self.location}`."
             )
         return values

@@ -105,7 +105,7 @@ def tissue_mask(
 
 def find_emptiness(slide: Slide, modality_is_bright: bool | None = None) -> Emptiness:
     """Measure on an overview what an empty place looks like."""
-    image = np.nan_to_num(_as_channels(slide.overview(_OVERVIEW_PX)[0]))
+    image = _as_channels(slide.overview(_OVERVIEW_PX)[0])
     brightness = image.mean(axis=2)
     scanned = np.abs(image - slide.background).max(axis=2) > 0
     values = brightness[scanned] if scanned.any() else brightness.ravel()
@@ -135,8 +135,9 @@ def find_emptiness(slide: Slide, modality_is_bright: bool | None = None) -> Empt
 
 
 def _as_channels(image: np.ndarray) -> NDArray[np.float32]:
-    """Return an image as (height, width, channels) of float32."""
-    return (image if image.ndim == 3 else image[..., None]).astype(np.float32)
+    """Return an image as (height, width, channels) of float32, 0 where it holds no finite number."""
+    channels = (image if image.ndim == 3 else image[..., None]).astype(np.float32)
+    return np.nan_to_num(channels, copy=False, posinf=0, neginf=0) if image.dtype.kind == "f" else channels
 
 
 def _smooth(image: np.ndarray) -> np.ndarray:
