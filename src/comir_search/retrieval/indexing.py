@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 # Blocks overlap by a halo, so little is read twice and less need be kept than for searching.
 CACHE_BYTES = 64 * 2**20
-MOST_THREADS = 8  # of one process: each takes 0.2 GB
 
 Mark = Callable[[Cell], None]
 Waiting = Generator[None, None, None]
@@ -89,9 +88,7 @@ class LocalRunner:
             mark(work[0])
 
         with share_cores() as threads:
-            yield from run_stages(
-                regions, [read, embed, write], threads=min(threads, MOST_THREADS), interrupt=slide.interrupt
-            )
+            yield from run_stages(regions, [read, embed, write], threads=threads, interrupt=slide.interrupt)
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
         """Derive blocks, see `Runner`."""
@@ -110,7 +107,7 @@ class LocalRunner:
             mark(work[0])
 
         with share_cores() as threads:
-            yield from run_stages(blocks, [read, derive, write], threads=min(threads, MOST_THREADS))
+            yield from run_stages(blocks, [read, derive, write], threads=threads)
 
     def close(self) -> None:
         """Do nothing: all threads have ended."""

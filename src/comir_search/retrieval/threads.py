@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+MOST_THREADS = 8  # each takes up to 0.2 GB; more would wait for Python's lock: further processes do better
+
 Result = TypeVar("Result")
 Running = Generator[tuple[int, list[Result | None]], None, None]
 
@@ -26,11 +28,12 @@ def share_cores() -> Iterator[int]:
     Yields
     ------
     int
-        How many threads to start. Each calls `take_one_core` first.
+        How many threads to start, `MOST_THREADS` or fewer. Each calls
+        `take_one_core` first.
     """
     n_cores = torch.get_num_threads()
     try:
-        yield n_cores
+        yield min(n_cores, MOST_THREADS)
     finally:
         torch.set_num_threads(n_cores)  # what threads that are started later begin with
 
