@@ -1,4 +1,4 @@
-"""Writing results for others, as a job."""
+"""Writing results for others: as a job, but for the picture on the canvas."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comir_search.errors import ComirSearchError
+from comir_search.io.atomic import atomic_path
 from comir_search.io.entries import ProjectQuery
 from comir_search.progress import Job, Tick
 
 if TYPE_CHECKING:
+    from qtpy.QtGui import QImage
+
     from comir_search.io.project import Project
 
 
@@ -49,3 +53,16 @@ def export_steps(kind: str, path: Path, project: Project, queries: Sequence[Proj
 
     yield from write_report_steps(path, project, queries)
     return f"Report written to {path.name}."
+
+
+def write_picture(picture: QImage, path: Path) -> None:
+    """Write a picture as PNG.
+
+    Raises
+    ------
+    ComirSearchError
+        Where it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        if not picture.save(str(temporary), "PNG"):
+            raise ComirSearchError(f"{path} could not be written: choose another place.")

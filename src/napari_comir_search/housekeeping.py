@@ -9,6 +9,8 @@ from qtpy.QtCore import QTimer
 from comir_search.memory import give_memory_back, keep_large_blocks_apart
 from napari_comir_search.worker import JobRunner
 
+DELAY_MS = 300
+
 
 class Housekeeper:
     """Waits until all work for a left project has ended.
@@ -33,4 +35,5 @@ class Housekeeper:
     def _tidy(self, *_: object) -> None:
         if self._is_due and not any(runner.is_running for runner in self._runners):
             self._is_due = False
-            QTimer.singleShot(0, give_memory_back)  # Qt deletes the layers' controls before that
+            # Not at once: Qt deletes the layers' controls before that, and the window answers in between.
+            QTimer.singleShot(DELAY_MS, give_memory_back)

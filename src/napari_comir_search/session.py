@@ -81,7 +81,10 @@ class Session(Review):
         ComirSearchError
             When it is missing, damaged or not a project; the present one stays.
         """
-        project = Project.open(path)
+        self.take_project(Project.open(path))
+
+    def take_project(self, project: Project) -> None:
+        """Leave the present project and go on with one that has just been opened."""
         self._leave_project()
         self.project = project
         self._clear()
@@ -207,13 +210,12 @@ class Session(Review):
         }
         self.events.slides.emit()
 
-    def mark_damaged(self, name: str) -> None:
+    def mark_damaged(self, fingerprint: str) -> None:
         """Note that a slide's part of the index cannot be read."""
-        self._slides = {
-            fingerprint: replace(item, state=IndexState.DAMAGED) if item.info.name == name else item
-            for fingerprint, item in self._slides.items()
-        }
-        self.events.slides.emit()
+        item = self._slides.get(fingerprint)
+        if item is not None:
+            self._slides[fingerprint] = replace(item, state=IndexState.DAMAGED)
+            self.events.slides.emit()
 
     @property
     def searchable(self) -> list[SlideItem]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psygnal import Signal
 
 from comir_search.records import Candidate, Verdict
-from napari_comir_search.layers import CandidateLayers, fingerprint_of, fly_to, slide_layer
+from napari_comir_search.layers import CandidateLayers, fingerprint_of, fly_to, remove_layers, slide_layer
 from napari_comir_search.session import Session
 
 if TYPE_CHECKING:
@@ -60,9 +60,8 @@ class SlideView:
 
     def clear(self) -> None:
         """Take candidates, and slides that were opened here, off the canvas; close their files."""
-        self.candidates.clear()
-        for fingerprint in list(self._slides):
-            self.viewer.layers.remove(self.layer(fingerprint))
+        slides = [layer for layer in self.viewer.layers if fingerprint_of(layer) in self._slides]
+        remove_layers(self.viewer, [*self.candidates.give_up(), *slides])
         selection = self.viewer.layers.selection
         if not selection:
             selection.clear()  # else it holds the layer that was current last

@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.atomic import atomic_path
+from comir_search.io.project import Project
 from comir_search.records import Candidate, Verdict
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
@@ -48,6 +48,8 @@ class Workbench(QObject):
         Adds queries.
     failed, told : Signal(str)
         A sentence to show: what failed and how to mend it, or what was done.
+    left : Signal()
+        A project is being left: nothing of it is to be kept.
     slides_missed : Signal(list)
         Names of an opened project's slides that are no longer where they were; none if all are.
     query_pictured : Signal(object)
@@ -60,6 +62,7 @@ class Workbench(QObject):
 
     failed = Signal(str)
     told = Signal(str)
+    left = Signal()
     slides_missed = Signal(list)
     query_pictured = Signal(object)
     compared = Signal(object)
@@ -103,7 +106,7 @@ class Workbench(QObject):
         self.session.close()
 
     def _tell_failure(self, error: ComirSearchError) -> None:
-        damaged = getattr(error, "slide", None)  # a chunk of its index cannot be read
+        damaged = getattr(error, "fingerprint", None)  # of the slide whose index cannot be read
         if damaged is not None:
             self.session.mark_damaged(damaged)
         self.failed.emit(str(error))
@@ -121,13 +124,14 @@ class Workbench(QObject):
             self.add_slides(files)
 
     def open_project(self, path: str | Path) -> None:
-        """Open a project with its slides and its index."""
-        self._stop_for_project()
+        """Open a project with its slides and its index; where it cannot be, the present one stays."""
         try:
-            self.session.open_project(path)
+            project = Project.open(path)
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
+        self._stop_for_project()
+        self.session.take_project(project)
         self.loading.run(
             "Opening the project", jobs.restore_slides_steps(self.session.project), self._restore
         )
@@ -189,6 +193,7 @@ class Workbench(QObject):
             runner.cancel()
         self.maker.stop_drawing()
         self.view.clear()
+        self.left.emit()
 
     # The repository
 
@@ -354,9 +359,7 @@ class Workbench(QObject):
     def save_picture(self, picture: QImage, path: Path) -> None:
         """Write a picture of the canvas as PNG."""
         try:
-            with atomic_path(path) as temporary:
-                if not picture.save(str(temporary), "PNG"):
-                    raise ComirSearchError(f"{path} could not be written: choose another place.")
+            exporting.write_picture(picture, path)
         except ComirSearchError as error:
             self.failed.emit(str(error))
         else:

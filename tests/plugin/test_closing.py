@@ -42,6 +42,64 @@ def test_a_project_that_was_left_holds_nothing(qtbot, searched_dock) -> None:
     assert not [name for name, reference in kept.items() if reference() is not None]
 
 
+def test_the_comparison_of_a_left_project_is_let_go(qtbot, searched_dock) -> None:
+    dock = searched_dock
+    canvas = dock.inspector.canvas
+    qtbot.waitUntil(lambda: len(canvas.model.layers) == 2)
+    kept = {
+        "layer": weakref.ref(canvas.model.layers[0]),
+        "pixels": weakref.ref(canvas.model.layers[0].data),
+        "picture": weakref.ref(canvas._comparison.query.image),
+    }
+    dock.workbench.new_project()
+    qtbot.waitUntil(lambda: not canvas.model.layers, timeout=5000)
+    qtbot.wait(300)
+    gc.collect()
+    assert not [name for name, reference in kept.items() if reference() is not None]
+
+
+def test_a_project_opened_meanwhile_keeps_its_comparison(qtbot, searched_dock, tmp_path) -> None:
+    dock = searched_dock
+    dock.workbench.save_as(tmp_path / "study.comirproj")
+    dock.workbench.new_project()
+    dock.workbench.open_project(tmp_path / "study.comirproj")
+    qtbot.waitUntil(lambda: dock.session.index is not None, timeout=60_000)
+    settle(qtbot, dock)
+    qtbot.wait(1000)
+    layers = dock.inspector.canvas.model.layers
+    assert len(layers) == 2 and all(layer.visible for layer in layers)
+
+
+def test_layers_of_a_left_project_go_all_at_once(qtbot, searched_dock) -> None:
+    """napari collects garbage once for each batch: the window waits that long."""
+    dock, batches, removed = searched_dock, [], []
+    dock.workbench.show_heat_map(True)
+    settle(qtbot, dock)
+    dock.viewer.layers.events.end_batch.connect(batches.append)
+    dock.viewer.layers.events.removed.connect(removed.append)
+    dock.workbench.new_project()
+    assert len(removed) == 4 and len(batches) == 1  # the slide, its heat map, rectangles and pins
+
+
+def test_a_project_that_cannot_be_opened_leaves_the_present_one_on_the_canvas(
+    qtbot, searched_dock, tmp_path
+) -> None:
+    dock = searched_dock
+    (tmp_path / "bad.comirproj").write_bytes(b"no project")
+    layers, candidates = list(dock.viewer.layers), dock.session.candidates
+    dock.workbench.open_project(tmp_path / "bad.comirproj")
+    settle(qtbot, dock)
+    assert "bad.comirproj" in dock.message.text
+    assert list(dock.viewer.layers) == layers and dock.session.candidates == candidates
+
+
+def test_pictures_of_left_slides_are_dropped(qtbot, searched_dock) -> None:
+    dock = searched_dock
+    assert dock.repository.model._pictures
+    dock.workbench.new_project()
+    assert not dock.repository.model._pictures
+
+
 def test_a_cancelled_job_holds_nothing(qtbot) -> None:
     """napari remembers its workers; what they worked on must not live as long."""
     runner = JobRunner()

@@ -9,7 +9,7 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image
 from napari.qt import QtViewer
-from qtpy.QtCore import QSize
+from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from comir_search.geometry import rows_first, turn_about, turn_between_deg
@@ -17,6 +17,7 @@ from napari_comir_search.comparison import Comparison, Mode, Picture, checkerboa
 
 CENTER = (0.0, 0.0)
 QUERY, SLIDE = "Query", "Slide"
+FORGET_DELAY_MS = 150
 Adjust = Callable[[tuple[float, float], float], None]
 
 
@@ -45,11 +46,16 @@ class CompareCanvas(QWidget):
         layout.addWidget(self.qt_viewer)
         self.mode, self.amount = Mode.SIDE_BY_SIDE, 0.5
         self._comparison: Comparison | None = None
+        self._forgetting = QTimer(self)  # the window answers between this and what else is taken away
+        self._forgetting.setSingleShot(True)
+        self._forgetting.setInterval(FORGET_DELAY_MS)
+        self._forgetting.timeout.connect(self.model.layers.clear)
         self.model.mouse_drag_callbacks.append(self._drag)
         self.model.canvas.overlays.scale_bar.visible = True
 
     def close_down(self) -> None:
         """Let go of the canvas."""
+        self._forgetting.stop()
         self.model.mouse_drag_callbacks.clear()
         self.model.layers.clear()
         self.qt_viewer.close()
@@ -65,6 +71,7 @@ class CompareCanvas(QWidget):
             for layer in self.model.layers:  # to remove one, napari collects garbage for a fifth of a second
                 layer.visible = False
             return
+        self._forgetting.stop()
         is_new = before is None or not self.model.layers or before.query_id != comparison.query_id
         slide, query = self._layer(SLIDE, comparison.slide), self._layer(QUERY, comparison.query)
         slide.affine = np.eye(3)
@@ -72,6 +79,11 @@ class CompareCanvas(QWidget):
         self._apply()
         if is_new:
             self._fit(comparison)
+
+    def forget(self) -> None:
+        """Hide the pictures at once, and let go of them soon, unless others come first."""
+        self.show_comparison(None)
+        self._forgetting.start()
 
     def set_caption(self, text: str) -> None:
         """Show a line of text over the pictures."""

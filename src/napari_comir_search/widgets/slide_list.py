@@ -49,6 +49,8 @@ class SlideListModel(QAbstractListModel):
 
     def set_items(self, items: list[SlideItem]) -> None:
         """Show these slides; the same ones in the same order are refreshed in place."""
+        listed = {item.fingerprint for item in items}
+        self._pictures = {key: picture for key, picture in self._pictures.items() if key in listed}
         if [item.fingerprint for item in items] == [item.fingerprint for item in self._items]:
             self._items = items
             if items:
