@@ -60,11 +60,6 @@ class Trained:
     sentence: str
 
 
-def checkpoint_of(out: Path) -> Path:
-    """Return where a paused training of a model lies."""
-    return out.with_name(out.name + ".checkpoint")
-
-
 def suggest_kept_back(count: int) -> int:
     """Return how many of `count` pairs to keep back: about a fifth, and two to learn from at least."""
     return max(0, min(round(count / 5) or 1, count - 2))

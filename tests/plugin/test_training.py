@@ -159,6 +159,37 @@ def test_a_paused_training_goes_on(qtbot, widget: TrainingWidget, folders, monke
     assert widget.out.is_file()
 
 
+def test_a_training_that_was_paused_earlier_goes_on_with_its_own_settings(
+    qtbot, widget: TrainingWidget, folders, monkeypatch
+) -> None:
+    choose(qtbot, widget, folders, monkeypatch)
+    widget.pixel_size.setValue(1.5)
+    settle(qtbot, widget)
+    widget.steps.setValue(12)
+    widget.kept_back.setValue(2)
+    widget.train_button.click()
+    qtbot.waitUntil(lambda: len(widget.plot.losses) >= 2, timeout=60_000)
+    widget.progress.stop_button.click()
+    settle(qtbot, widget)
+    done = widget.paused.done
+    assert done >= 2 and f"at step {done} of 12" in widget.resume.text()
+
+    again = TrainingWidget(widget.viewer, use_model=lambda path: None)  # as in another session
+    qtbot.addWidget(again)
+    choose(qtbot, again, folders, monkeypatch)
+    assert again.out == widget.out and again.train_button.text() == "Go on training"
+    assert (again.steps.value(), again.kept_back.value(), again.pixel_size.value()) == (12, 2, 1.5)
+    assert not again.steps.isEnabled() and not again.kept_back.isEnabled()  # they are the paused training's
+    again.resume.click()
+    assert again.steps.isEnabled() and again.train_button.text() == "Train"
+    again.resume.click()
+    again.train_button.click()
+    settle(qtbot, again)
+    assert not again.message.text, again.message.text
+    assert again.plot.losses[0][0] >= done and again.plot.losses[-1][0] == 12
+    again.leave()
+
+
 def test_the_new_model_is_used_at_once(
     qtbot, make_napari_viewer, study, folders, tmp_path: Path, monkeypatch
 ) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import nn
 
 from comir_search.comir.embedding import code, decode, embed_array
 from comir_search.comir.model import BF, SHG, Modality, Model, choose_device
 from comir_search.comir.pairs import Pair, list_pairs, load_pair
+from comir_search.comir.run_files import RunFiles
 from comir_search.comir.training import Recipe, Trainer, prefetch
-from comir_search.comir.validation import Best, Validation
+from comir_search.comir.validation import Validation
 from comir_search.errors import ComirSearchError
-from comir_search.io.atomic import atomic_path
 from comir_search.progress import Job, Tick
 from comir_search.retrieval.confidence import Calibration
 from comir_search.retrieval.vocabulary import Vocabulary
@@ -34,7 +29,6 @@ STEPS = {"compact": 5400, "tiramisu": 736}
 CHECKPOINT_EVERY = 100
 MEASUREMENTS = 25  # of the hit rate, over a whole training
 MEAN_STEPS = 20  # single batches say little
-_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
@@ -147,7 +141,7 @@ def train_steps(
     kept_back = _keep_back(pairs, validation)
     pairs = [pair for pair in pairs if pair.name not in validation]
     trainer = Trainer(pairs, [side.channels for side in sides], recipe, choose_device(device))
-    run = _Run(out, trainer, data_hash=_hash(pairs), validation=validation)
+    run = RunFiles(out, trainer, data_hash=_hash(pairs), validation=validation, pixel_size_um=pixel_size_um)
     started = time.monotonic()
     if resume:
         run.load()
@@ -175,7 +169,7 @@ def train_steps(
                 yield from measure_steps()
             if trainer.step % CHECKPOINT_EVERY == 0:
                 run.save()
-            yield Tick("training", trainer.step, recipe.steps, run.report())
+            yield Tick("training", trainer.step, recipe.steps, _report(run))
             if is_last:
                 break
     except GeneratorExit:
@@ -300,94 +294,7 @@ def _closing(batches: Any) -> Any:
         batches.close()
 
 
-class _Run:
-    """The files of a run: checkpoint and loss curve."""
-
-    def __init__(self, out: Path, trainer: Trainer, data_hash: str, validation: Sequence[str]) -> None:
-        self.checkpoint = out.with_name(out.name + ".checkpoint")
-        self.curve = out.with_name(out.name + ".loss.csv")
-        self.trainer, self.data_hash, self.validation = trainer, data_hash, sorted(validation)
-        self.losses: list[tuple[int, float]] = []
-        self.best = Best()
-
-    def report(self) -> TrainingReport:
-        """Return how the training stands."""
-        loss = float(np.mean([loss for _, loss in self.losses[-MEAN_STEPS:]]))
-        return TrainingReport(self.trainer.step, loss, tuple(self.best.history))
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "recipe": asdict(self.trainer.recipe),
-            "data_sha256": self.data_hash,
-            "validation": self.validation,
-        }
-
-    def _parameters(self) -> list[Tensor]:
-        return [*self.trainer.networks.parameters(), self.trainer.log_scale]
-
-    def save(self) -> None:
-        """Write the checkpoint and the loss curve, each complete or not at all."""
-        if self.trainer.step == 0:
-            return
-        tensors = {f"networks.{name}": tensor for name, tensor in self.trainer.networks.state_dict().items()}
-        tensors["log_scale"] = self.trainer.log_scale.detach()
-        for number, parameter in enumerate(self._parameters()):
-            for name in _STATE:
-                tensors[f"optimiser.{number}.{name}"] = self.trainer.optimiser.state[parameter][name]
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
-        state = {"step": self.trainer.step, "losses": self.losses, "hit_rates": self.best.history}
-        header = {"run": json.dumps({**self._identity(), **state})}
-        payload = save_tensors({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header)
-        with atomic_path(self.checkpoint) as temporary:
-            temporary.write_bytes(payload)
-        with atomic_path(self.curve) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", "loss"])
-            writer.writerows((step, f"{loss:.5f}") for step, loss in self.losses)
-
-    def load(self) -> None:
-        """Go on from the checkpoint, where there is one.
-
-        Raises
-        ------
-        ComirSearchError
-            If it is damaged or of another run.
-        """
-        if not self.checkpoint.is_file():
-            return
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                header = json.loads((file.metadata() or {})["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
-            raise ComirSearchError(
-                f"{self.checkpoint} is damaged ({error}); delete it to start anew."
-            ) from error
-        if {key: header.get(key, []) for key in self._identity()} != json.loads(json.dumps(self._identity())):
-            raise ComirSearchError(
-                f"{self.checkpoint} belongs to a run with other images, steps or images kept back; train with those "
-                f"to go on, or delete it to start anew."
-            )
-        trainer = self.trainer
-        trainer.networks.load_state_dict(
-            {name.removeprefix("networks."): t for name, t in tensors.items() if name.startswith("networks.")}
-        )
-        with torch.no_grad():
-            trainer.log_scale.copy_(tensors["log_scale"])
-        for number, parameter in enumerate(self._parameters()):
-            state = {name: tensors[f"optimiser.{number}.{name}"] for name in _STATE}
-            trainer.optimiser.state[parameter] = {
-                name: tensor if name == "step" else tensor.to(parameter.device)
-                for name, tensor in state.items()
-            }
-        trainer.step = int(header["step"])
-        self.losses = [(int(step), float(loss)) for step, loss in header["losses"]]
-        best = {
-            name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")
-        }
-        for step, hit_rate in header.get("hit_rates", []):
-            self.best.take(int(step), float(hit_rate), best)
-
-    def finish(self) -> None:
-        """Remove the checkpoint: the model is written."""
-        self.checkpoint.unlink(missing_ok=True)
+def _report(run: RunFiles) -> TrainingReport:
+    """Return how a training stands."""
+    loss = float(np.mean([loss for _, loss in run.losses[-MEAN_STEPS:]]))
+    return TrainingReport(run.trainer.step, loss, tuple(run.best.history))

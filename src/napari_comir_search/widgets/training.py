@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from comir_search.comir.paused import PausedTraining, read_paused
 from napari_comir_search import commands, training
 from napari_comir_search.log import open_log
 from napari_comir_search.settings import read_preferences
@@ -72,6 +73,7 @@ class TrainingWidget(LeavingWidget):
         self.out: Path | None = None
         self.checked: CheckedPairs | None = None
         self.trained: training.Trained | None = None
+        self.paused: PausedTraining | None = None  # into the same model file
         self._stop = threading.Event()
         self._build_pairs()
         self._build_options()
@@ -82,6 +84,7 @@ class TrainingWidget(LeavingWidget):
             runner.failed.connect(lambda error: self.message.show_error(str(error)))
             runner.started.connect(self._begin)
             runner.ended.connect(self.refresh)
+        self.training.ended.connect(self._look_for_paused)
         self.training.ticked.connect(self._follow_stage)
         self.refresh()
 
@@ -145,10 +148,10 @@ class TrainingWidget(LeavingWidget):
         self.out_button.setToolTip("Choose where the model is written.")
         self.out_button.clicked.connect(self._choose_out)
         self.out_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
-        self.resume = QCheckBox("Go on where it was paused")
+        self.resume = QCheckBox()
         self.resume.setChecked(True)
         self.resume.setToolTip(
-            "A training into this file was paused. Go on from there, with the same pairs and settings, or "
+            "A training into this file was paused. Go on from there, with its settings and the same pairs, or "
             "start anew."
         )
         self.resume.toggled.connect(self.refresh)
@@ -241,7 +244,9 @@ class TrainingWidget(LeavingWidget):
         self.problems.setVisible(bool(sentences))
         count = len(checked.usable)
         self.kept_back.setMaximum(max(count - 1, 0))
-        self.kept_back.setValue(training.suggest_kept_back(count))
+        self.kept_back.setValue(
+            training.suggest_kept_back(count) if self.paused is None else self.paused.kept_back
+        )
 
     # Training
 
@@ -250,6 +255,17 @@ class TrainingWidget(LeavingWidget):
         self.out = path
         self.out_label.setText(path.name)
         self.out_label.setToolTip(str(path))
+        self._look_for_paused()
+
+    def _look_for_paused(self, *_: object) -> None:
+        """Go on with the settings of a training into this file that was paused: it goes on with no others."""
+        self.paused = None if self.out is None or self.training.is_running else read_paused(self.out)
+        if self.paused is not None:
+            self.resume.setText(f"Go on at step {self.paused.done} of {self.paused.steps}")
+            self.steps.setValue(self.paused.steps)
+            self.kept_back.setValue(self.paused.kept_back)
+            if self.paused.pixel_size_um is not None:
+                self.pixel_size.setValue(self.paused.pixel_size_um)
         self.refresh()
 
     def start(self) -> None:
@@ -266,7 +282,7 @@ class TrainingWidget(LeavingWidget):
             self.pixel_size.value(),
             self.steps.value(),
             read_preferences().device,
-            self._can_resume() and self.resume.isChecked(),
+            self._goes_on(),
         )
         self._stop.clear()
         self.trained = None
@@ -291,8 +307,8 @@ class TrainingWidget(LeavingWidget):
     def _take_trained(self, trained: training.Trained) -> None:
         self.trained = trained
 
-    def _can_resume(self) -> bool:
-        return self.out is not None and training.checkpoint_of(self.out).is_file()
+    def _goes_on(self) -> bool:
+        return self.paused is not None and self.resume.isChecked()
 
     def _use(self) -> None:
         if self.trained is not None:
@@ -308,9 +324,8 @@ class TrainingWidget(LeavingWidget):
         """Show what can be done now."""
         is_training = self.training.is_running
         obstacle = self._obstacle()
-        can_resume = self._can_resume() and not is_training
-        self.resume.setVisible(can_resume)
-        goes_on = can_resume and self.resume.isChecked()
+        goes_on = self._goes_on() and not is_training
+        self.resume.setVisible(self.paused is not None and not is_training)
         self.train_button.setText("Go on training" if goes_on else "Train")
         self.train_button.setVisible(not is_training)
         self.train_button.setEnabled(not obstacle)
@@ -318,9 +333,10 @@ class TrainingWidget(LeavingWidget):
         self.finish_button.setVisible(is_training)
         self.finish_button.setText("Stop and keep the best")
         self.finish_button.setEnabled(bool(is_training and self.plot.losses))
-        inputs = [self.pixel_size, self.steps, self.kept_back, self.out_button, *self.folder_buttons.values()]
-        for part in inputs:
+        for part in (self.out_button, *self.folder_buttons.values()):
             part.setEnabled(not is_training)
+        for part in (self.pixel_size, self.steps, self.kept_back):
+            part.setEnabled(not is_training and not goes_on)
         self.out_label.setText("beside the images" if self.out is None else self.out.name)
         self.use_button.setVisible(self.trained is not None and not is_training)
         if is_training:
