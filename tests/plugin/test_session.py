@@ -185,5 +185,14 @@ def test_slide_state_and_pixel_size(session: Session) -> None:
     session.set_pixel_size("print of b.tif", 0.25)
     assert session.slide("print of b.tif").info.pixel_size_um == 0.25
     assert session.project.slides[1].pixel_size_source == "user"
-    session.mark_damaged("a.tif")
+    session.mark_damaged("print of a.tif")
     assert session.searchable == []
+
+
+def test_of_two_slides_with_one_name_only_the_damaged_one_is_marked(session: Session) -> None:
+    first, second = make_info("a.tif"), replace(make_info("a.tif"), fingerprint="print of another")
+    session.add_slides([first, second])
+    done = {info.fingerprint: IndexState.DONE for info in (first, second)}
+    session.set_index("/slides/x.comirindex", None, done)
+    session.mark_damaged("print of another")
+    assert [item.state for item in session.slides] == [IndexState.DONE, IndexState.DAMAGED]

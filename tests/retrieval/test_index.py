@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import threading
 
@@ -168,7 +169,9 @@ def test_a_damaged_chunk_is_named(index, array, harm):
             slide.read_words(0, 0, 94, 94)
         else:
             slide.read_comir(int(array[-1]), 0, 0, 750, 750)
-    assert caught.value.chunk == chunk
+    assert caught.value.chunk == chunk and caught.value.fingerprint == slide.fingerprint
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), vars(again)) == (str(caught.value), vars(caught.value))
     message = str(caught.value)
     assert all(
         part in message

@@ -31,8 +31,8 @@ class DamagedChunk(ComirSearchError):
 
     Parameters
     ----------
-    slide : str
-        The slide's name.
+    slide, fingerprint : str
+        The slide's name, which another may have too, and its fingerprint.
     array : str
         Array ("comir/0", "words", ...).
     chunk : (int, int) or None
@@ -45,9 +45,16 @@ class DamagedChunk(ComirSearchError):
     """
 
     def __init__(
-        self, slide: str, array: str, chunk: tuple[int, int] | None, problem: str, location: str
+        self,
+        slide: str,
+        fingerprint: str,
+        array: str,
+        chunk: tuple[int, int] | None,
+        problem: str,
+        location: str,
     ) -> None:
-        self.slide, self.array, self.chunk, self.problem = slide, array, chunk, problem
+        self.slide, self.fingerprint = slide, fingerprint
+        self.array, self.chunk, self.problem = array, chunk, problem
         place = "its description" if chunk is None else f"chunk {chunk[0]}/{chunk[1]}"
         super().__init__(
             f"The index of {slide} is damaged in array {array}, {place} ({problem}); "
@@ -56,13 +63,12 @@ class DamagedChunk(ComirSearchError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are pickled by their message alone, and this one is made of more.
-        return _damaged_again, (self.args[0], self.slide, self.array, self.chunk, self.problem)
+        parts = self.slide, self.fingerprint, self.array, self.chunk, self.problem
+        return _damaged_again, (self.args[0], parts)
 
 
-def _damaged_again(
-    message: str, slide: str, array: str, chunk: tuple[int, int] | None, problem: str
-) -> DamagedChunk:
-    damage = DamagedChunk(slide, array, chunk, problem, "")
+def _damaged_again(message: str, parts: tuple[str, str, str, tuple[int, int] | None, str]) -> DamagedChunk:
+    damage = DamagedChunk(*parts, location="")
     damage.args = (message,)
     return damage
 
@@ -347,7 +353,7 @@ class IndexedSlide:
             return self._arrays[array]
 
     def _damaged(self, array: str, chunk: tuple[int, int] | None, problem: str) -> DamagedChunk:
-        return DamagedChunk(self.name, array, chunk, problem, self._storage.location)
+        return DamagedChunk(self.name, self.fingerprint, array, chunk, problem, self._storage.location)
 
 
 def _fill(array: str) -> int | bool:
