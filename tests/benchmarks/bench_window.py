@@ -1,5 +1,9 @@
 """Measure how the window answers while a slide is indexed and searched, and what closing gives back.
 
+A process that has used its libraries once is larger ever after, whatever it was used
+for. So the memory is told three times: with the window just opened, after a first
+project on a slide of 1 MiB, and around each project on the slide in question.
+
 A timer in the event loop ticks every 10 ms; how late it comes is how long the window
 did not answer. Painting by software OpenGL, which a virtual display needs, is taken off
 and told beside it. On a machine that does other work as well, the window also waits for
@@ -10,7 +14,6 @@ this process took meanwhile, which on one core is what the window waited for its
 """
 
 import argparse
-import gc
 import json
 import tempfile
 import time
@@ -19,6 +22,7 @@ from pathlib import Path
 import napari
 import numpy as np
 import psutil
+import tifffile
 import vispy.app
 from qtpy import API_NAME
 from qtpy.QtCore import QTimer
@@ -84,6 +88,7 @@ class Stopwatch:
             "ticks": len(late),
             "p99_ms": round(float(np.percentile(late, 99)), 1),
             "max_ms": round(float(late.max()), 1),
+            "over_100_ms": int((late > 100).sum()),
             "over_500_ms": int((late > 500).sum()),
             "own_p99_ms": round(float(np.percentile(own, 99)), 1),
             "own_max_ms": round(float(own.max()), 1),
@@ -93,9 +98,17 @@ class Stopwatch:
 
 
 def memory_mib():
-    """Return the memory that this process holds."""
-    gc.collect()
-    return psutil.Process().memory_info().rss / 2**20
+    """Return the memory that this process holds: all, and on Linux what of it is no file's.
+
+    What is a file's is the code of libraries: it is shared, and the system takes it back when it needs room.
+    """
+    held = {"all": psutil.Process().memory_info().rss}
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        held["anonymous"] = int(lines["RssAnon"].split()[0]) * 1024
+        held["file"] = int(lines["RssFile"].split()[0]) * 1024
+    return {kind: round(count / 2**20) for kind, count in held.items()}
 
 
 def wait(condition, seconds=0.0):
@@ -111,6 +124,70 @@ def wait(condition, seconds=0.0):
         time.sleep(0.001)
 
 
+def write_small_slide(path):
+    """Write a slide on which a project uses every library, but holds next to nothing."""
+    image = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), np.uint8)
+    metadata = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(image, tile=(256, 256), photometric="rgb", metadata=metadata)
+
+
+class Story:
+    """What is done with a project, from its first slide to leaving it."""
+
+    def __init__(self, dock, slide, index, pixel_size_um=None):
+        self.workbench, self.session = dock.workbench, dock.session
+        self.slide, self.index, self.pixel_size_um = slide, index, pixel_size_um
+        self.seen = {}
+
+    def calm(self):
+        """Whether nothing runs."""
+        return not any(runner.is_running for runner in self.workbench.runners)
+
+    def timed(self, name, act, *arguments):
+        """Note how long something takes."""
+        started_s = time.monotonic()
+        act(*arguments)
+        wait(self.calm)
+        self.seen[name] = round(time.monotonic() - started_s, 1)
+
+    def cut_patch(self):
+        """Add a query of 400 um from the middle of the slide; nothing of it is held here."""
+        item = self.session.slides[0]
+        layer, size_um = self.workbench.view.layer(item.fingerprint), item.info.pixel_size_um
+        full = layer.data[0] if layer.multiscale else layer.data
+        side = round(400 / size_um)
+        top, left = (extent // 2 for extent in full.shape[:2])
+        patch = np.array(full[top : top + side, left : left + side])
+        self.session.add_query("patch", patch, modality="bf", pixel_size_um=size_um)
+
+    def work(self):
+        """Open, index, search, look."""
+        workbench, session = self.workbench, self.session
+        workbench.take([self.slide])
+        wait(self.calm, 0.5)
+        if self.pixel_size_um:
+            workbench.set_pixel_size(session.slides[0].fingerprint, self.pixel_size_um)
+        workbench.open_index(self.index)
+        wait(self.calm)
+        self.timed("indexing_s", workbench.index, session.slides)
+        self.cut_patch()
+        wait(self.calm)
+        self.timed("search_s", workbench.search, 10, False)
+        wait(self.calm, 0.5)
+        self.seen["found"] = session.result.found
+        workbench.show_heat_map(True)
+        wait(self.calm, 0.3)
+        for _ in range(3):
+            session.step_candidate(1)
+            wait(self.calm, 0.3)
+
+    def leave(self):
+        """Close the project as it stands, with its heat map and its comparison."""
+        self.workbench.new_project()
+        wait(self.calm, 1.0)
+
+
 def main():
     """Open, index, search, look, close; print what was measured as JSON."""
     parser = argparse.ArgumentParser(
@@ -122,63 +199,35 @@ def main():
         "--rounds", type=int, default=2, help="projects opened and closed one after the other"
     )
     arguments = parser.parse_args()
-    import torch
-
     with tempfile.TemporaryDirectory() as folder:
         viewer = napari.Viewer(show=True)
         viewer.window.resize(1280, 800)
         dock = SearchDock(viewer, folder=Path(folder) / "projects")
         viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
-        workbench, session = dock.workbench, dock.session
-
-        def calm():
-            return not any(runner.is_running for runner in workbench.runners)
-
-        wait(calm, 1.0)
-        report = {"rounds": []}
+        small = Story(dock, Path(folder) / "small.ome.tif", Path(folder) / "small.comirindex")
+        write_small_slide(small.slide)
+        wait(small.calm, 1.0)
+        report = {"memory_at_start_mib": memory_mib()}
+        small.work()
+        small.leave()
+        report["memory_after_small_project_mib"] = memory_mib()
+        report["rounds"] = []
         for number in range(arguments.rounds):
+            index = Path(folder) / f"{number}.comirindex"
+            story = Story(dock, arguments.slide, index, arguments.pixel_size)
+            story.seen["memory_before_mib"] = memory_mib()
             watch = Stopwatch()
-            seen = {"memory_before_mib": round(memory_mib())}
             watch.start()
-            workbench.take([arguments.slide])
-            wait(calm, 0.5)
-            item = session.slides[0]
-            if arguments.pixel_size:
-                workbench.set_pixel_size(item.fingerprint, arguments.pixel_size)
-            workbench.open_index(Path(folder) / f"{number}.comirindex")
-            wait(calm)
-            started_s = time.monotonic()
-            workbench.index(session.slides)
-            wait(calm)
-            seen["indexing_s"] = round(time.monotonic() - started_s, 1)
-            layer = workbench.view.layer(item.fingerprint)
-            side = round(400 / session.slides[0].info.pixel_size_um)
-            full = layer.data[0] if layer.multiscale else layer.data
-            top, left = (extent // 2 for extent in full.shape[:2])
-            patch = np.asarray(full[top : top + side, left : left + side])
-            size_um = session.slides[0].info.pixel_size_um
-            session.add_query("patch", patch, modality="bf", pixel_size_um=size_um)
-            wait(calm)
-            started_s = time.monotonic()
-            workbench.search(10, False)
-            wait(calm, 0.5)
-            seen["search_s"] = round(time.monotonic() - started_s, 1)
-            seen["found"] = session.result.found
-            workbench.show_heat_map(True)
-            wait(calm, 0.3)
-            for _ in range(3):
-                session.step_candidate(1)
-                wait(calm, 0.3)
-            seen["memory_open_mib"] = round(memory_mib())
+            story.work()
+            story.seen["memory_open_mib"] = memory_mib()
+            n_ticks = len(watch.late_ms)
+            story.leave()
             watch.stop()
-            workbench.show_heat_map(False)
-            workbench.new_project()
-            wait(calm, 1.0)
-            seen["memory_after_mib"] = round(memory_mib())
-            seen["torch_threads"] = torch.get_num_threads()
-            report["rounds"].append(seen | watch.summary())
+            story.seen["memory_after_mib"] = memory_mib()
+            story.seen["closing_max_ms"] = round(max(watch.late_ms[n_ticks:]), 1)
+            report["rounds"].append(story.seen | watch.summary())
         dock.leave()
-        wait(calm, 0.5)
+        wait(small.calm, 0.5)
     print(json.dumps(report, indent=1))
     viewer.window._qt_window.close(quit_app=False, confirm_need=False)
 
