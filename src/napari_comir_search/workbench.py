@@ -89,7 +89,7 @@ class Workbench(QObject):
         self.asked_for = (self.loading, self.indexing, self.searching, self.fitting, self.exporting)
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
-        self.housekeeper = Housekeeper(self.runners)
+        self.housekeeper = Housekeeper(self.runners, viewer)
         self.view = SlideView(viewer, session, self._open_slide)
         self.heat = HeatView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
@@ -104,6 +104,7 @@ class Workbench(QObject):
         self.heat.close()
         self.view.close()
         self.session.close()
+        self.housekeeper.close()
 
     def _tell_failure(self, error: ComirSearchError) -> None:
         damaged = getattr(error, "fingerprint", None)  # of the slide whose index cannot be read

@@ -46,10 +46,8 @@ def test_the_comparison_of_a_left_project_is_let_go(qtbot, searched_dock) -> Non
     dock = searched_dock
     canvas = dock.inspector.canvas
     qtbot.waitUntil(lambda: len(canvas.model.layers) == 2)
-    kept = {
-        "layer": weakref.ref(canvas.model.layers[0]),
-        "pixels": weakref.ref(canvas.model.layers[0].data),
-        "picture": weakref.ref(canvas._comparison.query.image),
+    kept = {layer.name: weakref.ref(layer.data) for layer in canvas.model.layers} | {
+        "picture": weakref.ref(canvas._comparison.query.image)
     }
     dock.workbench.new_project()
     qtbot.waitUntil(lambda: not canvas.model.layers, timeout=5000)
@@ -128,3 +126,14 @@ def test_memory_is_given_back_once_the_jobs_have_stopped(qtbot, monkeypatch, sea
     settle(qtbot, dock)
     qtbot.waitUntil(lambda: bool(given_back), timeout=5000)
     assert len(given_back) == 1 and not any(given_back[0])
+
+
+def test_what_outlives_projects_is_put_aside_until_the_dock_goes(qtbot, searched_dock) -> None:
+    dock = searched_dock
+    assert gc.get_freeze_count() == 0
+    dock.workbench.new_project()
+    settle(qtbot, dock)
+    qtbot.waitUntil(lambda: gc.get_freeze_count() > 0, timeout=5000)
+    assert not dock.viewer.layers
+    dock.leave()
+    assert gc.get_freeze_count() == 0

@@ -49,7 +49,7 @@ class CompareCanvas(QWidget):
         self._forgetting = QTimer(self)  # the window answers between this and what else is taken away
         self._forgetting.setSingleShot(True)
         self._forgetting.setInterval(FORGET_DELAY_MS)
-        self._forgetting.timeout.connect(self.model.layers.clear)
+        self._forgetting.timeout.connect(self._let_go)
         self.model.mouse_drag_callbacks.append(self._drag)
         self.model.canvas.overlays.scale_bar.visible = True
 
@@ -84,6 +84,10 @@ class CompareCanvas(QWidget):
         """Hide the pictures at once, and let go of them soon, unless others come first."""
         self.show_comparison(None)
         self._forgetting.start()
+
+    def _let_go(self) -> None:
+        self.model.layers.clear()
+        self.model.layers.selection.clear()  # else it holds the layer that was current last
 
     def set_caption(self, text: str) -> None:
         """Show a line of text over the pictures."""
