@@ -9,6 +9,9 @@ from comir_search.records import Candidate
 from napari_comir_search.comparison import Face, Mode
 from napari_comir_search.session import Session
 
+NUDGE_SHARE = 0.005  # of the query's shorter side: about what can be told apart by eye
+NUDGE_DEG = 0.5
+
 
 class Inspection:
     """How the current candidate is looked at.
@@ -77,6 +80,12 @@ class Inspection:
         """Move and turn the slide under the query."""
         if self.candidate is not None:
             self.place(adjust_candidate(self.candidate, shift_um, turn_deg))
+
+    def nudge(self, right: int, down: int, turn: int = 0) -> None:
+        """Move or turn the slide under the query by so many small steps."""
+        if self.candidate is not None:
+            step_um = NUDGE_SHARE * min(self.candidate.width_um, self.candidate.height_um)
+            self.adjust((right * step_um, down * step_um), turn * NUDGE_DEG)
 
     def place(self, candidate: Candidate) -> None:
         """Show the candidate at another place."""

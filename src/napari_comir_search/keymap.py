@@ -27,6 +27,12 @@ KEYS: tuple[Key, ...] = (
     Key("Shift-Z", "undo", "Take the last verdict back"),
     Key("Shift-H", "toggle", "Show or hide the rectangles"),
     Key("Shift-M", "mode", "Change how query and candidate are compared"),
+    Key("Shift-Left", "left", "Nudge the slide under the query to the left"),
+    Key("Shift-Right", "right", "Nudge it to the right"),
+    Key("Shift-Up", "up", "Nudge it up"),
+    Key("Shift-Down", "down", "Nudge it down"),
+    Key("Shift-PageUp", "turn_left", "Turn it counter-clockwise"),
+    Key("Shift-PageDown", "turn_right", "Turn it clockwise"),
 )
 
 # What the mouse does beside napari's own.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comir_search.geometry import candidate_corners_px, corner_to_center
-from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.io.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Candidate, Verdict
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ class CandidateLayers:
         self.outlines.refresh()
         if self.pins is not None:
             self.pins.face_color = self.pins.border_color = colours
+            self.pins.text.color = [TEXT_COLOURS[verdict] for verdict in verdicts]
 
     def clear(self) -> None:
         """Take the layers out of the viewer."""

@@ -167,7 +167,7 @@ def test_a_patch_dropped_on_the_query_becomes_one(qtbot, dock: SearchDock, slide
     settle(qtbot, dock)
     assert dock.session.query.name == "a.tif" and dock.session.slides == []
     assert dock.query.size_label.text() == "200 × 150 µm"
-    assert dock.query.modality.currentText() == "bf"
+    assert dock.query.modality.currentText() == "Brightfield"
     assert not dock.query.preview.pixmap().isNull()
 
 

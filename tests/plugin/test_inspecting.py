@@ -140,3 +140,39 @@ def test_fit_is_offered_again_once_the_index_is_open(qtbot, searched_dock: Searc
     dock.workbench.open_project(path)
     settle(qtbot, dock)
     assert dock.session.index is not None and dock.inspector.refit_button.isEnabled()
+
+
+def test_keys_nudge_the_slide_under_the_query(qtbot, searched_dock: SearchDock) -> None:
+    dock = searched_dock
+    inspection, found = dock.inspection, dock.session.candidate
+    for canvas in (
+        dock.inspector.canvas.qt_viewer.canvas.native,
+        dock.viewer.window._qt_viewer.canvas.native,
+    ):
+        canvas.setFocus()
+        for key in (Qt.Key.Key_Right, Qt.Key.Key_Right, Qt.Key.Key_Down, Qt.Key.Key_PageUp):
+            QTest.keyClick(canvas, key, Qt.KeyboardModifier.ShiftModifier)
+        assert angle_difference_deg(inspection.candidate.angle_deg, found.angle_deg) == pytest.approx(0.5)
+        assert (
+            "Moved by 2.2 µm, turned by 0.5°" in inspection.adjustment
+        )  # 0.5 % of 200 um: twice right, once down
+        for key in (Qt.Key.Key_Left, Qt.Key.Key_Left, Qt.Key.Key_Up):
+            QTest.keyClick(canvas, key, Qt.KeyboardModifier.ShiftModifier)
+        QTest.keyClick(canvas, Qt.Key.Key_PageDown, Qt.KeyboardModifier.ShiftModifier)
+        assert inspection.adjustment == "Moved by 0.0 µm, turned by 0.0°"
+        inspection.reset()
+    settle(qtbot, dock)
+
+
+def test_what_shows_nothing_cannot_be_saved(qtbot, searched_dock: SearchDock) -> None:
+    inspector = searched_dock.inspector
+    assert inspector.picture_button.isEnabled() and inspector.query_face.isEnabled()
+    searched_dock.workbench.new_project()
+    assert not inspector.picture_button.isEnabled() and not inspector.query_face.isEnabled()
+
+
+def test_the_comparison_follows_the_theme(qtbot, searched_dock: SearchDock) -> None:
+    dock = searched_dock
+    for theme in ("light", "dark"):
+        dock.viewer.theme = theme
+        assert dock.inspector.canvas.model.theme == theme

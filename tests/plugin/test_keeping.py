@@ -93,6 +93,7 @@ def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, 
     assert asked == [["first.ome.tif", "second.ome.tif"]]
     assert "first.ome.tif and 1 more are no longer where they were" in dock.message.text
     assert not dock.locate_button.isHidden()
+    assert "not where they were" in dock.repository.hint.text()
     dock.workbench.relocate(tmp_path / "elsewhere")
     settle(qtbot, dock)
     assert [item.info.name for item in dock.session.slides] == ["first.ome.tif", "second.ome.tif"]

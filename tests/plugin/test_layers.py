@@ -167,3 +167,31 @@ def test_a_selected_pin_does_not_outlive_its_answer(drawn) -> None:
     drawn.layers.pins.selected_data = {1}
     drawn.layers.show(drawn.candidates[:1], [Verdict.NONE], 1, drawn.image)
     assert not drawn.layers.pins.selected_data
+
+
+def test_numbers_are_read_on_their_pins() -> None:
+    """Contrast of 3 or more, as WCAG asks of large text."""
+    from napari.utils.colormaps.standardize_color import transform_color
+
+    from comir_search.io.palette import TEXT_COLOURS
+
+    def light(colour) -> float:
+        share = np.asarray(colour[:3], float)
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
+
+    for verdict, colour in VERDICT_COLOURS.items():
+        pair = light(np.array(colour) / 255), light(transform_color(TEXT_COLOURS[verdict])[0])
+        assert max(pair) / min(pair) >= 3, verdict
+
+
+def test_each_number_has_the_colour_of_its_verdict(study) -> None:
+    viewer = ViewerModel()
+    with open_slide(study.slides / "first.ome.tif") as slide:
+        data, options, _ = slide_layer(slide)
+        layer = viewer.add_image(data, **options)
+    candidates = CandidateLayers(viewer)
+    verdicts = [Verdict.NONE, Verdict.UNSURE]
+    candidates.show([make_candidate(1, 50, 50), make_candidate(2, 90, 90)], verdicts, 1, layer)
+    colours = candidates.pins.text.color(candidates.pins.features)
+    np.testing.assert_array_equal(np.asarray(colours)[:, :3], [[1, 1, 1], [0, 0, 0]])

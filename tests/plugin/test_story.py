@@ -125,7 +125,7 @@ def test_from_a_folder_to_a_verified_place(stage: Stage, study, tmp_path: Path, 
     stage.click(dock.query.use_button)
     stage.until(lambda: session.query is not None)
     assert workbench.maker.outline is None
-    dock.query.modality.setCurrentText("bf")
+    dock.query.modality.setCurrentText("Brightfield")
     dock.query.modality.activated.emit(0)
     stage.until(lambda: dock.query.gauge.text().endswith("%"))
     stage.picture("04_query")

@@ -21,6 +21,12 @@ VERDICT_COLOURS: dict[Verdict, Colour] = {
     Verdict.REJECTED: VERMILION,
     Verdict.UNSURE: ORANGE,
 }
+TEXT_COLOURS: dict[Verdict, str] = {  # in which a word on these is read
+    Verdict.NONE: "white",
+    Verdict.ACCEPTED: "white",
+    Verdict.REJECTED: "white",
+    Verdict.UNSURE: "black",
+}
 VERDICT_LABELS: dict[Verdict, str] = {
     Verdict.NONE: "Candidate",
     Verdict.ACCEPTED: "Accepted match",

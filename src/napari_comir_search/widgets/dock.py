@@ -113,6 +113,12 @@ class SearchDock(LeavingWidget):
             "undo": workbench.undo,
             "toggle": workbench.view.candidates.toggle,
             "mode": self.inspection.next_mode,
+            "left": lambda: self.inspection.nudge(-1, 0),
+            "right": lambda: self.inspection.nudge(1, 0),
+            "up": lambda: self.inspection.nudge(0, -1),
+            "down": lambda: self.inspection.nudge(0, 1),
+            "turn_left": lambda: self.inspection.nudge(0, 0, 1),
+            "turn_right": lambda: self.inspection.nudge(0, 0, -1),
         }
 
     def _build(self) -> None:
@@ -138,6 +144,9 @@ class SearchDock(LeavingWidget):
         self.locate_button.setToolTip("Choose a folder; moved slides in it are known again by their content.")
         self.locate_button.clicked.connect(self._locate)
         self.locate_button.hide()
+        locate = QHBoxLayout()
+        locate.setContentsMargins(0, 0, 6, 0)
+        locate.addWidget(self.locate_button)
         column = QWidget()
         stack = QVBoxLayout(column)
         stack.setContentsMargins(2, 0, 6, 0)
@@ -157,7 +166,7 @@ class SearchDock(LeavingWidget):
         layout.setContentsMargins(6, 4, 2, 4)
         layout.addLayout(head)
         layout.addWidget(self.message)
-        layout.addWidget(self.locate_button)
+        layout.addLayout(locate)
         layout.addWidget(self.scroll, 1)
         self.setMinimumWidth(DOCK_WIDTH_PX)
 
@@ -165,6 +174,7 @@ class SearchDock(LeavingWidget):
         workbench, events = self.workbench, self.session.events
         workbench.failed.connect(self.message.show_error)
         workbench.told.connect(self.message.show_info)
+        workbench.left.connect(self.message.hide)  # it was about the project that is left
         workbench.slides_missed.connect(self._offer_search)
         for event in (
             events.project,

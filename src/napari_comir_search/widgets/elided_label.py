@@ -6,6 +6,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
 
+PADDING_PX = 4  # that a theme may put around the text
+
 
 class ElidedLabel(QLabel):
     """Shows what fits; the whole text is in `text` and, where none was set, in the tooltip.
@@ -47,5 +49,6 @@ class ElidedLabel(QLabel):
         self._fit()
 
     def _fit(self) -> None:
-        shown = self.fontMetrics().elidedText(self._whole, self._mode, max(self.contentsRect().width(), 1))
+        width = self.contentsRect().width() - 2 * PADDING_PX
+        shown = self.fontMetrics().elidedText(self._whole, self._mode, max(width, 1))
         super().setText(shown)

@@ -70,6 +70,9 @@ class Inspector(QWidget):
             modes.addWidget(button)
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, SLIDER_STEPS)
+        policy = self.slider.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self.slider.setSizePolicy(policy)
         self.slider.setValue(SLIDER_STEPS // 2)
         self.slider.setToolTip("How much of the query shows, the size of the tiles, or where the edge is.")
         self.slider.valueChanged.connect(self._show_mode)
@@ -80,7 +83,9 @@ class Inspector(QWidget):
         self.picture_button.clicked.connect(self._save_picture)
         self.refit_button = QPushButton("Fit")
         self.refit_button.setToolTip(
-            "Look for the best fit close to the place that is shown, after you have moved or turned it."
+            "Look for the best fit close to the place that is shown, after you have moved or turned it: "
+            f"by mouse, or by {key_of('left')} and the other arrows, {key_of('turn_left')} and "
+            f"{key_of('turn_right')}."
         )
         self.refit_button.clicked.connect(self._refit)
         self.reset_button = QPushButton("Reset")
@@ -117,6 +122,8 @@ class Inspector(QWidget):
         layout.addWidget(frame, 1)
         layout.addLayout(bottom)
 
+        workbench.viewer.events.theme.connect(self._take_theme)
+        self._take_theme()
         self._contrast_timer = QTimer(self)  # a slider that is dragged tells many values
         self._contrast_timer.setSingleShot(True)
         self._contrast_timer.setInterval(CONTRAST_DELAY_MS)
@@ -137,6 +144,7 @@ class Inspector(QWidget):
         self._contrast_timer.stop()
         self.workbench.view.contrast_changed.disconnect(self._await_contrast)
         self.session.events.slides.disconnect(self._show_state)
+        self.workbench.viewer.events.theme.disconnect(self._take_theme)
         self.workbench.left.disconnect(self.canvas.forget)
         self.inspection.changed.disconnect(self.refresh)
         self.inspection.mode_changed.disconnect(self._show_mode)
@@ -163,6 +171,10 @@ class Inspector(QWidget):
             self.workbench.compare(candidate, item, self.inspection.faces)
         self._show_state()
 
+    def _take_theme(self, event: object = None) -> None:
+        """Stand on the background on which the slide stands."""
+        self.canvas.model.theme = self.workbench.viewer.theme
+
     def _await_contrast(self) -> None:
         self._contrast_timer.start()
 
@@ -171,11 +183,12 @@ class Inspector(QWidget):
         if query is not None and comparison.query_id == query.id:
             self._stack.setCurrentWidget(self.canvas)
             self.canvas.show_comparison(comparison)
+            self._show_state()
 
     def _show_mode(self) -> None:
         mode = self.inspection.mode
         self.mode_buttons[mode].setChecked(True)
-        self.slider.setEnabled(mode is not Mode.SIDE_BY_SIDE)
+        self.slider.setVisible(mode is not Mode.SIDE_BY_SIDE)  # there it would change nothing
         self.canvas.set_mode(mode, self.slider.value() / SLIDER_STEPS)
 
     def _show_state(self) -> None:
@@ -186,7 +199,9 @@ class Inspector(QWidget):
         self.refit_button.setEnabled(can_fit)
         self.reset_button.setEnabled(is_adjusted)
         self.keep_button.setEnabled(is_adjusted and not self.session.is_refining)
-        self.picture_button.setEnabled(has_candidate)
+        is_shown = self._stack.currentWidget() is self.canvas
+        for button in (self.picture_button, self.query_face, self.slide_face):
+            button.setEnabled(is_shown)
 
     def _choose_mode(self) -> None:
         self.inspection.set_mode(

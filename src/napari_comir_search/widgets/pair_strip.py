@@ -29,7 +29,7 @@ class PairStrip(QWidget):
         self._first = 0
         self.hint = QLabel(HINT)
         self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.hint.setStyleSheet("border: 1px dashed palette(mid); border-radius: 6px;")
+        self.hint.setStyleSheet("border: 1px dashed gray; border-radius: 6px;")
         self.hint.setFixedHeight(PICTURE_PX)
         self._cells = [[QLabel() for _ in range(SIDES)] for _ in range(SHOWN)]
         self._names = [ElidedLabel(mode=Qt.TextElideMode.ElideMiddle) for _ in range(SHOWN)]

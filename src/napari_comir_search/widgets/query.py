@@ -31,6 +31,7 @@ from napari_comir_search.workbench import Workbench
 
 HINT = "Drop a patch here, open it,\ntake a layer, or draw it\non a slide."
 PREVIEW_PX = 112
+MODALITY_NAMES = {"bf": "Brightfield", "shg": "SHG"}  # those of other models go by their own names
 
 
 class QueryWidget(QWidget):
@@ -84,7 +85,7 @@ class QueryWidget(QWidget):
         self.preview.setFixedSize(PREVIEW_PX, PREVIEW_PX)
         self.preview.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.preview.setWordWrap(True)
-        self.preview.setStyleSheet("border: 1px dashed palette(mid); border-radius: 6px; font-size: 9pt;")
+        self.preview.setStyleSheet("border: 1px dashed gray; border-radius: 6px; font-size: 9pt;")
         self.preview.setToolTip(
             "The query as the network sees it: resampled to its pixel size and normalised."
         )
@@ -171,8 +172,9 @@ class QueryWidget(QWidget):
         if query is None:
             return
         self.modality.clear()
-        self.modality.addItems(self.workbench.maker.modalities)
-        self.modality.setCurrentText(query.modality)
+        for modality in self.workbench.maker.modalities:
+            self.modality.addItem(MODALITY_NAMES.get(modality, modality), modality)
+        self.modality.setCurrentIndex(self.modality.findData(query.modality))
         self.pixel_size.blockSignals(True)
         self.pixel_size.setValue(query.pixel_size_um or 0.0)
         self.pixel_size.blockSignals(False)
@@ -256,7 +258,7 @@ class QueryWidget(QWidget):
 
     def _set_modality(self) -> None:
         if self.session.query is not None:
-            self.session.update_query(self.session.query.id, modality=self.modality.currentText())
+            self.session.update_query(self.session.query.id, modality=self.modality.currentData())
 
     def _set_pixel_size(self, value: float) -> None:
         if self.session.query is not None and value > 0:

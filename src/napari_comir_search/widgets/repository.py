@@ -27,6 +27,7 @@ from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideDelegate,
 from napari_comir_search.workbench import Workbench
 
 HINT = "Drop slides or a folder of slides here,\nor click Add folder."
+MOVED_HINT = "The slides of this project are not where they were.\nClick Look for moved slides above."
 FEWEST_ROWS, MOST_ROWS = 2, 4  # that the list shows at once
 
 
@@ -61,7 +62,7 @@ class RepositoryWidget(QWidget):
         self.list.doubleClicked.connect(self._show)
         self.hint = QLabel(HINT)
         self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.hint.setStyleSheet("border: 1px dashed palette(mid); border-radius: 6px;")
+        self.hint.setStyleSheet("border: 1px dashed gray; border-radius: 6px;")
         self._stack_frame = QWidget()
         self._stack = QStackedLayout(self._stack_frame)
         self._stack.addWidget(self.hint)
@@ -92,7 +93,9 @@ class RepositoryWidget(QWidget):
         layout.addLayout(index_row)
         layout.addWidget(self.progress)
 
+        self._n_missing = 0
         self.session.events.slides.connect(self.refresh)
+        workbench.slides_missed.connect(self._take_missing)
         workbench.slide_pictured.connect(self._take_picture)
         workbench.indexing.started.connect(self.refresh)
         workbench.indexing.ended.connect(self.refresh)
@@ -107,7 +110,7 @@ class RepositoryWidget(QWidget):
         """One line for the section's title."""
         items = self.session.slides
         if not items:
-            return "no slides yet"
+            return f"{self._n_missing} not found" if self._n_missing else "no slides yet"
         done = len(self.session.searchable)
         return f"{len(items)} slide{'s' if len(items) > 1 else ''}, {done} indexed"
 
@@ -116,6 +119,7 @@ class RepositoryWidget(QWidget):
         items = self.session.slides
         self.model.set_items(items)
         self._stack.setCurrentWidget(self.list if items else self.hint)
+        self.hint.setText(MOVED_HINT if self._n_missing else HINT)
         rows = min(max(len(items), FEWEST_ROWS), MOST_ROWS)
         self._stack_frame.setFixedHeight(rows * ROW_HEIGHT_PX + 6)
         path = self.session.index_path
@@ -142,6 +146,10 @@ class RepositoryWidget(QWidget):
         if not left:
             return "All slides are indexed."
         return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
+
+    def _take_missing(self, names: list[str]) -> None:
+        self._n_missing = len(names)
+        self.refresh()
 
     def _to_index(self) -> list[SlideItem]:
         return [

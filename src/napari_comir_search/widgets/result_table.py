@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt
-from qtpy.QtGui import QIcon, QKeyEvent
+from qtpy.QtGui import QIcon, QKeyEvent, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from comir_search.io.palette import VERDICT_COLOURS
@@ -16,7 +16,7 @@ from napari_comir_search.widgets.slide_list import colour_pixmap, to_pixmap
 PICTURE_PX = 40
 COLUMNS = ("#", "Slide", "µm", "Angle", "Conf.", "")
 RANK, SLIDE, PLACE, ANGLE, CONFIDENCE, VERDICT = range(len(COLUMNS))
-WIDTHS_PX = {RANK: PICTURE_PX + 26, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDICT: 36}
+WIDTHS_PX = {RANK: PICTURE_PX + 36, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDICT: 36}
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 VERDICT_ROLE = SORT_ROLE + 1
 HEADER_TIPS = (
@@ -56,10 +56,7 @@ class ResultModel(QAbstractTableModel):
 
     def set_picture(self, rank: int, image: np.ndarray) -> None:
         """Take in a candidate's picture."""
-        icon = QIcon()
-        for mode in (QIcon.Mode.Normal, QIcon.Mode.Selected):  # a selected row does not tint its picture
-            icon.addPixmap(to_pixmap(image), mode)
-        self._pictures[rank] = icon
+        self._pictures[rank] = _plain_icon(to_pixmap(image))
         row = self.row_of(rank)
         if row >= 0:
             self.dataChanged.emit(self.index(row, RANK), self.index(row, RANK))
@@ -105,7 +102,7 @@ class ResultModel(QAbstractTableModel):
         if role == int(Qt.ItemDataRole.DecorationRole) and column == RANK:
             return self._pictures.get(candidate.rank)
         if role == int(Qt.ItemDataRole.DecorationRole) and column == VERDICT and verdict is not Verdict.NONE:
-            return colour_pixmap(VERDICT_COLOURS[verdict])
+            return _plain_icon(colour_pixmap(VERDICT_COLOURS[verdict]))
         if role == int(Qt.ItemDataRole.TextAlignmentRole) and column in (ANGLE, CONFIDENCE):
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         if role == int(Qt.ItemDataRole.ToolTipRole):
@@ -171,10 +168,22 @@ class ResultTable(QTableView):
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Move with the arrows; leave all else to the window."""
         arrows = (Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_Home, Qt.Key.Key_End)
-        if event.key() in arrows:
+        is_plain = event.modifiers() in (
+            Qt.KeyboardModifier.NoModifier,
+            Qt.KeyboardModifier.KeypadModifier,
+        )
+        if event.key() in arrows and is_plain:
             super().keyPressEvent(event)
         else:
             event.ignore()
+
+
+def _plain_icon(pixmap: QPixmap) -> QIcon:
+    """Return an icon that a selected row does not tint."""
+    icon = QIcon()
+    for mode in (QIcon.Mode.Normal, QIcon.Mode.Selected):
+        icon.addPixmap(pixmap, mode)
+    return icon
 
 
 def _texts(candidate: Candidate, verdict: Verdict) -> tuple[str, ...]:

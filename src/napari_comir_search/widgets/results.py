@@ -55,7 +55,7 @@ class ResultsWidget(QWidget):
         self.table.clicked.connect(self._go_there)
         self.hint = QLabel(HINT)
         self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.hint.setStyleSheet("border: 1px dashed palette(mid); border-radius: 6px;")
+        self.hint.setStyleSheet("border: 1px dashed gray; border-radius: 6px;")
         frame = QWidget()
         frame.setMinimumHeight(TABLE_HEIGHT_PX)
         self._stack = QStackedLayout(frame)

@@ -139,7 +139,6 @@ class TrainingWidget(LeavingWidget):
         )
         self.kept_back = QSpinBox()
         self.kept_back.setRange(0, 0)
-        self.kept_back.setSuffix(" pairs")
         self.kept_back.setToolTip(
             "Pairs that are not learned from. Patches of them are placed again and again, and the model that "
             "does it best is kept."
@@ -176,9 +175,9 @@ class TrainingWidget(LeavingWidget):
 
     def _lay_out(self) -> None:
         form = QFormLayout()
-        form.addRow("Pixel", self.pixel_size)
+        form.addRow("Pixel size", self.pixel_size)
         form.addRow("Steps", self.steps)
-        form.addRow("Keep back", self.kept_back)
+        form.addRow("Pairs kept back", self.kept_back)
         out_row = QHBoxLayout()
         out_row.addWidget(self.out_button)
         out_row.addWidget(self.out_label, 1)

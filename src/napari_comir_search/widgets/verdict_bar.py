@@ -6,7 +6,7 @@ from functools import partial
 
 from qtpy.QtWidgets import QGridLayout, QLineEdit, QPushButton, QWidget
 
-from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.io.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Verdict
 from napari_comir_search.keymap import key_of
 from napari_comir_search.workbench import Workbench
@@ -37,9 +37,10 @@ class VerdictBar(QWidget):
             button.setCheckable(True)
             button.setToolTip(f"{tip} Saved at once. ({key_of(action)})")
             red, green, blue = VERDICT_COLOURS[verdict]
+            text = TEXT_COLOURS[verdict]
             button.setStyleSheet(
                 f"QPushButton {{ border-bottom: 3px solid rgb({red}, {green}, {blue}); }}"
-                f"QPushButton:checked {{ background: rgb({red}, {green}, {blue}); color: white; }}"
+                f"QPushButton:checked {{ background: rgb({red}, {green}, {blue}); color: {text}; }}"
                 "QPushButton:disabled { border-bottom: 3px solid transparent; }"
             )
             button.clicked.connect(partial(self._judge, verdict))
