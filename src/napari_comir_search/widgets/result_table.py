@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt
-from qtpy.QtGui import QIcon, QKeyEvent, QPixmap
+from qtpy.QtGui import QIcon, QKeyEvent, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from comir_search.io.palette import VERDICT_COLOURS
@@ -161,6 +161,11 @@ class ResultTable(QTableView):
             self.setColumnWidth(column, width)
         header.setSectionResizeMode(SLIDE, QHeaderView.ResizeMode.Stretch)
         self.setToolTip("The candidates, best first. Click one to go there; click a title to sort.")
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Keep the current candidate in sight: a message above takes height from the table."""
+        super().resizeEvent(event)
+        self.scrollTo(self.currentIndex())
 
     def keyboardSearch(self, text: str) -> None:
         """Do not jump to rows by letter: letters judge candidates."""
