@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from comir_search.slides import Slide
 
 THUMBNAIL_PX = 96
+MOST_CORES = 4  # threads of more would hold the window up, which needs Python's lock as well
 
 
 @dataclass
@@ -86,10 +87,10 @@ class IndexOptions:
 
 
 def leave_a_core() -> None:
-    """Keep torch, in the calling thread, from taking the core that the window needs."""
+    """Keep torch, in the calling thread, from taking what the window needs."""
     import torch
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    torch.set_num_threads(max(1, min((os.cpu_count() or 2) - 1, MOST_CORES)))
 
 
 def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] | None = None) -> Job[Opened]:
