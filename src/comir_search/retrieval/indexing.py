@@ -189,6 +189,10 @@ def index_slides_steps(
     """
     from comir_search.slides import find_slides, open_slide
 
+    if workers is not None or scheduler is not None:
+        from comir_search.retrieval.cluster import check_choice
+
+        check_choice(scheduler, workers)  # refuses before anything is read
     files = find_slides([Path(path) for path in paths])
     fingerprints: dict[str, Path] = {}
     for number, file in enumerate(files):
