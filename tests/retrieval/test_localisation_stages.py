@@ -1,5 +1,8 @@
 """Scan and pose on CoMIRs of known content: the geometry of the whole search."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +78,26 @@ def test_scan_and_pose_find_place_and_angle(comir, x, y, angle_deg, size):
     assert np.hypot(best.x - x, best.y - y) < 0.4
     assert angle_difference_deg(best.angle_deg, angle_deg) < 0.6
     assert best.score > 0.9
+
+
+def test_poses_are_found_side_by_side_while_turned_copies_are_dropped(comir, monkeypatch):
+    monkeypatch.setattr("comir_search.retrieval.pose.CACHE_BYTES", 0)  # each copy drops all others
+
+    class Forgetful(dict):
+        """Gives other threads time to drop what is found."""
+
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            time.sleep(0.001)
+            return found
+
+    slide, query = MemorySlide(comir), cut(comir, 300, 250, 20.0, (40, 40))
+    finder = PoseFinder(query, 0, 4)
+    finder._cache = Forgetful()
+    places = [Place(0, 301, 249, 20.0 + number % 3, 0.0) for number in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda place: finder.refine(place, slide, (0.0,)), places))
+    assert all(np.hypot(place.x - 300, place.y - 250) < 1 for place in found)
 
 
 def test_pose_finds_a_wrong_scale(comir):

@@ -76,7 +76,8 @@ class PoseFinder:
 
     def _spectra(self, angles: tuple[float, ...], scale: float) -> Spectra:
         key = (angles, scale)
-        if key not in self._cache:
+        spectra = self._cache.get(key)  # looked up once: another thread may drop it meanwhile
+        if spectra is None:
             templates = turn_templates(
                 self.query.comir, self.query.size_px, angles, level=self.level, scale=scale
             )
@@ -85,10 +86,8 @@ class PoseFinder:
             room = CACHE_BYTES // (spectra.pixels.nbytes + spectra.masks.nbytes)
             if len(self._cache) >= room:  # poses of the last levels hardly repeat
                 self._cache.clear()
-            # Not looked up again: another thread may clear them meanwhile.
             self._cache[key] = spectra
-            return spectra
-        return self._cache[key]
+        return spectra
 
     def _refine_one(
         self, place: Place, slide: IndexedSlide, angles: tuple[float, ...], scale: float
