@@ -11,6 +11,7 @@ from comir_search.progress import Job, Tick
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.query import prepare_query
 from comir_search.retrieval.scan import Scanner
+from comir_search.retrieval.threads import run_side_by_side
 from comir_search.slides import Slide
 
 LEVEL = 2
@@ -89,12 +90,16 @@ def heat_map_steps(
     shape = -(-rows // factor), -(-columns // factor)
     scores = np.full(shape, np.nan, np.float32)
     tiles = scanners[0].tiles(slide)
-    for done, (x, y) in enumerate(tiles):
+
+    def compare(tile: tuple[int, int]) -> NDArray[np.float32]:
+        parts = [scanner.correlate(slide, tile).numpy() for scanner in scanners]
+        return np.maximum.reduce(parts)
+
+    found: list[NDArray[np.float32] | None] = []
+    for done, found in run_side_by_side(compare, [(tile,) for tile in tiles]):
         yield Tick("comparing every place", done, len(tiles))
-        part = scores[y : y + step_px, x : x + step_px]
-        for scanner in scanners:
-            part[...] = np.fmax(part, scanner.correlate(slide, (x, y)).numpy())
-    yield Tick("comparing every place", len(tiles), len(tiles))
+    for (x, y), part in zip(tiles, found, strict=True):
+        scores[y : y + step_px, x : x + step_px] = part
     scores[~_spread(slide.tissue, shape)] = np.nan
     pixel_um = factor * index.model.comir_pixel_size_um
     step = max(1, -(-max(shape) // LONGEST_PX))
