@@ -24,7 +24,10 @@ def reuse_large_blocks() -> None:
     `dask.distributed` begin with. Best called before there are threads, which all
     use one heap from then on: others cannot hold large blocks.
     """
-    _set_malloc({_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: _KEPT_BYTES, _M_ARENA_MAX: 1})
+    if not _set_malloc(_M_MMAP_THRESHOLD, 1 << 30):
+        _set_malloc(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc before 2.35 takes
+    _set_malloc(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    _set_malloc(_M_ARENA_MAX, 1)
 
 
 def keep_large_blocks_apart() -> None:
@@ -37,7 +40,7 @@ def keep_large_blocks_apart() -> None:
     project. The price is that the system clears each large block anew: about a
     seventh of the processor time of indexing and searching a small slide.
     """
-    _set_malloc({_M_MMAP_THRESHOLD: _LARGE_BYTES})
+    _set_malloc(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def give_memory_back() -> None:
@@ -53,8 +56,9 @@ def give_memory_back() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _set_malloc(options: dict[int, int]) -> None:
+def _set_malloc(option: int, value: int) -> bool:
+    """Return whether glibc took it."""
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # musl has no such settings
-            for option, value in options.items():
-                ctypes.CDLL(None).mallopt(option, value)
+            return bool(ctypes.CDLL(None).mallopt(option, value))
+    return False

@@ -132,6 +132,7 @@ def test_of_many_parts_those_whose_words_fit_are_scored(vocabulary, monkeypatch)
     words = vocabulary.assign(vocabulary.project((smooth_noise(21, 768, 1024) + 1) / 2))
     words[:, :128, 64:128] = vocabulary.assign(vocabulary.project((coarse + 1) / 2))[:, 28:156, 28:92]
     words[:, :, 192:] = NO_WORD
+    words = np.concatenate([words, words[:, :, 130:132]], 2)  # a last column of narrow parts
     slide = WordSlide(words)
     bag = BagOfWords(
         Query("q", comir, (112, 112), 448.0, 448.0, 1.0),
@@ -143,7 +144,7 @@ def test_of_many_parts_those_whose_words_fit_are_scored(vocabulary, monkeypatch)
     scored = []
     monkeypatch.setattr(bag, "scan", lambda slide, number, part, *_: scored.append(part) or [])
     *_, (done, total, _) = bag_of_words.scan_slides(bag, [(0, slide)], 20, 12.0)
-    assert done == total == 12 + 2
+    assert done == total == 15 + 2
     assert sorted(scored) == [(64, 0), (64, 64)]
 
 

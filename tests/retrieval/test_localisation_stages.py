@@ -87,7 +87,13 @@ def test_poses_are_found_side_by_side_while_turned_copies_are_dropped(comir, mon
         """Gives other threads time to drop what is found."""
 
         def __contains__(self, key: object) -> bool:
-            found = super().__contains__(key)
+            return self._late(super().__contains__(key))
+
+        def get(self, key: object, default: object = None) -> object:
+            return self._late(super().get(key, default))
+
+        @staticmethod
+        def _late(found: object) -> object:
             time.sleep(0.001)
             return found
 

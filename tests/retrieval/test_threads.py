@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from comir_search.retrieval.threads import run_side_by_side
+from comir_search.retrieval.threads import MEMORY_BYTES, run_side_by_side, share_cores
 
 
 @pytest.fixture
@@ -55,6 +55,48 @@ def test_nothing_runs_on_while_the_consumer_does_not_ask(two_cores) -> None:
     running.close()
     assert len(begun) <= 3
     assert torch.get_num_threads() == 2
+
+
+def test_the_more_memory_a_job_takes_the_fewer_run_at_a_time(two_cores) -> None:
+    with share_cores(MEMORY_BYTES // 2) as n_threads:
+        assert n_threads == 2
+    with share_cores(MEMORY_BYTES // 2 + 1) as n_threads:
+        assert n_threads == 1
+    *_, (_, results) = run_side_by_side(torch.get_num_threads, [()], bytes_each=2 * MEMORY_BYTES)
+    assert results == [2]  # alone, it may use all cores
+
+
+def test_calls_at_the_same_time_all_see_all_cores(two_cores) -> None:
+    inner, release = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def first() -> None:
+        for _ in run_side_by_side(inner.set, [()] * 2):
+            pass
+        release.wait(5)
+
+    def second() -> None:
+        with share_cores() as n_threads:
+            seen.append(n_threads)
+            release.wait(5)
+
+    jobs = run_side_by_side(lambda: None, [()] * 4)
+    next(jobs)
+    next(jobs)
+    threads = [threading.Thread(target=call) for call in (first, second)]
+    for thread in threads:
+        thread.start()
+    inner.wait(5)
+    while not seen:
+        time.sleep(0.01)
+    jobs.close()
+    release.set()
+    for thread in threads:
+        thread.join()
+    after = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    after.start()
+    after.join()
+    assert seen == [2, 2]
 
 
 def test_what_a_job_raises_is_raised(two_cores) -> None:

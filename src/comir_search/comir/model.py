@@ -92,6 +92,7 @@ class Model:
         self.stride = int(first.stride)
         self.tile_multiple = int(first.tile_multiple)
         self.halo_px = int(first.halo_px)
+        self.bytes_per_px = int(first.bytes_per_px)
         self.device = torch.device("cpu")
         self._folded: dict[str, nn.Module] = {}
         self._fingerprint = ""

@@ -71,6 +71,11 @@ class CompactNet(nn.Module):
         return 2 ** len(self.down)
 
     @property
+    def bytes_per_px(self) -> int:
+        """Memory that embedding takes for each input pixel, about; measured."""
+        return 170
+
+    @property
     def halo_px(self) -> int:
         """Input pixels around a tile that its CoMIR depends on, rounded up to `tile_multiple`."""
         reach, skips = Reach(), []

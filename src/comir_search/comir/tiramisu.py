@@ -170,6 +170,11 @@ class Tiramisu(nn.Module):
         return 2 ** len(self.down)
 
     @property
+    def bytes_per_px(self) -> int:
+        """Memory that embedding takes for each pixel, about; measured."""
+        return 3400
+
+    @property
     def halo_px(self) -> int:
         """Pixels around a tile that its CoMIR depends on, all but a fraction of a grey level."""
         reach, skips = Reach(), []

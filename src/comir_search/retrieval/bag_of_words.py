@@ -82,8 +82,11 @@ class BagOfWords:
         quarter = count // 4
         projections = turn_projections(self.vocabulary)
         steps = [(step * 360.0 / count, projections) for step in range(quarter)]
+        # The turned copy and what is made of it, and the descriptors.
+        n_values = 4 * len(self.query.comir) * int(np.hypot(*self.query.size_px)) ** 2
+        bytes_each = 4 * (n_values + 2 * self.vocabulary.projection[..., 0].size * MAX_SIDE_POINTS**2)
         described: list[list[tuple[float, Tensor, float]] | None] = []
-        for done, described in run_side_by_side(self._describe_turns, steps):
+        for done, described in run_side_by_side(self._describe_turns, steps, bytes_each):
             yield done, quarter
         for copies in described:
             for angle_deg, table, spacing in copies or ():
@@ -226,8 +229,10 @@ class BagOfWords:
         weights = torch.zeros(2, shape[0] * shape[1], dtype=torch.float64)
         weights[0, at] = self._plain_table[bags].sum(1)
         weights[1] = weights[0] ** 2
-        side = min(round(CELLS * self._spacings[0]), *shape)
-        sums, energies = box_means(weights.view(2, *shape), side)
+        side = round(CELLS * self._spacings[0])
+        # Of a part that is narrower than the query, the rest of the window holds no words.
+        edges = (0, max(side - shape[1], 0), 0, max(side - shape[0], 0))
+        sums, energies = box_means(torch.nn.functional.pad(weights.view(2, *shape), edges), side)
         return float((sums / (energies + ENERGY_FLOOR).sqrt()).max())
 
     @cached_property

@@ -32,7 +32,7 @@ FAILED = ("error", "cancelled", "lost")
 # anew can take as long as the work itself. Variables that the user has set go before these.
 WORKER_ENVIRON = {
     "MALLOC_ARENA_MAX": 1,
-    "MALLOC_MMAP_THRESHOLD_": 1 << 30,
+    "MALLOC_MMAP_THRESHOLD_": 32 << 20,
     "MALLOC_TRIM_THRESHOLD_": 512 << 20,
 }
 _ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"

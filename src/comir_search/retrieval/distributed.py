@@ -122,9 +122,9 @@ class ClusterSearchRunner:
         self._where = str(index.path), index.model_fingerprint, "cpu"  # no network runs there
 
     def run(
-        self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]
+        self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Generator[tuple[int, list[Result | None]], None, None]:
-        """Share jobs out, see `SearchRunner`."""
+        """Share jobs out, see `SearchRunner`; a worker's threads are its owner's choice."""
         packed = pickle.dumps(tool)
         size = -(-len(jobs) // (TASKS_PER_THREAD * self._cluster.n_threads))
         size = max(1, min(size, PLACES_PER_TASK))

@@ -96,7 +96,7 @@ def heat_map_steps(
         return np.maximum.reduce(parts)
 
     found: list[NDArray[np.float32] | None] = []
-    for done, found in run_side_by_side(compare, [(tile,) for tile in tiles]):
+    for done, found in run_side_by_side(compare, [(tile,) for tile in tiles], scanners[0].bytes_each):
         yield Tick("comparing every place", done, len(tiles))
     for (x, y), part in zip(tiles, found, strict=True):
         scores[y : y + step_px, x : x + step_px] = part

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 # Blocks overlap by a halo, so little is read twice and less need be kept than for searching.
 CACHE_BYTES = 64 * 2**20
+DERIVE_BYTES_PER_VALUE = 20  # memory that the words of a block take for each value of its CoMIR
 
 Mark = Callable[[Cell], None]
 Waiting = Generator[None, None, None]
@@ -80,14 +81,17 @@ class LocalRunner:
             return region, read_region(slide, target, model, region)
 
         def embed(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
-            take_one_core()
+            if threads > 1:
+                take_one_core()
             return work[0], embed_pixels(work[1], target, model, modality, work[0])
 
         def write(work: tuple[Cell, Any]) -> None:
             target.write_chunks(comir_array(0), work[1])
             mark(work[0])
 
-        with share_cores() as threads:
+        bytes_each = model.bytes_per_px * (target.layout.region_px + 2 * model.halo_px) ** 2
+        with share_cores(bytes_each) as threads:
+            threads = threads if model.device.type == "cpu" else 1  # a GPU does one region as fast as several
             yield from run_stages(regions, [read, embed, write], threads=threads, interrupt=slide.interrupt)
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
@@ -98,7 +102,8 @@ class LocalRunner:
             return block, read_block(target, block)
 
         def derive(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
-            take_one_core()
+            if threads > 1:
+                take_one_core()
             return work[0], derive_block(work[1], target, model, work[0], target.layout.derived_arrays)
 
         def write(work: tuple[Cell, Any]) -> None:
@@ -106,7 +111,8 @@ class LocalRunner:
                 target.write_chunks(array, chunks)
             mark(work[0])
 
-        with share_cores() as threads:
+        side = target.layout.block_px + 2 * target.layout.word_halo_px
+        with share_cores(DERIVE_BYTES_PER_VALUE * model.comir_channels * side**2) as threads:
             yield from run_stages(blocks, [read, derive, write], threads=threads)
 
     def close(self) -> None:

@@ -131,6 +131,13 @@ class PoseRound:
     angle_offsets_deg: tuple[float, ...]
     scales: tuple[float, ...]
 
+    @property
+    def bytes_each(self) -> int:
+        """Memory that one place takes: its turned copies, their spectra and what is made of them."""
+        finder = next(iter(self.finders.values()))
+        side = float(np.hypot(*finder.query.size_px)) / 2**finder.level + 2 * finder.margin_px
+        return int(24 * len(self.angle_offsets_deg) * len(finder.query.comir) * side**2)
+
     def refine(self, slide: IndexedSlide, place: Place) -> Place:
         """Return a place on a slide moved, turned and scored anew."""
         return self.finders[place.mirrored].refine(place, slide, self.angle_offsets_deg, self.scales)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 class SearchRunner(Protocol):
     """Looks at many places of many slides in the same way."""
 
-    def run(self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> Running[Result]:
+    def run(
+        self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
+    ) -> Running[Result]:
         """Call `tool` with every job's entries.
 
         Parameters
@@ -24,6 +26,8 @@ class SearchRunner(Protocol):
             quickly made again.
         jobs : sequence of tuple
             Each begins with an `IndexedSlide`; the rest can be pickled.
+        bytes_each : int
+            Memory that a job takes: the larger, the fewer run at a time in one process.
 
         Yields
         ------
@@ -41,9 +45,11 @@ class SearchRunner(Protocol):
 class LocalSearchRunner:
     """Work in this process, each core on a job of its own."""
 
-    def run(self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> Running[Result]:
+    def run(
+        self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
+    ) -> Running[Result]:
         """Do jobs, see `SearchRunner`."""
-        return run_side_by_side(tool, jobs)
+        return run_side_by_side(tool, jobs, bytes_each)
 
     def close(self) -> None:
         """Do nothing: nothing was started."""

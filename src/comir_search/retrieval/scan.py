@@ -78,6 +78,12 @@ class Scanner:
         # The spectra take a hundred times the query, and are made again in less than a second.
         return Scanner, (self.query, self.level, len(self.angles_deg))
 
+    @property
+    def bytes_each(self) -> int:
+        """Memory that one tile takes: products twice, scores, windows with what is made of them."""
+        frequencies, channels, quarter = self.spectra.pixels.shape
+        return 4 * frequencies * (16 * quarter + 48 * channels) + 16 * quarter * self.spectra.places**2
+
     def tiles(self, slide: IndexedSlide) -> list[tuple[int, int]]:
         """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
         factor = 2**self.level
@@ -244,7 +250,7 @@ def scan_slides(
     work = work[:tile_limit]
     found: list[list[Place] | None] = []
     shown = False
-    for done, found in runner.run(scanner.scan, work):
+    for done, found in runner.run(scanner.scan, work, scanner.bytes_each):
         first: list[Place] = []
         if done >= FIRST_TILES and not shown:
             first, shown = keep_distinct(_join(found), radius_px, FIRST_PLACES), True

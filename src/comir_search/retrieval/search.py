@@ -1,6 +1,6 @@
 """Search: from a query to ranked, verified candidates.
 
-Two first stages look over everything, a coarse correlation and a sliding bag of
+Two first stages look over the slides, a coarse correlation and a sliding bag of
 words; the union of their best places is correlated again at finer levels until
 place and angle are known; the scores become confidences. When none can be
 trusted, a finer correlation looks over the slides once more, as far as is

@@ -11,31 +11,48 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
 
-MOST_THREADS = 8  # each takes up to 0.2 GB; more would wait for Python's lock: further processes do better
+MOST_THREADS = 8  # more would wait for Python's lock: further processes do better
+MEMORY_BYTES = 1200 << 20  # that threads may take together
 
 Result = TypeVar("Result")
 Running = Generator[tuple[int, list[Result | None]], None, None]
 
 
+_lock = Lock()
+_sharing, _n_cores = 0, 1
+
+
 @contextmanager
-def share_cores() -> Iterator[int]:
+def share_cores(bytes_each: int = 0) -> Iterator[int]:
     """Let other threads use the cores that torch may use in this one.
+
+    Parameters
+    ----------
+    bytes_each : int
+        Memory that each of them takes.
 
     Yields
     ------
     int
-        How many threads to start, `MOST_THREADS` or fewer. Each calls
-        `take_one_core` first.
+        How many threads to start. Of several each calls `take_one_core` first.
     """
-    n_cores = torch.get_num_threads()
+    global _sharing, _n_cores
+    with _lock:
+        # What one thread sets, threads that are started later begin with: among several of these calls at a time
+        # only the first sees how many cores there are, and only the last may say so again.
+        _n_cores = _n_cores if _sharing else torch.get_num_threads()
+        _sharing += 1
     try:
-        yield min(n_cores, MOST_THREADS)
+        yield max(1, min(_n_cores, MOST_THREADS, MEMORY_BYTES // max(bytes_each, 1)))
     finally:
-        torch.set_num_threads(n_cores)  # what threads that are started later begin with
+        with _lock:
+            _sharing -= 1
+            torch.set_num_threads(_n_cores)
 
 
 def take_one_core() -> None:
@@ -43,7 +60,9 @@ def take_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def run_side_by_side(call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> Running[Result]:
+def run_side_by_side(
+    call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
+) -> Running[Result]:
     """Call something with every job's entries, each core with a job of its own.
 
     Parameters
@@ -51,6 +70,8 @@ def run_side_by_side(call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]
     call : callable
         Safe to be called by several threads at a time.
     jobs : sequence of tuple
+    bytes_each : int
+        Memory that a job takes: the larger, the fewer run at a time.
 
     Yields
     ------
@@ -65,7 +86,7 @@ def run_side_by_side(call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]
     yield 0, results
     waiting, done = iter(enumerate(jobs)), 0
     running: dict[Future[Result], int] = {}
-    with share_cores() as n_threads, ThreadPoolExecutor(n_threads, "cores", take_one_core) as pool:
+    with share_cores(bytes_each) as n_threads, _open_pool(n_threads) as pool:
         # No more than the threads can begin: nothing runs on while the consumer does not ask.
         while done < len(jobs):
             for number, job in islice(waiting, n_threads - len(running)):
@@ -74,3 +95,8 @@ def run_side_by_side(call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]
                 results[running.pop(future)] = future.result()
                 done += 1
             yield done, results
+
+
+def _open_pool(n_threads: int) -> ThreadPoolExecutor:
+    """Start threads; one alone may use all cores."""
+    return ThreadPoolExecutor(n_threads, "cores", take_one_core if n_threads > 1 else None)

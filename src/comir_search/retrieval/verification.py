@@ -87,7 +87,7 @@ class Verifier:
             work = [(self.slides[place.slide], place) for place in best]
             refined: list[Place | None] = []
             shown = 0
-            for done, refined in self.runner.run(poses.refine, work):
+            for done, refined in self.runner.run(poses.refine, work, poses.bytes_each):
                 partial = None
                 if number and done >= shown + SHOW_EVERY:
                     partial, shown = show([place for place in refined if place]), done
