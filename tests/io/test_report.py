@@ -73,6 +73,16 @@ def project(tmp_path):
         yield project
 
 
+def test_settings_of_a_search_are_told_in_words(project, tmp_path):
+    query = project.queries[0]
+    options = {"top": 10, "mirror": False, "slides": []}
+    project.set_result(query.id, query.result, {"model": "m-1234", "options": options})
+    write_report(tmp_path / "report.html", project)
+    _, text = outline_of(tmp_path / "report.html")
+    assert "candidates 10 mirrored too no slides all" in text
+    assert "{'" not in text and "nan µm" not in text
+
+
 def test_report_is_complete(project, tmp_path):
     path = tmp_path / "report.html"
     write_report(path, project, top=2)

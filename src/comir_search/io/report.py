@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from html import escape
@@ -20,7 +19,7 @@ import comir_search
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import candidate_corners_px
 from comir_search.io.atomic import write_text
-from comir_search.io.entries import Judgement, ProjectQuery
+from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide
 from comir_search.io.palette import VERDICT_COLOURS, VERDICT_LABELS, Colour
 from comir_search.io.pictures import extract_candidate, to_display
 from comir_search.io.project import Project
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from comir_search.slides import Slide
 
 PICTURE_PX, OVERVIEW_PX = 360, 900
+WORDS = {"top": "candidates", "mirror": "mirrored too"}  # as the window calls a search's options
 
 STYLE = """
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: #202124; margin: 0; }
@@ -280,7 +280,7 @@ def _method(project: Project, queries: Sequence[ProjectQuery]) -> str:
     """Return how the results came about: slides, settings, index, model, options of each search."""
     slides = "".join(
         f"<tr><td>{escape(slide.name)}</td>"
-        f"<td>{slide.pixel_size_um or math.nan:g} µm ({escape(slide.pixel_size_source)})</td>"
+        f"<td>{_pixel_size(slide)}</td>"
         f"<td><code>{escape(slide.fingerprint)}</code></td></tr>"
         for slide in project.slides
     )
@@ -298,12 +298,34 @@ def _method(project: Project, queries: Sequence[ProjectQuery]) -> str:
     )
 
 
+def _pixel_size(slide: ProjectSlide) -> str:
+    if slide.pixel_size_um is None:
+        return "pixel size missing"
+    return f"{slide.pixel_size_um:g} µm ({escape(slide.pixel_size_source)})"
+
+
 def _definitions(values: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td><code>{escape(str(value))}</code></td></tr>"
-        for name, value in values.items()
+        f"<tr><th>{escape(WORDS.get(name, name))}</th><td><code>{escape(_in_words(value))}</code></td></tr>"
+        for name, value in _flatten(values)
     )
     return f"<table>{rows}</table>"
+
+
+def _flatten(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value)
+        else:
+            yield str(name), value
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "all"
+    return str(value)
 
 
 def _page(title: str, body: Sequence[str]) -> str:
