@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
+from comir_search.io.entries import ProjectSlide
 from comir_search.records import SlideInfo
 
 
@@ -40,9 +42,40 @@ class SlideItem:
         return self.info.fingerprint
 
     @property
+    def pixels_text(self) -> str:
+        """How many pixels there are, as shown; of a missing slide, where it was."""
+        if self.state is IndexState.MISSING:
+            return f"was in {Path(self.info.path).parent}"
+        return f"{self.info.width_px:,} × {self.info.height_px:,} px".replace(",", "\u2009")
+
+    @property
+    def pixel_size_text(self) -> str:
+        """The pixel size and where it comes from, as shown; "" where it cannot be corrected."""
+        if self.state is IndexState.MISSING:
+            return ""
+        if self.info.pixel_size_um is None:
+            return "pixel size missing"
+        return f"{self.info.pixel_size_um:.4g} µm ({self.info.pixel_size_source})"
+
+    @property
     def size_text(self) -> str:
         """Size and pixel size, as shown."""
-        pixels = f"{self.info.width_px:,} × {self.info.height_px:,} px".replace(",", "\u2009")
-        if self.info.pixel_size_um is None:
-            return f"{pixels} · pixel size missing"
-        return f"{pixels} · {self.info.pixel_size_um:.4g} µm ({self.info.pixel_size_source})"
+        return " · ".join(text for text in (self.pixels_text, self.pixel_size_text) if text)
+
+
+def missing_item(slide: ProjectSlide) -> SlideItem:
+    """Return a slide of a project whose file is no longer where it was; its size is not known."""
+    info = SlideInfo(
+        name=slide.name,
+        path=slide.path,
+        format="",
+        width_px=0,
+        height_px=0,
+        channels=0,
+        dtype="",
+        level_shapes_px=(),
+        pixel_size_um=slide.pixel_size_um,
+        pixel_size_source=slide.pixel_size_source,
+        fingerprint=slide.fingerprint,
+    )
+    return SlideItem(info, IndexState.MISSING)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.entries import ProjectQuery
+from comir_search.io.entries import ProjectQuery, ProjectSlide
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult, SlideInfo
 from napari_comir_search.items import IndexState, SlideItem
@@ -32,11 +32,11 @@ MOST_CORES = 4  # threads of more would hold the window up, which needs Python's
 
 @dataclass
 class Opened:
-    """Slides that were opened, a sentence for each file that could not be, and names of those that moved."""
+    """Slides that were opened, a sentence for each file that could not be, and those that moved."""
 
     infos: list[SlideInfo] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    missing: list[ProjectSlide] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) ->
     }
     present = [Path(slide.path) for slide in project.slides if slide.exists]
     opened = (yield from describe_slides_steps(present, sizes_um)) if present else Opened()
-    opened.missing = [slide.name for slide in project.missing_slides()]
+    opened.missing = project.missing_slides()
     return opened
 
 

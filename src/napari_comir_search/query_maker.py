@@ -7,7 +7,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Image
+from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, Signal
 
 from comir_search.errors import ComirSearchError
@@ -109,12 +109,20 @@ class QueryMaker(QObject):
 
     def stop_drawing(self) -> None:
         """Take the drawn rectangle away."""
-        outline, self.outline = self.outline, None
+        outline = self.outline
         if outline is not None:
-            outline.layer.events.data.disconnect(self._take_shape)
-            self.viewer.layers.events.removed.disconnect(self._drop_outline)
+            self.give_up()
             outline.close()
-            self.drawing_changed.emit()
+
+    def give_up(self) -> list[Layer]:
+        """Stop drawing, and return the layer of the rectangle for the caller to take out of the viewer."""
+        outline, self.outline = self.outline, None
+        if outline is None:
+            return []
+        outline.layer.events.data.disconnect(self._take_shape)
+        self.viewer.layers.events.removed.disconnect(self._drop_outline)
+        self.drawing_changed.emit()
+        return [outline.layer] if outline.layer in self.viewer.layers else []
 
     def cut_drawn(self) -> None:
         """Make the drawn rectangle a query."""

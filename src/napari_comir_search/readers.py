@@ -14,16 +14,17 @@ Reader = Callable[[Any], list[Any]]
 
 def get_slide_reader(path: str | list[str]) -> Reader | None:
     """Return a reader for a slide, or for several."""
-    return read_slides if all(Path(one).exists() for one in _as_list(path)) else None
+    return read_slides if all(_is_slide(Path(one)) for one in _as_list(path)) else None
 
 
 def get_project_reader(path: str | list[str]) -> Reader | None:
-    """Return a reader for one project file or one index folder."""
+    """Return a reader for one project file, one index folder or one folder of slides."""
     paths = [Path(one) for one in _as_list(path)]
     if len(paths) != 1:
         return None
     is_project = paths[0].suffix == ".comirproj" and paths[0].is_file()
-    return read_project if is_project or (paths[0] / "index.json").is_file() else None
+    is_index = (paths[0] / "index.json").is_file()
+    return read_project if is_project or is_index or _holds_slides(paths[0]) else None
 
 
 def read_slides(path: str | list[str]) -> list[LayerData]:
@@ -42,14 +43,29 @@ def read_slides(path: str | list[str]) -> list[LayerData]:
 
 
 def read_project(path: str | list[str]) -> list[tuple[None]]:
-    """Open a project or an index in the dock; it adds no layer by itself."""
+    """Open a project, an index or a folder of slides in the dock; it adds no layer by itself."""
     from napari_comir_search.commands import find_dock
 
     dock = find_dock()
     if dock is None:
-        raise ComirSearchError("A project opens in a napari window: start napari first.")
+        raise ComirSearchError("This opens in a napari window: start napari first.")
     dock.workbench.take(_as_list(path))
     return [(None,)]
+
+
+def _is_slide(path: Path) -> bool:
+    from comir_search.slides.folder import is_zarr
+
+    return path.exists() and (not path.is_dir() or path.suffix == ".zarr" or is_zarr(path))
+
+
+def _holds_slides(folder: Path) -> bool:
+    """Whether a folder is one of slides, as far as its own files tell: napari waits for the answer."""
+    from comir_search.slides.folder import SUFFIXES
+
+    if not folder.is_dir() or _is_slide(folder):
+        return False
+    return any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
 
 
 def _as_list(path: str | list[str]) -> list[str]:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comir_search.io.entries import ProjectQuery
+from comir_search.io.entries import ProjectQuery, ProjectSlide
 from comir_search.io.project import Project
 from comir_search.records import Candidate, SlideInfo
-from napari_comir_search.items import IndexState, SlideItem
+from napari_comir_search.items import IndexState, SlideItem, missing_item
 from napari_comir_search.review import Review, SessionEvents
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Session(Review):
 
     def _clear(self) -> None:
         self._slides: dict[str, SlideItem] = {}
+        self._missing: dict[str, SlideItem] = {}
         self.index: Index | None = None
         self._image: tuple[int, np.ndarray | None] | None = None
         Review.__init__(self)
@@ -141,8 +142,18 @@ class Session(Review):
 
     @property
     def slides(self) -> list[SlideItem]:
-        """The slides, in the order they came."""
+        """The slides whose files are there, in the order they came."""
         return list(self._slides.values())
+
+    @property
+    def missing(self) -> list[SlideItem]:
+        """The project's slides whose files are not where they were."""
+        return list(self._missing.values())
+
+    def note_missing(self, slides: Iterable[ProjectSlide]) -> None:
+        """Take note of which of the project's slides were not found."""
+        self._missing = {slide.fingerprint: missing_item(slide) for slide in slides}
+        self.events.slides.emit()
 
     def slide(self, fingerprint: str) -> SlideItem | None:
         """Return a slide by its fingerprint."""
@@ -161,6 +172,7 @@ class Session(Review):
             self.project.add_slide(info)
             state = self._slides[info.fingerprint].state if info.fingerprint in before else IndexState.NONE
             self._slides[info.fingerprint] = SlideItem(info, state)
+            self._missing.pop(info.fingerprint, None)
         self.events.slides.emit()
         return [item for fingerprint, item in self._slides.items() if fingerprint not in before]
 
@@ -168,6 +180,7 @@ class Session(Review):
         """Take a slide out of the project; neither file nor index are touched."""
         self.project.remove_slide(fingerprint)
         self._slides.pop(fingerprint, None)
+        self._missing.pop(fingerprint, None)
         self.events.slides.emit()
 
     def set_pixel_size(self, fingerprint: str, pixel_size_um: float) -> None:
@@ -183,7 +196,11 @@ class Session(Review):
         """The index folder: the one chosen, else one beside the first slide."""
         chosen = self.project.settings.get("index")
         if chosen:
-            return Path(chosen)
+            path = Path(chosen)
+            if self._slides and not path.exists():
+                moved = Path(self.slides[0].info.path).parent / path.name
+                return moved if (moved / "index.json").is_file() else path  # it moved with its slides
+            return path
         if self._slides:
             return Path(self.slides[0].info.path).parent / "repository.comirindex"
         return None

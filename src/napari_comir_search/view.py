@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
@@ -12,7 +12,7 @@ from napari_comir_search.layers import CandidateLayers, fingerprint_of, fly_to, 
 from napari_comir_search.session import Session
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
     from comir_search.slides import Slide
 
@@ -58,10 +58,10 @@ class SlideView:
         self.clear()
         self.viewer.layers.events.removed.disconnect(self._forget)
 
-    def clear(self) -> None:
-        """Take candidates, and slides that were opened here, off the canvas; close their files."""
+    def clear(self, others: Sequence[Layer] = ()) -> None:
+        """Take candidates, slides that were opened here, and other layers off the canvas; close the files."""
         slides = [layer for layer in self.viewer.layers if fingerprint_of(layer) in self._slides]
-        remove_layers(self.viewer, [*self.candidates.give_up(), *slides])
+        remove_layers(self.viewer, [*others, *self.candidates.give_up(), *slides])
         selection = self.viewer.layers.selection
         if not selection:
             selection.clear()  # else it holds the layer that was current last

@@ -176,7 +176,8 @@ class Workbench(QObject):
 
     def _restore(self, opened: jobs.Opened) -> None:
         self._take_slides(opened)
-        self.slides_missed.emit(opened.missing)
+        self.session.note_missing(opened.missing)
+        self.slides_missed.emit([slide.name for slide in opened.missing])
         shown = self.session.slide(self.session.project.view.get("slide") or "")
         if shown is not None:
             self.view.show(shown.fingerprint, then=self._restore_camera)
@@ -192,8 +193,7 @@ class Workbench(QObject):
         self.keep_view()
         for runner in self.runners:
             runner.cancel()
-        self.maker.stop_drawing()
-        self.view.clear()
+        self.view.clear(self.maker.give_up())
         self.left.emit()
 
     # The repository
@@ -267,7 +267,7 @@ class Workbench(QObject):
         without = [item.info.name for item in items if item.info.pixel_size_um is None]
         if without:
             self.failed.emit(
-                f"{without[0]} states no pixel size: right-click it, choose Set pixel size, then index again."
+                f"{without[0]} states no pixel size: click “pixel size missing” in the list, then index again."
             )
         elif path is not None and items:
             job = jobs.index_steps(path, items, self.session.slides, self.options())

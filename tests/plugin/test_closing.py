@@ -79,6 +79,17 @@ def test_layers_of_a_left_project_go_all_at_once(qtbot, searched_dock) -> None:
     assert len(removed) == 4 and len(batches) == 1  # the slide, its heat map, rectangles and pins
 
 
+def test_leaving_while_drawing_is_one_batch_too(qtbot, searched_dock) -> None:
+    dock, batches, heard = searched_dock, [], []
+    slide = dock.workbench.view.layer(dock.session.candidate.fingerprint)
+    dock.workbench.maker.draw_on(slide)
+    dock.workbench.maker.drawing_changed.connect(lambda: heard.append(True))
+    dock.viewer.layers.events.end_batch.connect(batches.append)
+    dock.workbench.new_project()
+    assert not dock.viewer.layers and len(batches) == 1
+    assert dock.workbench.maker.outline is None and heard
+
+
 def test_a_project_that_cannot_be_opened_leaves_the_present_one_on_the_canvas(
     qtbot, searched_dock, tmp_path
 ) -> None:

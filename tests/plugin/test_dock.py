@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
     QAbstractSlider,
     QAbstractSpinBox,
     QComboBox,
+    QInputDialog,
     QLineEdit,
 )
 
@@ -23,7 +25,9 @@ from comir_search.records import Candidate, SearchResult, Verdict
 from napari_comir_search.widgets.dock import SearchDock
 from napari_comir_search.widgets.message_bar import describe_versions
 from napari_comir_search.widgets.progress_row import describe_seconds
+from napari_comir_search.widgets.slide_list import pixel_size_area
 
+LEFT, NO_KEYS = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
 CONTROLS = (QAbstractButton, QAbstractItemView, QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
 
@@ -130,6 +134,24 @@ def test_slides_are_listed_with_size_and_source(qtbot, dock: SearchDock, slides:
     settle(qtbot, dock)
     other = dock.workbench.view.layer(dock.session.slides[1].fingerprint)
     assert tuple(other.scale) == (0.25, 0.25) and other.visible and not layer.visible
+
+
+def test_a_click_on_a_pixel_size_corrects_it(qtbot, dock: SearchDock, slides: Path, monkeypatch) -> None:
+    dock.workbench.take([slides])
+    settle(qtbot, dock)
+    dock.viewer.window.show()
+    dock.resize(420, 900)
+    qtbot.wait(50)
+    monkeypatch.setattr(QInputDialog, "getDouble", lambda *_: (0.25, True))
+    view = dock.repository.list
+    row = view.visualRect(view.model().index(1))
+    link = pixel_size_area(row, dock.session.slides[1], view.fontMetrics())
+    assert row.contains(link) and link.width() > 40
+    QTest.mouseClick(view.viewport(), LEFT, NO_KEYS, QPoint(row.left() + 10, row.top() + 10))
+    assert dock.session.slides[1].info.pixel_size_um is None
+    QTest.mouseClick(view.viewport(), LEFT, NO_KEYS, link.center())
+    assert dock.session.slides[1].size_text == "400 × 300 px · 0.25 µm (user)"
+    settle(qtbot, dock)
 
 
 def test_a_bad_file_is_told_in_one_sentence(qtbot, dock: SearchDock, tmp_path: Path) -> None:

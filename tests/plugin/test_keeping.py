@@ -93,14 +93,22 @@ def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, 
     assert asked == [["first.ome.tif", "second.ome.tif"]]
     assert "first.ome.tif and 1 more are no longer where they were" in dock.message.text
     assert not dock.locate_button.isHidden()
-    assert "not where they were" in dock.repository.hint.text()
+    listed = [dock.repository.model.item(dock.repository.model.index(row)) for row in range(2)]
+    assert [(item.info.name, item.state.value) for item in listed] == [
+        ("first.ome.tif", "file missing"), ("second.ome.tif", "file missing"),
+    ]  # fmt: skip
+    assert listed[0].size_text == f"was in {study.slides}" and dock.session.slides == []
+    assert dock.session.searchable == []
     dock.workbench.relocate(tmp_path / "elsewhere")
     settle(qtbot, dock)
+    # The index lay beside the slides and moved with them.
+    assert [item.info.name for item in dock.session.searchable] == ["first.ome.tif"]
+    assert dock.session.index_path == tmp_path / "elsewhere" / "repository.comirindex"
     assert [item.info.name for item in dock.session.slides] == ["first.ome.tif", "second.ome.tif"]
     dock.workbench.new_project()
     dock.workbench.open_project(tmp_path / "study.comirproj")
     settle(qtbot, dock)
-    assert len(asked) == 1 and len(dock.session.slides) == 2
+    assert len(asked) == 1 and len(dock.session.slides) == 2 and not dock.session.missing
     assert dock.locate_button.isHidden()
     study_of_none = Session(tmp_path / "others")
     study_of_none.save_as(tmp_path / "none.comirproj")

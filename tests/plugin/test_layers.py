@@ -16,7 +16,7 @@ from comir_search.records import Candidate, Verdict
 from comir_search.slides import open_slide, slide_from_array
 from napari_comir_search.jobs import open_slide_steps
 from napari_comir_search.layers import CandidateLayers, fly_to, slide_layer
-from napari_comir_search.readers import get_project_reader, get_slide_reader
+from napari_comir_search.readers import get_project_reader, get_slide_reader, read_project
 
 
 def make_candidate(rank: int, x: float, y: float, angle_deg: float = 0.0) -> Candidate:
@@ -48,6 +48,16 @@ def test_the_reader_leaves_what_is_not_its_own(tmp_path) -> None:
     assert get_project_reader(str(tmp_path / "x.comirindex")) is None
     assert get_project_reader(str(tmp_path / "none.comirproj")) is None
     assert get_slide_reader(str(tmp_path / "none.svs")) is None
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("no slide")
+    assert (
+        get_slide_reader(str(tmp_path / "letters")) is get_project_reader(str(tmp_path / "letters")) is None
+    )
+
+
+def test_a_folder_of_slides_is_no_slide_but_opens_in_the_dock(study) -> None:
+    assert get_slide_reader(str(study.slides)) is None
+    assert get_project_reader(str(study.slides)) is read_project
 
 
 def test_dark_grey_slides_get_contrast(tmp_path) -> None:

@@ -178,6 +178,25 @@ def test_events_tell_what_changed(searched: Session) -> None:
     assert heard == ["candidate"]
 
 
+def test_slides_without_a_file_are_listed_until_they_are_found_or_taken_out(session: Session) -> None:
+    session.add_slides([make_info("a.tif"), make_info("b.tif"), make_info("c.tif")])
+    session.save_as(session.project.path.parent.parent / "named.comirproj")
+    session.open_project(session.project.path)
+    session.add_slides([make_info("b.tif")])
+    missing = [slide for slide in session.project.slides if slide.name != "b.tif"]
+    session.note_missing(missing)
+    assert [(item.info.name, item.state) for item in session.missing] == [
+        ("a.tif", IndexState.MISSING), ("c.tif", IndexState.MISSING),
+    ]  # fmt: skip
+    assert [item.info.name for item in session.slides] == ["b.tif"] and session.searchable == []
+    session.add_slides([make_info("a.tif", "/elsewhere")])
+    session.remove_slide("print of c.tif")
+    assert session.missing == [] and [slide.name for slide in session.project.slides] == ["a.tif", "b.tif"]
+    session.note_missing(missing[:1])
+    session.new_project()
+    assert session.missing == []
+
+
 def test_slide_state_and_pixel_size(session: Session) -> None:
     session.add_slides([make_info("a.tif"), make_info("b.tif")])
     session.set_index("/slides/x.comirindex", None, {"print of a.tif": IndexState.DONE})

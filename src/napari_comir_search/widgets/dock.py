@@ -198,6 +198,7 @@ class SearchDock(LeavingWidget):
         path = self.session.project.path
         self.project_label.setText("Untitled project" if self.session.is_untitled else path.stem)
         self.project_label.setToolTip(f"{path}\nEvery change is on the disk at once.")
+        self.locate_button.setVisible(bool(self.session.missing))
         for name, section in self.sections.items():
             section.set_note(getattr(getattr(self, name), "summary", ""))
 
@@ -331,7 +332,6 @@ class SearchDock(LeavingWidget):
             self.workbench.save_as(path if path.endswith(".comirproj") else f"{path}.comirproj")
 
     def _offer_search(self, names: list[str]) -> None:
-        self.locate_button.setVisible(bool(names))
         if not names:
             return
         if len(names) == 1:
@@ -342,6 +342,7 @@ class SearchDock(LeavingWidget):
                 "choose the folder that holds them now."
             )
         self.message.show_error(sentence)
+        self.sections["repository"].set_open(True)  # there they are listed
 
     def _locate(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder that holds the moved slides")

@@ -56,6 +56,7 @@ class Inspector(QWidget):
         self.keymap = Keymap(self.canvas.model, actions)
         self.hint = QLabel(HINT)
         self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.hint.setWordWrap(True)  # a long name must not widen the window
         self.mode_buttons: dict[Mode, QPushButton] = {}
         group = QButtonGroup(self)
         modes = QHBoxLayout()
@@ -129,7 +130,7 @@ class Inspector(QWidget):
         self._contrast_timer.setInterval(CONTRAST_DELAY_MS)
         self._contrast_timer.timeout.connect(self.refresh)
         workbench.view.contrast_changed.connect(self._await_contrast)
-        self.session.events.slides.connect(self._show_state)
+        self.session.events.slides.connect(self._take_slides)
         inspection.changed.connect(self.refresh)
         inspection.mode_changed.connect(self._show_mode)
         workbench.compared.connect(self._take)
@@ -143,7 +144,7 @@ class Inspector(QWidget):
         """Listen no more and let go of the canvas."""
         self._contrast_timer.stop()
         self.workbench.view.contrast_changed.disconnect(self._await_contrast)
-        self.session.events.slides.disconnect(self._show_state)
+        self.session.events.slides.disconnect(self._take_slides)
         self.workbench.viewer.events.theme.disconnect(self._take_theme)
         self.workbench.left.disconnect(self.canvas.forget)
         self.inspection.changed.disconnect(self.refresh)
@@ -162,13 +163,24 @@ class Inspector(QWidget):
         if candidate is None:
             self.hint.setText(HINT)
         elif item is None:
-            self.hint.setText(f"{candidate.slide} is not in the repository: add it to compare.")
+            is_missing = any(candidate.fingerprint == one.fingerprint for one in self.session.missing)
+            self.hint.setText(
+                f"The file of {candidate.slide} is missing: click Look for moved slides."
+                if is_missing
+                else f"{candidate.slide} is not in the repository: add it to compare."
+            )
         if item is None:
             self._stack.setCurrentWidget(self.hint)
             self.canvas.show_comparison(None)
         else:
             self.hint.setText(READING)
             self.workbench.compare(candidate, item, self.inspection.faces)
+        self._show_state()
+
+    def _take_slides(self) -> None:
+        """Say why there is nothing to compare, as far as it is known now."""
+        if self._stack.currentWidget() is self.hint and not self.workbench.comparing.is_running:
+            self.refresh()
         self._show_state()
 
     def _take_theme(self, event: object = None) -> None:

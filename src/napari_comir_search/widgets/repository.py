@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QInputDialog,
     QLabel,
-    QListView,
     QMenu,
     QPushButton,
     QStackedLayout,
@@ -23,11 +22,10 @@ from napari_comir_search.items import IndexState, SlideItem
 from napari_comir_search.jobs import Thumbnail
 from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.progress_row import ProgressRow
-from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideDelegate, SlideListModel
+from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideListModel, SlideListView
 from napari_comir_search.workbench import Workbench
 
 HINT = "Drop slides or a folder of slides here,\nor click Add folder."
-MOVED_HINT = "The slides of this project are not where they were.\nClick Look for moved slides above."
 FEWEST_ROWS, MOST_ROWS = 2, 4  # that the list shows at once
 
 
@@ -51,13 +49,16 @@ class RepositoryWidget(QWidget):
         )
         self.files_button.clicked.connect(self._add_files)
         self.model = SlideListModel(self)
-        self.list = QListView()
+        self.list = SlideListView()
         self.list.setModel(self.model)
-        self.list.setItemDelegate(SlideDelegate(self.list))
+        self.list.pixel_size_clicked.connect(self._ask_pixel_size)
         self.list.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self.list.setToolTip("The slides to search. Double-click one to show it; right-click it for more.")
+        self.list.setToolTip(
+            "The slides to search. Double-click one to show it; click its pixel size to correct it; "
+            "right-click it for more."
+        )
         self.list.customContextMenuRequested.connect(self._open_menu)
         self.list.doubleClicked.connect(self._show)
         self.hint = QLabel(HINT)
@@ -93,9 +94,7 @@ class RepositoryWidget(QWidget):
         layout.addLayout(index_row)
         layout.addWidget(self.progress)
 
-        self._n_missing = 0
         self.session.events.slides.connect(self.refresh)
-        workbench.slides_missed.connect(self._take_missing)
         workbench.slide_pictured.connect(self._take_picture)
         workbench.indexing.started.connect(self.refresh)
         workbench.indexing.ended.connect(self.refresh)
@@ -108,19 +107,20 @@ class RepositoryWidget(QWidget):
     @property
     def summary(self) -> str:
         """One line for the section's title."""
-        items = self.session.slides
+        items, n_missing = self.session.slides, len(self.session.missing)
         if not items:
-            return f"{self._n_missing} not found" if self._n_missing else "no slides yet"
+            return f"{n_missing} not found" if n_missing else "no slides yet"
         done = len(self.session.searchable)
-        return f"{len(items)} slide{'s' if len(items) > 1 else ''}, {done} indexed"
+        slides = f"{len(items)} slide{'s' if len(items) > 1 else ''}, {done} indexed"
+        return f"{slides}, {n_missing} not found" if n_missing else slides
 
     def refresh(self) -> None:
         """Show the session as it is now."""
         items = self.session.slides
-        self.model.set_items(items)
-        self._stack.setCurrentWidget(self.list if items else self.hint)
-        self.hint.setText(MOVED_HINT if self._n_missing else HINT)
-        rows = min(max(len(items), FEWEST_ROWS), MOST_ROWS)
+        listed = [*self.session.missing, *items]  # what needs a hand comes first
+        self.model.set_items(listed)
+        self._stack.setCurrentWidget(self.list if listed else self.hint)
+        rows = min(max(len(listed), FEWEST_ROWS), MOST_ROWS)
         self._stack_frame.setFixedHeight(rows * ROW_HEIGHT_PX + 6)
         path = self.session.index_path
         if path is None:
@@ -147,14 +147,8 @@ class RepositoryWidget(QWidget):
             return "All slides are indexed."
         return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
 
-    def _take_missing(self, names: list[str]) -> None:
-        self._n_missing = len(names)
-        self.refresh()
-
     def _to_index(self) -> list[SlideItem]:
-        return [
-            item for item in self.session.slides if item.state not in (IndexState.DONE, IndexState.MISSING)
-        ]
+        return [item for item in self.session.slides if item.state is not IndexState.DONE]
 
     def _index_all(self) -> None:
         self.workbench.index(self._to_index())
@@ -180,7 +174,7 @@ class RepositoryWidget(QWidget):
 
     def _show(self, index: QModelIndex) -> None:
         item = self.model.item(index)
-        if item is not None:
+        if item is not None and item.state is not IndexState.MISSING:
             self.workbench.view.show(item.fingerprint)
 
     def _take_picture(self, thumbnail: Thumbnail) -> None:
@@ -191,11 +185,12 @@ class RepositoryWidget(QWidget):
         if item is None:
             return
         menu = QMenu(self)
-        menu.addAction("Show", lambda: self.workbench.view.show(item.fingerprint))
-        index_action = menu.addAction("Index this slide", lambda: self.workbench.index([item]))
-        index_action.setEnabled(item.state is not IndexState.DONE and not self.workbench.indexing.is_running)
-        menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
-        menu.addSeparator()
+        if item.state is not IndexState.MISSING:
+            is_open = item.state is not IndexState.DONE and not self.workbench.indexing.is_running
+            menu.addAction("Show", lambda: self.workbench.view.show(item.fingerprint))
+            menu.addAction("Index this slide", lambda: self.workbench.index([item])).setEnabled(is_open)
+            menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
+            menu.addSeparator()
         menu.addAction("Remove from the project", lambda: self.session.remove_slide(item.fingerprint))
         menu.exec(self.list.viewport().mapToGlobal(position))
         menu.deleteLater()

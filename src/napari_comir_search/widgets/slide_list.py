@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QAbstractListModel, QModelIndex, QRect, QSize, Qt
-from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPixmap
-from qtpy.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
+from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QPoint, QRect, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QFontMetrics, QHelpEvent, QIcon, QImage, QMouseEvent, QPainter, QPen, QPixmap
+from qtpy.QtWidgets import QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QToolTip, QWidget
 
 from napari_comir_search.items import IndexState, SlideItem
 
@@ -95,8 +95,11 @@ class SlideListModel(QAbstractListModel):
             return None if picture is None else QIcon(picture)
         if role == int(Qt.ItemDataRole.ToolTipRole):
             return (
-                f"{item.info.path}\n{item.info.format}, {item.size_text}\n{item.state.value}\n"
-                "Double-click to show it; right-click for more."
+                f"{item.info.path}\nThe file is not there. Click Look for moved slides, "
+                "or right-click to take it out of the project."
+                if item.state is IndexState.MISSING
+                else f"{item.info.path}\n{item.info.format}, {item.size_text}\n{item.state.value}\n"
+                "Double-click to show it; click its pixel size to correct it; right-click for more."
             )
         if role == ITEM_ROLE:
             return item
@@ -145,8 +148,73 @@ class SlideDelegate(QStyledItemDelegate):
         painter.setBrush(QColor(STATE_COLOURS[item.state]))
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.drawEllipse(first.right() - state_width - 13, first.center().y() - 3, 8, 8)
+        left = int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         second = first.translated(0, line)
         painter.setPen(faint)
-        detail = metrics.elidedText(item.size_text, Qt.TextElideMode.ElideRight, second.width())
-        painter.drawText(second, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter), detail)
+        if not item.pixel_size_text:
+            was = metrics.elidedText(item.pixels_text, Qt.TextElideMode.ElideMiddle, second.width())
+            painter.drawText(second, left, was)
+        else:
+            painter.drawText(second, left, f"{item.pixels_text} · ")
+            link = pixel_size_area(option.rect, item, metrics)
+            text = metrics.elidedText(item.pixel_size_text, Qt.TextElideMode.ElideRight, link.width())
+            if item.info.pixel_size_um is None:
+                painter.setPen(strong)
+            painter.drawText(link, left, text)
+            # Dotted, as a value that can be changed by a click.
+            painter.setPen(QPen(painter.pen().color(), 1, Qt.PenStyle.DotLine))
+            base = link.center().y() + metrics.ascent() // 2 + 2
+            painter.drawLine(link.left(), base, link.left() + metrics.horizontalAdvance(text), base)
         painter.restore()
+
+
+def pixel_size_area(row: QRect, item: SlideItem, metrics: QFontMetrics) -> QRect:
+    """Return where in its row a slide's pixel size is drawn; empty where it has none to correct."""
+    if not item.pixel_size_text:
+        return QRect()
+    line = metrics.height() + 3
+    begin = row.left() + PICTURE_PX + 12 + metrics.horizontalAdvance(f"{item.pixels_text} · ")
+    width = min(metrics.horizontalAdvance(item.pixel_size_text) + 1, row.right() - 6 - begin)
+    return QRect(begin, row.top() + 6 + line, max(width, 0), line)
+
+
+class SlideListView(QListView):
+    """The list on the screen; a click on a pixel size asks for another."""
+
+    pixel_size_clicked = Signal(object)  # the SlideItem
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setMouseTracking(True)  # the pointer tells what can be clicked
+        self.setItemDelegate(SlideDelegate(self))
+
+    def item_with_size_at(self, position: QPoint) -> SlideItem | None:
+        """Return the slide whose pixel size lies at a place of the viewport."""
+        index = self.indexAt(position)
+        item = index.data(ITEM_ROLE) if index.isValid() else None
+        if item is None:
+            return None
+        area = pixel_size_area(self.visualRect(index), item, self.fontMetrics())
+        return item if area.contains(position) else None
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """Show a hand over a pixel size."""
+        super().mouseMoveEvent(event)
+        if self.item_with_size_at(event.pos()) is None:
+            self.viewport().unsetCursor()
+        else:
+            self.viewport().setCursor(Qt.CursorShape.PointingHandCursor)
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """Ask for another pixel size where one is clicked."""
+        super().mouseReleaseEvent(event)
+        item = self.item_with_size_at(event.pos())
+        if item is not None and event.button() == Qt.MouseButton.LeftButton and not event.modifiers():
+            self.pixel_size_clicked.emit(item)
+
+    def viewportEvent(self, event: QEvent) -> bool:
+        """Say over a pixel size what a click does."""
+        if isinstance(event, QHelpEvent) and self.item_with_size_at(event.pos()) is not None:
+            QToolTip.showText(event.globalPos(), "Click to correct the pixel size.", self)
+            return True
+        return super().viewportEvent(event)
