@@ -42,6 +42,7 @@ class SlideView:
         self._wanted: str | None = None  # the one asked for last; it may still be opening
         self._open_slide = open_slide
         self._slides: dict[str, Slide] = {}  # open as long as their layer is there
+        self._layers: dict[str, Layer] = {}  # of these slides; the user may open the same file beside them
         session.events.result.connect(self.draw)
         session.events.judgement.connect(self._mark)
         session.events.candidate.connect(self.follow)
@@ -60,7 +61,7 @@ class SlideView:
 
     def clear(self, others: Sequence[Layer] = ()) -> None:
         """Take candidates, slides that were opened here, and other layers off the canvas; close the files."""
-        slides = [layer for layer in self.viewer.layers if fingerprint_of(layer) in self._slides]
+        slides = [layer for layer in self._layers.values() if layer in self.viewer.layers]
         remove_layers(self.viewer, [*others, *self.candidates.give_up(), *slides])
         selection = self.viewer.layers.selection
         if not selection:
@@ -131,6 +132,7 @@ class SlideView:
             active = self.viewer.layers.selection.active
             self._slides[slide.fingerprint] = slide
             layer = self.viewer.add_image(data, **options, visible=False)
+            self._layers[slide.fingerprint] = layer
             layer.events.contrast_limits.connect(self._tell_contrast)
             layer.events.gamma.connect(self._tell_contrast)
             if not layer.rgb:
@@ -173,10 +175,10 @@ class SlideView:
         fingerprint = fingerprint_of(event.value)
         if fingerprint is None:
             return
-        slide = self._slides.pop(fingerprint, None)
-        if slide is not None:
-            slide.close()
-        if self.shown == fingerprint:
+        if self._layers.get(fingerprint) is event.value:
+            del self._layers[fingerprint]
+            self._slides.pop(fingerprint).close()
+        if self.shown == fingerprint and self.layer(fingerprint) is None:
             self.shown = None
             self.slide_shown.emit()
 

@@ -98,10 +98,14 @@ class JobRunner(QObject):
         else:
             self._waiting = start
             if not self._worker.succeeded:
-                self.cancel()
+                self._stop()
 
     def cancel(self) -> None:
-        """Ask the job to stop at its next tick."""
+        """Ask the job to stop at its next tick; one that waits for it is not begun."""
+        self._waiting = None
+        self._stop()
+
+    def _stop(self) -> None:
         if self._worker is not None:
             self._on_result = self._on_partial = None
             self._worker.cancelled = True

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 from comir_search.progress import Tick
+from napari_comir_search.readers import read_slides
 from napari_comir_search.worker import JobRunner
 
 from .conftest import settle
@@ -100,6 +101,23 @@ def test_a_project_that_cannot_be_opened_leaves_the_present_one_on_the_canvas(
     settle(qtbot, dock)
     assert "bad.comirproj" in dock.message.text
     assert list(dock.viewer.layers) == layers and dock.session.candidates == candidates
+
+
+def test_the_same_slide_opened_beside_ours_is_the_users(qtbot, searched_dock) -> None:
+    """Its layer gone, the project's own slide was closed under the canvas that drew it."""
+    dock, viewer = searched_dock, searched_dock.viewer
+    fingerprint = dock.session.candidate.fingerprint
+    slide, layer = dock.workbench.view._slides[fingerprint], dock.workbench.view.layer(fingerprint)
+    for keep in (False, True):
+        data, options, _ = read_slides(dock.session.slide(fingerprint).info.path)[0]
+        copy = viewer.add_image(data, **options)
+        if not keep:
+            viewer.layers.remove(copy)
+            assert dock.workbench.view._slides[fingerprint] is slide and layer.visible
+            assert dock.workbench.view.shown == fingerprint
+    dock.workbench.new_project()
+    settle(qtbot, dock)
+    assert list(viewer.layers) == [copy] and not dock.workbench.view._slides
 
 
 def test_pictures_of_left_slides_are_dropped(qtbot, searched_dock) -> None:

@@ -236,6 +236,32 @@ def test_table_canvas_and_buttons_stay_in_step(qtbot, dock: SearchDock, slides: 
     assert list(outlines.features["verdict"]) == ["unsure"] * 3
 
 
+def test_a_message_that_wraps_is_read_whole(qtbot, dock: SearchDock) -> None:
+    dock.viewer.window.show()
+    dock.message.show_info("Short.")
+    for section in dock.sections.values():
+        section.set_open(True)
+    qtbot.wait(100)
+    dock.message.show_info("All 10 candidates are judged: 1 accepted, 0 rejected, 9 unsure. " * 2)
+    qtbot.wait(100)
+    label = dock.message.label
+    assert label.height() >= label.heightForWidth(label.width()) > 2 * label.fontMetrics().height()
+
+
+def test_a_new_project_shows_where_to_begin(qtbot, dock: SearchDock, slides: Path) -> None:
+    def opened() -> set[str]:
+        return {name for name, section in dock.sections.items() if section.button.isChecked()}
+
+    dock.workbench.take([slides / "a.tif"])
+    settle(qtbot, dock)
+    judge_something(dock)
+    settle(qtbot, dock)
+    assert opened() == {"search", "results", "export"}
+    dock.workbench.new_project()
+    assert opened() == {"repository", "query", "search"}
+    settle(qtbot, dock)
+
+
 def test_leaving_takes_keys_and_callbacks_off(qtbot, dock: SearchDock, slides: Path) -> None:
     viewer = dock.viewer
     dock.workbench.take([slides / "a.tif"])

@@ -212,7 +212,8 @@ def test_from_a_folder_to_a_verified_place(stage: Stage, study, tmp_path: Path, 
     dock._save_as()
     before = (session.candidates, session.counts, session.candidate.rank)
     workbench.new_project()
-    assert not session.candidates and not [layer for layer in viewer.layers if layer.name == "Candidates"]
+    stage.until(lambda: not any(runner.is_running for runner in workbench.runners))
+    assert not session.candidates and not viewer.layers
     stage.picture("09_new")
     workbench.open_project(named)
     stage.until(lambda: session.index is not None and len(session.searchable) == 2)

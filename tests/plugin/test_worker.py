@@ -86,6 +86,18 @@ def test_a_new_job_takes_the_place_of_the_old_one(qtbot, runner: JobRunner) -> N
     assert len(closed) == 1
 
 
+def test_a_cancel_drops_the_job_that_waits_too(qtbot, runner: JobRunner) -> None:
+    """Else a slide of a project that was left came onto the canvas of the next one."""
+    results = []
+    with qtbot.waitSignal(runner.ticked, timeout=5000):
+        runner.run("First", count(10_000))
+    runner.run("Second", count(2), results.append)
+    with qtbot.waitSignal(runner.ended, timeout=5000):
+        runner.cancel()
+    qtbot.wait(200)
+    assert not runner.is_running and results == []
+
+
 def test_a_closed_runner_stays_silent(qtbot, runner: JobRunner) -> None:
     heard: list[object] = []
     closed: list[str] = []

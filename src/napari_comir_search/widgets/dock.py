@@ -185,13 +185,13 @@ class SearchDock(LeavingWidget):
             events.judgement,
         ):
             event.connect(self.refresh)
+        events.project.connect(self._fold_anew)
         events.result.connect(self._unfold)
         for runner in workbench.runners:
             runner.ended.connect(self.refresh)
         for runner in workbench.asked_for:
             runner.started.connect(self._begin)
-        for name in AFTER_SEARCH:
-            self.sections[name].set_open(False)
+        self._fold_anew()
 
     def refresh(self, *_: object) -> None:
         """Show the project's name and each part's state."""
@@ -201,6 +201,13 @@ class SearchDock(LeavingWidget):
         self.locate_button.setVisible(bool(self.session.missing))
         for name, section in self.sections.items():
             section.set_note(getattr(getattr(self, name), "summary", ""))
+
+    def _fold_anew(self) -> None:
+        """Show an empty project where to begin."""
+        if self.session.is_empty and not self.session.project.slides:
+            self._has_unfolded = False
+            for name, section in self.sections.items():
+                section.set_open(name not in AFTER_SEARCH)
 
     def _unfold(self) -> None:
         """Make room for the first results; what the user folds or unfolds later stays so."""
@@ -277,6 +284,7 @@ class SearchDock(LeavingWidget):
             events.judgement,
         ):
             event.disconnect(self.refresh)
+        events.project.disconnect(self._fold_anew)
         events.result.disconnect(self._unfold)
         for part in (self.repository, self.query, self.search, self.results, self.export):
             part.close_down()

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QGuiApplication
+from qtpy.QtGui import QGuiApplication, QResizeEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_comir_search.log import log_path
@@ -68,6 +68,16 @@ class MessageBar(QWidget):
             "#comir-message QLabel { color: white; background: transparent; }"
         )
         self.show()
+        self._fit_height()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Show all lines whatever the width."""
+        super().resizeEvent(event)
+        self._fit_height()
+
+    def _fit_height(self) -> None:
+        # Where the dock is full, Qt gives a label that wraps no more than the height of one line.
+        self.label.setMinimumHeight(self.label.heightForWidth(self.label.width()))
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(f"{self.label.text()}\n\n{describe_versions()}")
