@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.records import Candidate, SearchResult, Verdict
+from napari_comir_search.items import IndexState
 from napari_comir_search.widgets.dock import SearchDock
 from napari_comir_search.widgets.message_bar import describe_versions
 from napari_comir_search.widgets.progress_row import describe_seconds
@@ -234,6 +235,17 @@ def test_table_canvas_and_buttons_stay_in_step(qtbot, dock: SearchDock, slides: 
     assert dock.message.text == "All 3 candidates are judged: 0 accepted, 0 rejected, 3 unsure."
     outlines = dock.workbench.view.candidates.outlines
     assert list(outlines.features["verdict"]) == ["unsure"] * 3
+
+
+def test_nothing_is_added_to_the_index_of_another_model(qtbot, dock: SearchDock, slides: Path) -> None:
+    dock.workbench.take([slides])
+    settle(qtbot, dock)
+    assert dock.repository.index_button.isEnabled()
+    states = {dock.session.slides[0].fingerprint: IndexState.OTHER_MODEL}
+    dock.session.set_index(slides / "x.comirindex", None, states)
+    assert not dock.repository.index_button.isEnabled()
+    assert "another model" in dock.repository.index_button.toolTip()
+    assert dock.repository.place_button.isEnabled()
 
 
 def test_a_message_that_wraps_is_read_whole(qtbot, dock: SearchDock) -> None:

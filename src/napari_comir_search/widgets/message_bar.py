@@ -17,13 +17,29 @@ STYLES = {
 }
 
 
+class WrappedLabel(QLabel):
+    """A label that has room for all its lines: where the dock is full, Qt gives it that of one."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWordWrap(True)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Take the height that the new width asks for."""
+        super().resizeEvent(event)
+        self.fit_height()
+
+    def fit_height(self) -> None:
+        """Take the height that the text asks for."""
+        self.setMinimumHeight(max(0, self.heightForWidth(self.width())))
+
+
 class MessageBar(QWidget):
     """The last message, until it is dismissed or replaced."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.label = QLabel()
-        self.label.setWordWrap(True)
+        self.label = WrappedLabel()
         self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.copy_button = QPushButton("Copy details")
         self.copy_button.setToolTip(
@@ -68,16 +84,7 @@ class MessageBar(QWidget):
             "#comir-message QLabel { color: white; background: transparent; }"
         )
         self.show()
-        self._fit_height()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        """Show all lines whatever the width."""
-        super().resizeEvent(event)
-        self._fit_height()
-
-    def _fit_height(self) -> None:
-        # Where the dock is full, Qt gives a label that wraps no more than the height of one line.
-        self.label.setMinimumHeight(self.label.heightForWidth(self.label.width()))
+        self.label.fit_height()
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(f"{self.label.text()}\n\n{describe_versions()}")

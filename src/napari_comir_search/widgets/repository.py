@@ -26,6 +26,10 @@ from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideListModel
 from napari_comir_search.workbench import Workbench
 
 HINT = "Drop slides or a folder of slides here,\nor click Add folder."
+FOREIGN = (
+    "This index was made with another model, and is searched with that one. To index with the present model, "
+    "click Change and choose an empty folder."
+)
 FEWEST_ROWS, MOST_ROWS = 2, 4  # that the list shows at once
 
 
@@ -131,7 +135,7 @@ class RepositoryWidget(QWidget):
             self.index_label.setToolTip(str(path))
         left = self._to_index()
         busy = self.workbench.indexing.is_running
-        self.index_button.setEnabled(bool(left) and not busy)
+        self.index_button.setEnabled(bool(left) and not busy and not self._is_foreign)
         self.index_button.setText(
             "Resume" if any(item.state is IndexState.PART for item in left) else "Index all"
         )
@@ -145,10 +149,17 @@ class RepositoryWidget(QWidget):
             return "Add slides first: an index is made once, then searched as often as you like."
         if not left:
             return "All slides are indexed."
+        if self._is_foreign:
+            return FOREIGN
         return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
 
     def _to_index(self) -> list[SlideItem]:
         return [item for item in self.session.slides if item.state is not IndexState.DONE]
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether the index is another model's: nothing can be added to it."""
+        return any(item.state is IndexState.OTHER_MODEL for item in self.session.slides)
 
     def _index_all(self) -> None:
         self.workbench.index(self._to_index())
@@ -187,6 +198,7 @@ class RepositoryWidget(QWidget):
         menu = QMenu(self)
         if item.state is not IndexState.MISSING:
             is_open = item.state is not IndexState.DONE and not self.workbench.indexing.is_running
+            is_open = is_open and not self._is_foreign
             menu.addAction("Show", lambda: self.workbench.view.show(item.fingerprint))
             menu.addAction("Index this slide", lambda: self.workbench.index([item])).setEnabled(is_open)
             menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
