@@ -54,7 +54,7 @@ def run(folders: tuple[Path, Path], out: Path, **options):
 class Grey(nn.Module):
     """A network that cannot be better: both sides look the same to it."""
 
-    stride, tile_multiple, halo_px = 2, 2, 0
+    stride, tile_multiple, halo_px, bytes_per_px = 2, 2, 0, 100
 
     def __init__(self) -> None:
         super().__init__()

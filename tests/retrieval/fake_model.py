@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import torch
 from scipy.ndimage import uniform_filter
 
 from comir_search.comir.intensity import Intensity
@@ -52,6 +53,8 @@ class FakeModel:
     comir_channels = 3
     tile_multiple = 16
     halo_px = 16
+    bytes_per_px = 170
+    device = torch.device("cpu")
 
     def __init__(self, fingerprint: str = "fake"):
         self.fingerprint = fingerprint
