@@ -14,6 +14,14 @@ from contextlib import suppress
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from malloc.h
 _LARGE_BYTES = 4 << 20
 _KEPT_BYTES = 512 << 20
+_PORTABLE_BYTES = 32 << 20  # the most that glibc before 2.35 takes for a threshold
+
+# For processes to begin with, what `reuse_large_blocks` asks for later.
+REUSE_ENVIRON = {
+    "MALLOC_ARENA_MAX": 1,
+    "MALLOC_MMAP_THRESHOLD_": _PORTABLE_BYTES,
+    "MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
+}
 
 
 def reuse_large_blocks() -> None:
@@ -25,7 +33,7 @@ def reuse_large_blocks() -> None:
     use one heap from then on: others cannot hold large blocks.
     """
     if not _set_malloc(_M_MMAP_THRESHOLD, 1 << 30):
-        _set_malloc(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc before 2.35 takes
+        _set_malloc(_M_MMAP_THRESHOLD, _PORTABLE_BYTES)
     _set_malloc(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     _set_malloc(_M_ARENA_MAX, 1)
 

@@ -131,9 +131,10 @@ def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(cluster, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives blocks back and takes them anew")
 def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
-    from comir_search.retrieval.cluster import WORKER_ENVIRON, Cluster
+    from comir_search.memory import REUSE_ENVIRON
+    from comir_search.retrieval.cluster import Cluster
 
-    for name in WORKER_ENVIRON:
+    for name in REUSE_ENVIRON:
         monkeypatch.delenv(name, raising=False)
     with closing(Cluster(workers=1)) as cluster:
         (results,) = [

@@ -46,6 +46,7 @@ class CompactNet(nn.Module):
     """
 
     stride = 2
+    bytes_per_px = 170  # memory that embedding takes for each of the input, about; measured
 
     def __init__(
         self, in_channels: int, out_channels: int = 8, widths: tuple[int, ...] = COMPACT_WIDTHS
@@ -69,11 +70,6 @@ class CompactNet(nn.Module):
     def tile_multiple(self) -> int:
         """Tile origins and sizes must be multiples of this many input pixels."""
         return 2 ** len(self.down)
-
-    @property
-    def bytes_per_px(self) -> int:
-        """Memory that embedding takes for each input pixel, about; measured."""
-        return 170
 
     @property
     def halo_px(self) -> int:

@@ -137,6 +137,7 @@ class Tiramisu(nn.Module):
     """
 
     stride = 1
+    bytes_per_px = 3400  # memory that embedding takes for each, about; measured
 
     def __init__(
         self, in_channels: int, out_channels: int = 1, shape: TiramisuShape = SHAPES["tiramisu"]
@@ -168,11 +169,6 @@ class Tiramisu(nn.Module):
     def tile_multiple(self) -> int:
         """Tile origins and sizes must be multiples of this many pixels."""
         return 2 ** len(self.down)
-
-    @property
-    def bytes_per_px(self) -> int:
-        """Memory that embedding takes for each pixel, about; measured."""
-        return 3400
 
     @property
     def halo_px(self) -> int:

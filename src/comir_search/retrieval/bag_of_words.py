@@ -40,9 +40,7 @@ NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MAX_SIDE_POINTS = 64  # of a query's points along a side that are described
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
 POOL = 2  # grid points along a side that are scored as one: a window's place need not be finer
-PART_LIMIT = (
-    64  # of so many parts, two or three large slides; of more only those whose words fit best are scored
-)
+PART_LIMIT = 64  # two or three large slides have as many; of more, those whose words fit best are scored
 PART_POINTS = 256  # side of the parts in which a map is scored, grid points: small ones skip more glass
 ENERGY_FLOOR = 0.05  # added to the squared weights of a window, which are about 0.25 by chance
 BURSTINESS = 0.5  # power of the term frequency: repeated structures count less

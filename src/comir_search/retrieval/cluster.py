@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.errors import ComirSearchError
+from comir_search.memory import REUSE_ENVIRON
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -27,14 +28,6 @@ ATTEMPTS = 4
 # taken this many times the median, but no less than these seconds.
 SLOW_TIMES, SLOW_S = 4.0, 10.0
 FAILED = ("error", "cancelled", "lost")
-# Of workers started here: what `comir_search.memory.reuse_large_blocks` asks for, from before the first
-# thread on, so that all share one heap. Else a nanny has each freed block given back, and getting it
-# anew can take as long as the work itself. Variables that the user has set go before these.
-WORKER_ENVIRON = {
-    "MALLOC_ARENA_MAX": 1,
-    "MALLOC_MMAP_THRESHOLD_": 32 << 20,
-    "MALLOC_TRIM_THRESHOLD_": 512 << 20,
-}
 _ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
 
 Item = TypeVar("Item")
@@ -89,7 +82,10 @@ class Cluster:
             ) from error
         self._again = again
         if scheduler is None:
-            with dask.config.set({_ENVIRON_KEY: {**dask.config.get(_ENVIRON_KEY), **WORKER_ENVIRON}}):
+            # Else a nanny has each freed block given back, and getting it anew can take as long as the work
+            # itself. From before the first thread on, so that all share one heap; what the user has set goes first.
+            environ = {**dask.config.get(_ENVIRON_KEY), **REUSE_ENVIRON}
+            with dask.config.set({_ENVIRON_KEY: environ}):
                 self._cluster = distributed.LocalCluster(
                     n_workers=workers, threads_per_worker=1, dashboard_address=None
                 )

@@ -8,8 +8,6 @@ wins.
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +23,6 @@ ENERGY_FLOOR = 0.02
 # they are compared. Tissue of one kind shares its mean, so the plain cosine (0) is
 # high in all of it; but the mean says something, so the zero-mean cosine (1) is blinder.
 MEAN_SHARE = 0.6
-_held = threading.local()
 LONG_SHARE = 0.42  # of the square around its turned copies that a squarish query fills; 0.5 at most
 
 
@@ -148,9 +145,7 @@ def correlate_window(spectra: Spectra, window: Tensor) -> Tensor:
     return correlate_windows(spectra, window[None], [weigh_places(spectra, window)])[0]
 
 
-def correlate_windows(
-    spectra: Spectra, windows: Tensor, weights: Sequence[Tensor], out: Tensor | None = None
-) -> Tensor:
+def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Correlate every template with several windows, as `correlate_window` does with one.
 
     Parameters
@@ -159,8 +154,6 @@ def correlate_windows(
     windows : Tensor (n, channels, size, size)
     weights : sequence of n Tensor
         What `weigh_places` says of each window.
-    out : Tensor (n, angles, places, places), optional
-        Where to write the scores.
 
     Returns
     -------
@@ -169,29 +162,15 @@ def correlate_windows(
     size, places = spectra.size, spectra.places
     n_windows, n_angles = len(windows), len(spectra.mask_of)
     # Of each frequency, windows times templates; matrices are turned over whole, which torch does fastest.
-    of_windows = torch.fft.rfft2(windows).flatten(2).flatten(0, 1).T
-    n_frequencies = len(of_windows)
-    turned = _buffer("windows", of_windows.shape).copy_(of_windows).unflatten(1, (n_windows, -1))
-    found = _buffer("found", (n_frequencies, n_windows, n_angles))
-    torch.bmm(turned, spectra.pixels, out=found)
-    products = _buffer("products", (n_windows * n_angles, n_frequencies)).copy_(found.flatten(1).T)
-    products = products.reshape(n_windows, n_angles, size, size // 2 + 1)
-    scores = torch.empty(n_windows, n_angles, places, places) if out is None else out
+    of_windows = torch.fft.rfft2(windows).flatten(2).flatten(0, 1).T.contiguous()
+    products = torch.bmm(of_windows.unflatten(1, (n_windows, -1)), spectra.pixels)
+    products = products.flatten(1).T.contiguous().reshape(n_windows, n_angles, size, size // 2 + 1)
+    scores = torch.empty(n_windows, n_angles, places, places)
     for own, weight, target in zip(products, weights, scores, strict=True):
         for product, mask, score in zip(own, spectra.mask_of, target, strict=True):
             correlation = torch.fft.irfft2(product, s=(size, size))  # one at a time stays in the cache
             torch.mul(correlation[:places, :places], weight[mask], out=score)
     return scores
-
-
-def _buffer(name: str, shape: Sequence[int]) -> Tensor:
-    """Return memory for complex numbers that this thread used before, which the system need not clear anew."""
-    count = math.prod(shape)
-    held: Tensor | None = getattr(_held, name, None)
-    if held is None or held.numel() < count:
-        held = torch.empty(count, dtype=torch.complex64)
-        setattr(_held, name, held)
-    return held[:count].view(*shape)
 
 
 def weigh_places(spectra: Spectra, window: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from comir_search.retrieval.regions import (
 from comir_search.retrieval.slide_progress import Cell, Kind, SlideProgress
 from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
 from comir_search.retrieval.storage import Storage
-from comir_search.retrieval.threads import share_cores, take_one_core
+from comir_search.retrieval.threads import beginning, share_cores
 from comir_search.retrieval.writer_lock import writer_lock
 
 if TYPE_CHECKING:
@@ -81,8 +81,6 @@ class LocalRunner:
             return region, read_region(slide, target, model, region)
 
         def embed(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
-            if threads > 1:
-                take_one_core()
             return work[0], embed_pixels(work[1], target, model, modality, work[0])
 
         def write(work: tuple[Cell, Any]) -> None:
@@ -92,7 +90,13 @@ class LocalRunner:
         bytes_each = model.bytes_per_px * (target.layout.region_px + 2 * model.halo_px) ** 2
         with share_cores(bytes_each) as threads:
             threads = threads if model.device.type == "cpu" else 1  # a GPU does one region as fast as several
-            yield from run_stages(regions, [read, embed, write], threads=threads, interrupt=slide.interrupt)
+            yield from run_stages(
+                regions,
+                [read, embed, write],
+                threads=threads,
+                begin=beginning(threads),
+                interrupt=slide.interrupt,
+            )
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
         """Derive blocks, see `Runner`."""
@@ -102,8 +106,6 @@ class LocalRunner:
             return block, read_block(target, block)
 
         def derive(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
-            if threads > 1:
-                take_one_core()
             return work[0], derive_block(work[1], target, model, work[0], target.layout.derived_arrays)
 
         def write(work: tuple[Cell, Any]) -> None:
@@ -113,7 +115,7 @@ class LocalRunner:
 
         side = target.layout.block_px + 2 * target.layout.word_halo_px
         with share_cores(DERIVE_BYTES_PER_VALUE * model.comir_channels * side**2) as threads:
-            yield from run_stages(blocks, [read, derive, write], threads=threads)
+            yield from run_stages(blocks, [read, derive, write], threads=threads, begin=beginning(threads))
 
     def close(self) -> None:
         """Do nothing: all threads have ended."""

@@ -24,6 +24,7 @@ def run_stages(
     stages: list[Callable[[Any], Any]],
     waiting: int = 1,
     threads: int = 1,
+    begin: Callable[[], None] | None = None,
     interrupt: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
     """Pass items through stages that overlap.
@@ -39,6 +40,8 @@ def run_stages(
         Items that may wait between two stages: the bound on memory.
     threads : int
         Of each stage in between. Of more than one, some may overtake others.
+    begin : callable, optional
+        Called by each of these first.
     interrupt : callable, optional
         Called where it ends before all items are through, so that a stage which
         takes long can be made to raise.
@@ -78,6 +81,8 @@ def run_stages(
 
     def work(number: int) -> None:
         stage, source, target = stages[number], queues[number], queues[number + 1]
+        if begin is not None and 0 < number < len(stages) - 1:
+            begin()
         while (item := get(source)) is not _END:
             put(target, stage(item))
         with counting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -72,7 +71,6 @@ class Scanner:
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
         self.spectra: Spectra = transform_templates(templates, size + size % 2)
         self.step_px = self.spectra.places
-        self._held = threading.local()  # each thread's scores, whose memory is used again
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The spectra take a hundred times the query, and are made again in less than a second.
@@ -175,10 +173,7 @@ class Scanner:
         weights = [weigh_places(spectra, turned) for turned in windows[:distinct]]
         for turns in range(distinct, 4):
             weights.append(torch.rot90(weights[turns - distinct], distinct, (1, 2)).contiguous())
-        shape = (4, len(spectra.mask_of), spectra.places, spectra.places)
-        if getattr(self._held, "shape", None) != shape:
-            self._held.shape, self._held.scores = shape, torch.empty(shape)
-        turned = correlate_windows(spectra, windows, weights, out=self._held.scores)
+        turned = correlate_windows(spectra, windows, weights)
         tops = [torch.rot90(top, -turns) for turns, top in enumerate(turned.amax(1))]
         return turned, torch.stack(tops)
 

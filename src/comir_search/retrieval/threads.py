@@ -39,7 +39,7 @@ def share_cores(bytes_each: int = 0) -> Iterator[int]:
     Yields
     ------
     int
-        How many threads to start. Of several each calls `take_one_core` first.
+        How many threads to start, each of which does first what `beginning` says.
     """
     global _sharing, _n_cores
     with _lock:
@@ -58,6 +58,11 @@ def share_cores(bytes_each: int = 0) -> Iterator[int]:
 def take_one_core() -> None:
     """Keep torch to one core in the calling thread."""
     torch.set_num_threads(1)
+
+
+def beginning(n_threads: int) -> Callable[[], None] | None:
+    """Return what each of some threads calls first; one alone may use all cores."""
+    return take_one_core if n_threads > 1 else None
 
 
 def run_side_by_side(
@@ -86,7 +91,10 @@ def run_side_by_side(
     yield 0, results
     waiting, done = iter(enumerate(jobs)), 0
     running: dict[Future[Result], int] = {}
-    with share_cores(bytes_each) as n_threads, _open_pool(n_threads) as pool:
+    with (
+        share_cores(bytes_each) as n_threads,
+        ThreadPoolExecutor(n_threads, "cores", beginning(n_threads)) as pool,
+    ):
         # No more than the threads can begin: nothing runs on while the consumer does not ask.
         while done < len(jobs):
             for number, job in islice(waiting, n_threads - len(running)):
@@ -95,8 +103,3 @@ def run_side_by_side(
                 results[running.pop(future)] = future.result()
                 done += 1
             yield done, results
-
-
-def _open_pool(n_threads: int) -> ThreadPoolExecutor:
-    """Start threads; one alone may use all cores."""
-    return ThreadPoolExecutor(n_threads, "cores", take_one_core if n_threads > 1 else None)
