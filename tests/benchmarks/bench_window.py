@@ -25,8 +25,7 @@ import psutil
 import tifffile
 import vispy.app
 from qtpy import API_NAME
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QEventLoop, QTimer
 
 from napari_comir_search.widgets.dock import SearchDock
 
@@ -34,7 +33,7 @@ vispy.app.use_app(API_NAME.lower())  # before its Qt canvas can be imported
 
 from vispy.app.backends._qt import CanvasBackendDesktop  # noqa: E402
 
-TICK_MS = 10
+TICK_MS, LOOK_MS = 10, 5
 LIMIT_S = 3600.0
 
 
@@ -113,15 +112,21 @@ def memory_mib():
 
 def wait(condition, seconds=0.0):
     """Let the window live until something is so, and so many seconds longer."""
-    app = QApplication.instance()
-    end_s = time.monotonic() + LIMIT_S
-    while not condition() and time.monotonic() < end_s:
-        app.processEvents()
-        time.sleep(0.001)
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        app.processEvents()
-        time.sleep(0.001)
+    loop = QEventLoop()  # Qt deletes widgets in a loop alone, not for a call of processEvents
+    began_s, since_s = time.monotonic(), []
+
+    def look():
+        if condition() or time.monotonic() - began_s > LIMIT_S:
+            since_s.append(time.monotonic())
+        if since_s and time.monotonic() - since_s[0] >= seconds:
+            loop.quit()
+
+    timer = QTimer()
+    timer.setInterval(LOOK_MS)
+    timer.timeout.connect(look)
+    timer.start()
+    loop.exec_()
+    timer.stop()
 
 
 def write_small_slide(path):

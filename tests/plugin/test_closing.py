@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import weakref
 
+from vispy.scene.widgets import Grid
+
 from comir_search.progress import Tick
 from napari_comir_search.readers import read_slides
 from napari_comir_search.worker import JobRunner
@@ -55,6 +57,26 @@ def test_the_comparison_of_a_left_project_is_let_go(qtbot, searched_dock) -> Non
     qtbot.wait(300)
     gc.collect()
     assert not [name for name, reference in kept.items() if reference() is not None]
+
+
+def test_comparisons_one_after_the_other_share_one_grid(qtbot, searched_dock) -> None:
+    dock = searched_dock
+    canvas = dock.inspector.canvas
+    qtbot.waitUntil(lambda: len(canvas.model.layers) == 2)
+    comparison = canvas._comparison
+
+    def count_grids() -> int:
+        gc.collect()
+        return sum(isinstance(each, Grid) for each in gc.get_objects())
+
+    before = count_grids()
+    for _ in range(3):
+        canvas.forget()
+        qtbot.waitUntil(lambda: not canvas.model.layers, timeout=5000)
+        canvas.show_comparison(comparison)
+        qtbot.wait(50)
+    assert canvas.model.canvas.grid.enabled
+    assert count_grids() == before
 
 
 def test_a_project_opened_meanwhile_keeps_its_comparison(qtbot, searched_dock, tmp_path) -> None:

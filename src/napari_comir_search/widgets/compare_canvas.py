@@ -68,6 +68,8 @@ class CompareCanvas(QWidget):
         """Show these pictures; the camera stays while it is the same query."""
         before, self._comparison = self._comparison, comparison
         if comparison is None:
+            # Else napari makes a grid for what is seen of no layers, then one for the next, and keeps them all.
+            self.model.canvas.grid.enabled = False
             for layer in self.model.layers:  # to remove one, napari collects garbage for a fifth of a second
                 layer.visible = False
             return
