@@ -16,7 +16,9 @@ from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick, TimeLeft
 from napari_comir_search.log import LOGGER
 
-TICK_INTERVAL_S = 0.05  # the window hears of a job at most this often
+# The window hears of a job at most this often: each line of progress has napari paint the whole window anew,
+# with Python's lock held, which the job needs as well.
+TICK_INTERVAL_S = 0.2
 LONGEST_PAUSE_S = 1.0  # that a job makes for the window
 THREADS = 12  # a long job must not keep thumbnails waiting, however few cores there are
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from qtpy.QtGui import QDropEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
     QAbstractSlider,
     QAbstractSpinBox,
+    QApplication,
     QComboBox,
     QInputDialog,
     QLineEdit,
@@ -175,23 +176,41 @@ def test_a_bad_file_among_good_ones_is_told_until_it_is_read(qtbot, dock: Search
     assert "broken.svs" in dock.message.text
 
 
-def test_a_patch_dropped_on_the_query_becomes_one(qtbot, dock: SearchDock, slides: Path) -> None:
+def drop(qtbot, dock: SearchDock, path: Path, target) -> None:
+    """Drop a file or folder on the middle of a widget of the dock."""
     mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(slides / "a.tif"))])
-    section = dock.sections["query"]
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
     dock.resize(420, 900)
     qtbot.wait(50)
-    place = section.mapTo(dock, section.rect().center())
-    place = QPointF(place) if hasattr(QDropEvent, "position") else place
-    event = QDropEvent(
-        place, Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    )
-    dock.dropEvent(event)
+    place = QPointF(target.mapTo(dock, target.rect().center()))
+    asking = QDragEnterEvent(place.toPoint(), Qt.DropAction.CopyAction, mime, LEFT, NO_KEYS)
+    assert QApplication.sendEvent(dock, asking) and asking.isAccepted()
+    event = QDropEvent(place, Qt.DropAction.CopyAction, mime, LEFT, NO_KEYS)
+    assert QApplication.sendEvent(dock, event) and event.isAccepted()
     settle(qtbot, dock)
+
+
+def test_a_patch_dropped_on_the_query_becomes_one(qtbot, dock: SearchDock, slides: Path) -> None:
+    drop(qtbot, dock, slides / "a.tif", dock.sections["query"])
     assert dock.session.query.name == "a.tif" and dock.session.slides == []
     assert dock.query.size_label.text() == "200 × 150 µm"
     assert dock.query.modality.currentText() == "Brightfield"
     assert not dock.query.preview.pixmap().isNull()
+
+
+def test_a_folder_dropped_on_the_repository_is_listed(qtbot, dock: SearchDock, slides: Path) -> None:
+    drop(qtbot, dock, slides, dock.sections["repository"])
+    assert [item.info.name for item in dock.session.slides] == ["a.tif", "b.tif"]
+    assert dock.session.query is None
+
+
+def test_a_patch_taken_for_a_slide_becomes_a_query(qtbot, dock: SearchDock, slides: Path) -> None:
+    drop(qtbot, dock, slides, dock.sections["repository"])
+    menu = dock.repository.menu_of(dock.session.slides[0])
+    next(action for action in menu.actions() if "query" in action.text()).trigger()
+    settle(qtbot, dock)
+    assert dock.session.query.name == "a.tif"
+    assert [item.info.name for item in dock.session.slides] == ["b.tif"]
 
 
 def test_the_missing_pixel_size_of_a_query_is_asked_for(qtbot, dock: SearchDock, slides: Path) -> None:

@@ -193,8 +193,13 @@ class RepositoryWidget(QWidget):
 
     def _open_menu(self, position: QPoint) -> None:
         item = self.model.item(self.list.indexAt(position))
-        if item is None:
-            return
+        if item is not None:
+            menu = self.menu_of(item)
+            menu.exec(self.list.viewport().mapToGlobal(position))
+            menu.deleteLater()
+
+    def menu_of(self, item: SlideItem) -> QMenu:
+        """Return what can be done with a slide."""
         menu = QMenu(self)
         if item.state is not IndexState.MISSING:
             is_open = item.state is not IndexState.DONE and not self.workbench.indexing.is_running
@@ -203,9 +208,14 @@ class RepositoryWidget(QWidget):
             menu.addAction("Index this slide", lambda: self.workbench.index([item])).setEnabled(is_open)
             menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
             menu.addSeparator()
+            menu.addAction("Use as query instead", lambda: self._use_as_query(item))
         menu.addAction("Remove from the project", lambda: self.session.remove_slide(item.fingerprint))
-        menu.exec(self.list.viewport().mapToGlobal(position))
-        menu.deleteLater()
+        return menu
+
+    def _use_as_query(self, item: SlideItem) -> None:
+        """Make a query of a patch that was taken for a slide."""
+        self.session.remove_slide(item.fingerprint)
+        self.workbench.maker.add_files([item.info.path])
 
     def _ask_pixel_size(self, item: SlideItem) -> None:
         size_um, is_given = QInputDialog.getDouble(

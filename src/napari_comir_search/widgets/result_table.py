@@ -16,7 +16,8 @@ from napari_comir_search.widgets.slide_list import colour_pixmap, to_pixmap
 PICTURE_PX = 40
 COLUMNS = ("#", "Slide", "µm", "Angle", "Conf.", "")
 RANK, SLIDE, PLACE, ANGLE, CONFIDENCE, VERDICT = range(len(COLUMNS))
-WIDTHS_PX = {RANK: PICTURE_PX + 36, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDICT: 36}
+SEAM = "\u200b"  # of no width: a name goes on in the next line wherever it has to
+WIDTHS_PX = {RANK: PICTURE_PX + 30, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDICT: 36}
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 VERDICT_ROLE = SORT_ROLE + 1
 HEADER_TIPS = (
@@ -194,7 +195,7 @@ def _plain_icon(pixmap: QPixmap) -> QIcon:
 def _texts(candidate: Candidate, verdict: Verdict) -> tuple[str, ...]:
     return (
         str(candidate.rank),
-        candidate.slide,
+        SEAM.join(candidate.slide),
         f"x {candidate.center_x_um:.0f}\ny {candidate.center_y_um:.0f}",
         f"{candidate.angle_deg:.0f}°" + ("\nflipped" if candidate.mirrored else ""),
         f"{100 * candidate.confidence:.0f}\u00a0%",
