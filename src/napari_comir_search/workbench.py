@@ -271,7 +271,8 @@ class Workbench(QObject):
             )
         elif path is not None and items:
             job = jobs.index_steps(path, items, self.session.slides, self.options())
-            self.indexing.run("Starting to index", job, self._take_index, self._take_index)
+            what = items[0].info.name if len(items) == 1 else f"{len(items)} slides"
+            self.indexing.run(f"Indexing {what}", job, self._take_index, self._take_index)
 
     def _take_index(self, opened: jobs.OpenedIndex) -> None:
         self.session.set_index(opened.path, opened.index, opened.states)

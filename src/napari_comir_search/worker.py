@@ -36,6 +36,8 @@ class JobRunner(QObject):
 
     Attributes
     ----------
+    title : str
+        Of the last job that was started.
     started : Signal(str)
         With the title of the job.
     ticked : Signal(object, object)
@@ -55,6 +57,7 @@ class JobRunner(QObject):
         super().__init__(parent)
         pool = QThreadPool.globalInstance()
         pool.setMaxThreadCount(max(pool.maxThreadCount(), THREADS))
+        self.title = ""
         self._worker: _JobWorker | None = None
         self._waiting: Callable[[], None] | None = None
         self._time_left = TimeLeft()
@@ -135,7 +138,7 @@ class JobRunner(QObject):
         worker.yielded.connect(self._take_tick)
         worker.returned.connect(self._take_result)
         worker.finished.connect(self._take_end)
-        self._worker = worker
+        self._worker, self.title = worker, title
         LOGGER.info("%s", title)
         self.started.emit(title)
         worker.start()

@@ -5,6 +5,11 @@ from __future__ import annotations
 import gc
 import weakref
 
+from napari._qt.dialogs.confirm_close_dialog import ConfirmCloseDialog
+from napari.settings import get_settings
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import QApplication, QMessageBox
 from vispy.scene.widgets import Grid
 
 from comir_search.progress import Tick
@@ -188,3 +193,49 @@ def test_what_outlives_projects_is_put_aside_until_the_dock_goes(qtbot, searched
     assert not dock.viewer.layers
     dock.leave()
     assert gc.get_freeze_count() == 0
+
+
+class ByTheUser(QCloseEvent):
+    """What the window system sends when the user closes a window."""
+
+    def spontaneous(self) -> bool:
+        return True
+
+
+def test_closing_while_work_is_under_way_asks_once(qtbot, searched_dock, monkeypatch) -> None:
+    dock = searched_dock
+    window = dock.window()
+    window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose, False)  # the fixture does
+    asked, answers = [], ["Cancel", "Close"]
+
+    def answer(box) -> int:
+        asked.append(box.text())
+        wanted = answers[len(asked) - 1]
+        next(button for button in box.buttons() if button.text().strip("&") == wanted).click()
+        return 0
+
+    def refuse(dialog) -> int:
+        asked.append("napari's own")
+        return 0
+
+    monkeypatch.setattr(QMessageBox, "exec", answer)
+    monkeypatch.setattr(ConfirmCloseDialog, "exec_", refuse)
+    dock.workbench.index(dock.session.slides[1:])
+    qtbot.waitUntil(lambda: dock.repository.progress.stage.text().startswith("Embedding"), timeout=30_000)
+    QApplication.sendEvent(window, ByTheUser())
+    assert window.isVisible() and dock.workbench.indexing.is_running
+    QApplication.sendEvent(window, ByTheUser())
+    assert not window.isVisible()
+    settle(qtbot, dock)
+    assert asked == ["Under way: Indexing second.ome.tif.\nClose the window and stop?"] * 2
+    qtbot.wait(50)
+    assert not dock._is_open
+
+
+def test_closing_while_nothing_is_under_way_is_left_to_napari(qtbot, searched_dock, monkeypatch) -> None:
+    window = searched_dock.window()
+    asked = []
+    monkeypatch.setattr(ConfirmCloseDialog, "exec_", lambda dialog: asked.append(dialog) or 0)
+    get_settings().application.confirm_close_window = True
+    QApplication.sendEvent(window, ByTheUser())
+    assert len(asked) == 1 and window.isVisible() and searched_dock._is_open

@@ -78,6 +78,7 @@ class SearchDock(LeavingWidget):
         self.viewer = viewer
         self.session = Session(folder or projects_folder(), read_preferences().reviewer or None)
         self.workbench = Workbench(viewer, self.session, self)
+        self.asked_about = (self.workbench.indexing, self.workbench.searching)
         self.inspection = Inspection(self.session)
         self.inspector: Inspector | None = None
         self.training: TrainingWidget | None = None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
+
+from napari_comir_search.worker import JobRunner
 
 
 class LeavingWidget(QWidget):
@@ -12,11 +16,19 @@ class LeavingWidget(QWidget):
 
     napari removes a dock's widget by giving it no parent, and closes its window
     only after the user has agreed to, so neither can be told by a close event.
+    While work is under way napari asks twice, the second time without saying
+    what for: it is asked here, once.
+
+    Attributes
+    ----------
+    asked_about : sequence of JobRunner
+        Whose work is not stopped before the user has agreed to.
     """
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._is_open = True
+        self.asked_about: Sequence[JobRunner] = ()
         QApplication.instance().aboutToQuit.connect(self.leave)
 
     def close_down(self) -> None:
@@ -43,11 +55,28 @@ class LeavingWidget(QWidget):
         super().showEvent(event)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Leave after the window has closed, if it does."""
+        """Ask before work is stopped; leave after the window has closed, if it does."""
         if event.type() == QEvent.Type.Close and self._is_open and watched is self.window():
+            titles = [runner.title for runner in self.asked_about if runner.is_running]
+            if event.spontaneous() and titles:
+                event.ignore()
+                if self._is_agreed(titles):
+                    QWidget.close(self.window())
+                return True
             self.about_to_close()
             QTimer.singleShot(0, self._leave_closed_window)
         return super().eventFilter(watched, event)
+
+    def _is_agreed(self, titles: list[str]) -> bool:
+        """Ask whether the window shall close all the same."""
+        box = QMessageBox(self.window())
+        box.setIcon(QMessageBox.Icon.Warning)
+        box.setWindowTitle("Close the window?")
+        box.setText(f"Under way: {', '.join(titles)}.\nClose the window and stop?")
+        close = box.addButton("Close", QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
+        box.exec()
+        return box.clickedButton() is close
 
     def _leave_closed_window(self) -> None:
         if not self.window().isVisible():

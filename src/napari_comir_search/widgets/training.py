@@ -80,6 +80,7 @@ class TrainingWidget(LeavingWidget):
         self._build_run()
         self._lay_out()
         self.setAcceptDrops(True)
+        self.asked_about = (self.training,)
         for runner in (self.checking, self.training):
             runner.failed.connect(lambda error: self.message.show_error(str(error)))
             runner.started.connect(self._begin)
