@@ -119,8 +119,6 @@ def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] |
         if size_um is not None:
             info = replace(info, pixel_size_um=size_um, pixel_size_source="user")
         opened.infos.append(info)
-    if len(files) == 1 and opened.problems:
-        raise ComirSearchError(opened.problems[0])
     return opened
 
 

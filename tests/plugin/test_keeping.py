@@ -124,6 +124,52 @@ def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, 
     settle(qtbot, dock)
 
 
+def test_one_slide_is_gone_and_another_is_spoilt(qtbot, make_napari_viewer, study, tmp_path: Path) -> None:
+    viewer = make_napari_viewer()
+    dock = SearchDock(viewer, folder=tmp_path / "projects")
+    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
+    dock.workbench.take([study.slides])
+    settle(qtbot, dock)
+    dock.workbench.save_as(tmp_path / "study.comirproj")
+    dock.workbench.new_project()
+    settle(qtbot, dock)
+    (study.slides / "first.ome.tif").unlink()
+    (study.slides / "second.ome.tif").write_bytes(b"spoilt")
+    told: list[str] = []
+    dock.workbench.failed.connect(told.append)
+    dock.workbench.open_project(tmp_path / "study.comirproj")
+    settle(qtbot, dock)
+    assert [slide.info.name for slide in dock.session.missing] == ["first.ome.tif"]
+    assert len(told) == 1 and "second.ome.tif" in told[0]
+    assert not dock.locate_button.isHidden()
+    assert len(dock.session.project.slides) == 2
+    dock.leave()
+    settle(qtbot, dock)
+
+
+def test_a_project_opens_where_it_was_left(qtbot, make_napari_viewer, study, tmp_path: Path) -> None:
+    viewer = make_napari_viewer(show=True)
+    dock = SearchDock(viewer, folder=tmp_path / "projects")
+    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
+    dock.workbench.take([study.slides])
+    settle(qtbot, dock)
+    shown = dock.session.slides[1]
+    dock.workbench.view.show(shown.fingerprint)
+    settle(qtbot, dock)
+    camera = viewer.scene.camera
+    camera.center, camera.zoom = (0.0, 123.0, 234.0), 3.25
+    dock.workbench.save_as(tmp_path / "study.comirproj")
+    dock.workbench.new_project()
+    settle(qtbot, dock)
+    camera.center, camera.zoom = (0.0, 1.0, 2.0), 1.0
+    dock.workbench.open_project(tmp_path / "study.comirproj")
+    settle(qtbot, dock)
+    assert dock.workbench.view.shown == shown.fingerprint
+    assert tuple(camera.center[-2:]) == (123.0, 234.0) and camera.zoom == 3.25
+    dock.leave()
+    settle(qtbot, dock)
+
+
 def test_rectangles_come_back_from_geojson_within_a_pixel(
     qtbot, make_napari_viewer, study, tmp_path: Path
 ) -> None:
