@@ -48,7 +48,8 @@ def keep_large_blocks_apart() -> None:
     project. The price is that the system clears each large block anew: about a
     seventh of the processor time of indexing and searching a small slide.
     Threads share one heap beside the first one's, for the same reason: each
-    has its own otherwise, with its own scattered rest.
+    has its own otherwise, with its own scattered rest. Heaps that there are
+    already stay, so this is best called before there are many threads.
     """
     _set_malloc(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     _set_malloc(_M_ARENA_MAX, 2)

@@ -19,6 +19,7 @@ from comir_search.io.entries import ProjectQuery, ProjectSlide
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult, SlideInfo
 from napari_comir_search.items import IndexState, SlideItem
+from napari_comir_search.log import LOGGER
 
 if TYPE_CHECKING:
     from comir_search.io.project import Project
@@ -113,6 +114,7 @@ def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] |
             with open_slide(path) as slide:
                 info = slide.info
         except ComirSearchError as error:
+            LOGGER.error("%s", error)
             opened.problems.append(str(error))
             continue
         size_um = (sizes_um or {}).get(info.fingerprint)

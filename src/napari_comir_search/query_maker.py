@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 
 from comir_search.errors import ComirSearchError
 from napari_comir_search import drawing, jobs
+from napari_comir_search.items import SlideItem
 from napari_comir_search.layers import contrast_of
 from napari_comir_search.session import Session
 from napari_comir_search.worker import JobRunner
@@ -57,6 +59,20 @@ class QueryMaker(QObject):
         if paths:
             job = jobs.describe_slides_steps([Path(path) for path in paths])
             self.runner.run("Opening the query", job, self._add_files)
+
+    def add_slide(self, item: SlideItem) -> None:
+        """Make a query of a patch that was taken for a slide, with the pixel size that the user gave it."""
+        info = item.info
+        sizes_um = {}
+        if info.pixel_size_source == "user" and info.pixel_size_um is not None:
+            sizes_um[item.fingerprint] = info.pixel_size_um
+        job = jobs.describe_slides_steps([Path(info.path)], sizes_um)
+        self.runner.run("Opening the query", job, partial(self._turn_slide, item.fingerprint))
+
+    def _turn_slide(self, fingerprint: str, opened: jobs.Opened) -> None:
+        self._add_files(opened)
+        if opened.infos:
+            self.session.remove_slide(fingerprint)
 
     def _add_files(self, opened: jobs.Opened) -> None:
         if opened.problems:

@@ -175,9 +175,9 @@ class Workbench(QObject):
         )
 
     def _restore(self, opened: jobs.Opened) -> None:
-        self._take_slides(opened)
         self.session.note_missing(opened.missing)
         self.slides_missed.emit([slide.name for slide in opened.missing])
+        self._take_slides(opened)  # what it says of spoilt slides comes last: they are listed nowhere
         shown = self.session.slide(self.session.project.view.get("slide") or "")
         if shown is not None:
             self.view.show(shown.fingerprint, then=self._restore_camera)
@@ -205,10 +205,8 @@ class Workbench(QObject):
     def _take_slides(self, opened: jobs.Opened) -> None:
         new = self.session.add_slides(opened.infos)
         if opened.problems:
-            more = (
-                f" ({len(opened.problems) - 1} more could not be opened.)" if len(opened.problems) > 1 else ""
-            )
-            self.failed.emit(opened.problems[0] + more)
+            first, *others = opened.problems
+            self.failed.emit(first + f" ({len(others)} more could not be opened.)" * bool(others))
         if new and self.view.shown is None:
             self.view.show(new[0].fingerprint)
         if new and self.session.candidates:

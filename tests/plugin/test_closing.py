@@ -195,11 +195,9 @@ def test_what_outlives_projects_is_put_aside_until_the_dock_goes(qtbot, searched
     assert gc.get_freeze_count() == 0
 
 
-class ByTheUser(QCloseEvent):
-    """What the window system sends when the user closes a window."""
-
-    def spontaneous(self) -> bool:
-        return True
+def close_by_frame(window) -> None:
+    """Close a window as the window system does for the user."""
+    QApplication.sendEvent(window.windowHandle(), QCloseEvent())
 
 
 def test_closing_while_work_is_under_way_asks_once(qtbot, searched_dock, monkeypatch) -> None:
@@ -222,10 +220,12 @@ def test_closing_while_work_is_under_way_asks_once(qtbot, searched_dock, monkeyp
     monkeypatch.setattr(ConfirmCloseDialog, "exec_", refuse)
     dock.workbench.index(dock.session.slides[1:])
     qtbot.waitUntil(lambda: dock.repository.progress.stage.text().startswith("Embedding"), timeout=30_000)
-    QApplication.sendEvent(window, ByTheUser())
+    dock.open_training()
+    close_by_frame(window)
+    qtbot.wait(50)
     assert window.isVisible() and dock.workbench.indexing.is_running
-    QApplication.sendEvent(window, ByTheUser())
-    assert not window.isVisible()
+    close_by_frame(window)
+    qtbot.waitUntil(lambda: not window.isVisible(), timeout=5000)
     settle(qtbot, dock)
     assert asked == ["Under way: Indexing second.ome.tif.\nClose the window and stop?"] * 2
     qtbot.wait(50)
@@ -237,5 +237,5 @@ def test_closing_while_nothing_is_under_way_is_left_to_napari(qtbot, searched_do
     asked = []
     monkeypatch.setattr(ConfirmCloseDialog, "exec_", lambda dialog: asked.append(dialog) or 0)
     get_settings().application.confirm_close_window = True
-    QApplication.sendEvent(window, ByTheUser())
+    close_by_frame(window)
     assert len(asked) == 1 and window.isVisible() and searched_dock._is_open

@@ -206,11 +206,13 @@ def test_a_folder_dropped_on_the_repository_is_listed(qtbot, dock: SearchDock, s
 
 def test_a_patch_taken_for_a_slide_becomes_a_query(qtbot, dock: SearchDock, slides: Path) -> None:
     drop(qtbot, dock, slides, dock.sections["repository"])
-    menu = dock.repository.menu_of(dock.session.slides[0])
+    patch = dock.session.slides[1]
+    dock.workbench.set_pixel_size(patch.fingerprint, 0.75)  # its file states none
+    menu = dock.repository.menu_of(dock.session.slides[1])
     next(action for action in menu.actions() if "query" in action.text()).trigger()
     settle(qtbot, dock)
-    assert dock.session.query.name == "a.tif"
-    assert [item.info.name for item in dock.session.slides] == ["b.tif"]
+    assert (dock.session.query.name, dock.session.query.pixel_size_um) == ("b.tif", 0.75)
+    assert [item.info.name for item in dock.session.slides] == ["a.tif"]
 
 
 def test_the_missing_pixel_size_of_a_query_is_asked_for(qtbot, dock: SearchDock, slides: Path) -> None:

@@ -141,6 +141,7 @@ def test_one_slide_is_gone_and_another_is_spoilt(qtbot, make_napari_viewer, stud
     settle(qtbot, dock)
     assert [slide.info.name for slide in dock.session.missing] == ["first.ome.tif"]
     assert len(told) == 1 and "second.ome.tif" in told[0]
+    assert dock.message.text == told[0]  # the one that is gone is listed, this one is not
     assert not dock.locate_button.isHidden()
     assert len(dock.session.project.slides) == 2
     dock.leave()

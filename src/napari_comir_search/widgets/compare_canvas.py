@@ -132,7 +132,7 @@ class CompareCanvas(QWidget):
 
     def _apply(self) -> None:
         """Show the pictures in the present mode."""
-        if not self.model.layers:
+        if not self.model.layers or self._comparison is None:
             return
         query = self.model.layers[QUERY]
         shape = query.data.shape[:2]

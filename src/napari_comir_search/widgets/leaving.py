@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QShowEvent
@@ -16,13 +17,14 @@ class LeavingWidget(QWidget):
 
     napari removes a dock's widget by giving it no parent, and closes its window
     only after the user has agreed to, so neither can be told by a close event.
-    While work is under way napari asks twice, the second time without saying
-    what for: it is asked here, once.
+    When a window is closed by its frame while work is under way, napari asks
+    twice, the second time without saying what for: it is asked here, once for
+    all such widgets of the window. The menu's and the keys' way is napari's own.
 
     Attributes
     ----------
     asked_about : sequence of JobRunner
-        Whose work is not stopped before the user has agreed to.
+        Whose work the question names.
     """
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -57,15 +59,23 @@ class LeavingWidget(QWidget):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Ask before work is stopped; leave after the window has closed, if it does."""
         if event.type() == QEvent.Type.Close and self._is_open and watched is self.window():
-            titles = [runner.title for runner in self.asked_about if runner.is_running]
+            titles = self._under_way()
             if event.spontaneous() and titles:
                 event.ignore()
                 if self._is_agreed(titles):
-                    QWidget.close(self.window())
+                    # Not at once: Qt does not close a window that is being closed.
+                    QTimer.singleShot(0, partial(QWidget.close, self.window()))
                 return True
             self.about_to_close()
             QTimer.singleShot(0, self._leave_closed_window)
         return super().eventFilter(watched, event)
+
+    def _under_way(self) -> list[str]:
+        """Return what the widgets of this window are doing that they would be asked about."""
+        runners = (
+            runner for widget in self.window().findChildren(LeavingWidget) for runner in widget.asked_about
+        )
+        return [runner.title for runner in runners if runner.is_running]
 
     def _is_agreed(self, titles: list[str]) -> bool:
         """Ask whether the window shall close all the same."""
@@ -76,6 +86,7 @@ class LeavingWidget(QWidget):
         close = box.addButton("Close", QMessageBox.ButtonRole.AcceptRole)
         box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
         box.exec()
+        box.deleteLater()
         return box.clickedButton() is close
 
     def _leave_closed_window(self) -> None:

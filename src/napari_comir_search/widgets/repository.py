@@ -208,14 +208,9 @@ class RepositoryWidget(QWidget):
             menu.addAction("Index this slide", lambda: self.workbench.index([item])).setEnabled(is_open)
             menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
             menu.addSeparator()
-            menu.addAction("Use as query instead", lambda: self._use_as_query(item))
+            menu.addAction("Use as query instead", lambda: self.workbench.maker.add_slide(item))
         menu.addAction("Remove from the project", lambda: self.session.remove_slide(item.fingerprint))
         return menu
-
-    def _use_as_query(self, item: SlideItem) -> None:
-        """Make a query of a patch that was taken for a slide."""
-        self.session.remove_slide(item.fingerprint)
-        self.workbench.maker.add_files([item.info.path])
 
     def _ask_pixel_size(self, item: SlideItem) -> None:
         size_um, is_given = QInputDialog.getDouble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from napari_comir_search.widgets.slide_list import colour_pixmap, to_pixmap
 PICTURE_PX = 40
 COLUMNS = ("#", "Slide", "µm", "Angle", "Conf.", "")
 RANK, SLIDE, PLACE, ANGLE, CONFIDENCE, VERDICT = range(len(COLUMNS))
-SEAM = "\u200b"  # of no width: a name goes on in the next line wherever it has to
+SEAMS = re.compile(r"(?<=[!-~])(?=[!-~])")  # where a name may go on in the next line
 WIDTHS_PX = {RANK: PICTURE_PX + 30, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDICT: 36}
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 VERDICT_ROLE = SORT_ROLE + 1
@@ -96,6 +97,8 @@ class ResultModel(QAbstractTableModel):
         column = index.column()
         if role == int(Qt.ItemDataRole.DisplayRole):
             return _texts(candidate, verdict)[column]
+        if role == int(Qt.ItemDataRole.AccessibleTextRole) and column == SLIDE:
+            return candidate.slide
         if role == SORT_ROLE:
             return _sort_values(candidate, verdict)[column]
         if role == VERDICT_ROLE:
@@ -195,7 +198,7 @@ def _plain_icon(pixmap: QPixmap) -> QIcon:
 def _texts(candidate: Candidate, verdict: Verdict) -> tuple[str, ...]:
     return (
         str(candidate.rank),
-        SEAM.join(candidate.slide),
+        SEAMS.sub("\u200b", candidate.slide),
         f"x {candidate.center_x_um:.0f}\ny {candidate.center_y_um:.0f}",
         f"{candidate.angle_deg:.0f}°" + ("\nflipped" if candidate.mirrored else ""),
         f"{100 * candidate.confidence:.0f}\u00a0%",
