@@ -124,6 +124,15 @@ def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] |
     return opened
 
 
+def pixel_sizes_given_um(slides: Iterable[ProjectSlide | SlideInfo]) -> dict[str, float]:
+    """Return the pixel sizes that the user gave, by fingerprint."""
+    return {
+        slide.fingerprint: slide.pixel_size_um
+        for slide in slides
+        if slide.pixel_size_um is not None and slide.pixel_size_source == "user"
+    }
+
+
 def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) -> Job[Opened]:
     """Describe a project's slides again; those that moved are sought in `places` first.
 
@@ -132,12 +141,8 @@ def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) ->
     yield Tick("looking for slides", 0, 0)
     if places:
         project.relocate_slides(places)
-    sizes_um = {
-        slide.fingerprint: slide.pixel_size_um
-        for slide in project.slides
-        if slide.pixel_size_um is not None and slide.pixel_size_source == "user"
-    }
     present = [Path(slide.path) for slide in project.slides if slide.exists]
+    sizes_um = pixel_sizes_given_um(project.slides)
     opened = (yield from describe_slides_steps(present, sizes_um)) if present else Opened()
     opened.missing = project.missing_slides()
     return opened

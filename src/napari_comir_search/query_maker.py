@@ -62,11 +62,8 @@ class QueryMaker(QObject):
 
     def add_slide(self, item: SlideItem) -> None:
         """Make a query of a patch that was taken for a slide, with the pixel size that the user gave it."""
-        info = item.info
-        sizes_um = {}
-        if info.pixel_size_source == "user" and info.pixel_size_um is not None:
-            sizes_um[item.fingerprint] = info.pixel_size_um
-        job = jobs.describe_slides_steps([Path(info.path)], sizes_um)
+        sizes_um = jobs.pixel_sizes_given_um([item.info])
+        job = jobs.describe_slides_steps([Path(item.info.path)], sizes_um)
         self.runner.run("Opening the query", job, partial(self._turn_slide, item.fingerprint))
 
     def _turn_slide(self, fingerprint: str, opened: jobs.Opened) -> None:

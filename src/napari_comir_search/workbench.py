@@ -206,7 +206,8 @@ class Workbench(QObject):
         new = self.session.add_slides(opened.infos)
         if opened.problems:
             first, *others = opened.problems
-            self.failed.emit(first + f" ({len(others)} more could not be opened.)" * bool(others))
+            more = f" ({len(others)} more could not be opened.)" if others else ""
+            self.failed.emit(first + more)
         if new and self.view.shown is None:
             self.view.show(new[0].fingerprint)
         if new and self.session.candidates:

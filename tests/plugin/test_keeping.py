@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +78,20 @@ def test_verdicts_survive_kill_9(tmp_path: Path) -> None:
     again.close()
 
 
-def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, tmp_path: Path) -> None:
-    viewer = make_napari_viewer()
+@pytest.fixture
+def dock(qtbot, make_napari_viewer, study, tmp_path: Path) -> Iterator[SearchDock]:
+    """A dock with the study's slides, one of them indexed."""
+    viewer = make_napari_viewer(show=True)
     dock = SearchDock(viewer, folder=tmp_path / "projects")
     viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
     dock.workbench.take([study.slides])
     settle(qtbot, dock)
+    yield dock
+    dock.leave()
+    settle(qtbot, dock)
+
+
+def test_slides_that_moved_are_asked_for_once(qtbot, dock: SearchDock, study, tmp_path: Path) -> None:
     dock.workbench.save_as(tmp_path / "study.comirproj")
     dock.workbench.new_project()
     study.slides.rename(tmp_path / "elsewhere")
@@ -120,16 +129,9 @@ def test_slides_that_moved_are_asked_for_once(qtbot, make_napari_viewer, study, 
     dock.workbench.open_project(tmp_path / "none.comirproj")  # what another project misses is its own
     settle(qtbot, dock)
     assert dock.locate_button.isHidden()
-    dock.leave()
-    settle(qtbot, dock)
 
 
-def test_one_slide_is_gone_and_another_is_spoilt(qtbot, make_napari_viewer, study, tmp_path: Path) -> None:
-    viewer = make_napari_viewer()
-    dock = SearchDock(viewer, folder=tmp_path / "projects")
-    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
-    dock.workbench.take([study.slides])
-    settle(qtbot, dock)
+def test_one_slide_is_gone_and_another_is_spoilt(qtbot, dock: SearchDock, study, tmp_path: Path) -> None:
     dock.workbench.save_as(tmp_path / "study.comirproj")
     dock.workbench.new_project()
     settle(qtbot, dock)
@@ -144,20 +146,13 @@ def test_one_slide_is_gone_and_another_is_spoilt(qtbot, make_napari_viewer, stud
     assert dock.message.text == told[0]  # the one that is gone is listed, this one is not
     assert not dock.locate_button.isHidden()
     assert len(dock.session.project.slides) == 2
-    dock.leave()
-    settle(qtbot, dock)
 
 
-def test_a_project_opens_where_it_was_left(qtbot, make_napari_viewer, study, tmp_path: Path) -> None:
-    viewer = make_napari_viewer(show=True)
-    dock = SearchDock(viewer, folder=tmp_path / "projects")
-    viewer.window.add_dock_widget(dock, name="CoMIR search", area="right")
-    dock.workbench.take([study.slides])
-    settle(qtbot, dock)
+def test_a_project_opens_where_it_was_left(qtbot, dock: SearchDock, tmp_path: Path) -> None:
     shown = dock.session.slides[1]
     dock.workbench.view.show(shown.fingerprint)
     settle(qtbot, dock)
-    camera = viewer.scene.camera
+    camera = dock.viewer.scene.camera
     camera.center, camera.zoom = (0.0, 123.0, 234.0), 3.25
     dock.workbench.save_as(tmp_path / "study.comirproj")
     dock.workbench.new_project()
@@ -167,8 +162,6 @@ def test_a_project_opens_where_it_was_left(qtbot, make_napari_viewer, study, tmp
     settle(qtbot, dock)
     assert dock.workbench.view.shown == shown.fingerprint
     assert tuple(camera.center[-2:]) == (123.0, 234.0) and camera.zoom == 3.25
-    dock.leave()
-    settle(qtbot, dock)
 
 
 def test_rectangles_come_back_from_geojson_within_a_pixel(
