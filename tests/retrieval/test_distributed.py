@@ -5,16 +5,23 @@ import signal
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import shared_store
 from test_indexing import assert_same_index
 
 from comir_search.errors import ComirSearchError
 from comir_search.progress import finish
+from comir_search.retrieval.cluster import Cluster
+from comir_search.retrieval.distributed import ClusterRunner
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexing import index_slides_steps
+from comir_search.retrieval.layout import CHUNK_PX, SlideGrid
 
 distributed = pytest.importorskip("distributed")
 
@@ -132,7 +139,6 @@ def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(cluster, 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives blocks back and takes them anew")
 def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
     from comir_search.memory import REUSE_ENVIRON
-    from comir_search.retrieval.cluster import Cluster
 
     for name in REUSE_ENVIRON:
         monkeypatch.delenv(name, raising=False)
@@ -141,3 +147,62 @@ def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
             done for done in cluster.run(lambda client, _: client.submit(count_faults), [0]) if done
         ]
     assert results[0][1] < 3 * ONCE
+
+
+def test_workers_that_are_started_leave_their_core_to_the_task():
+    with closing(Cluster(workers=1)) as cluster:
+        (results,) = [
+            done for done in cluster.run(lambda client, _: client.submit(list_intervals), [0]) if done
+        ]
+    intervals_ms = results[0][1]
+    assert "heartbeat" in intervals_ms
+    assert min(intervals_ms.values()) >= 200, intervals_ms
+
+
+def list_intervals() -> dict[str, float]:
+    """Return how often the worker interrupts its task, by what for, in milliseconds."""
+    callbacks = distributed.get_worker().periodic_callbacks
+    return {name: callback.callback_time for name, callback in callbacks.items()}
+
+
+def test_a_worker_that_cannot_prepare_works_all_the_same():
+    def fail():
+        raise ValueError("this is expected in the log of a test")
+
+    with closing(Cluster(workers=1)) as cluster:
+        cluster.prepare(fail)
+        done = [found for found in cluster.run(lambda client, item: client.submit(abs, item), [-3]) if found]
+    assert done == [[(-3, 3)]]
+
+
+def test_regions_and_blocks_that_hold_most_go_first(index):
+    layout = replace(index.layout, region_px=4 * CHUNK_PX * index.layout.stride)
+    stored = np.random.default_rng(0).random((16, 16)) < 0.4
+    side_px = len(stored) * CHUNK_PX * layout.stride
+    grid = SlideGrid(layout, side_px, side_px, stored)
+    record = replace(index.slides[0].record, name="larger")
+    given, done = [], []
+
+    class Recorded:
+        def run(self, submit, items):
+            given.append(list(items))
+            yield [(item, None) for item in items]
+
+    runner = ClusterRunner.__new__(ClusterRunner)
+    runner._cluster, runner._where = Recorded(), (str(index.path), index.model_fingerprint, "cpu")
+    target = SimpleNamespace(grid=grid, record=record)
+    for _ in chain(
+        runner.embed(None, target, grid.regions(), done.append),
+        runner.derive(target, grid.blocks(), done.append),
+    ):
+        pass
+    regions, blocks = given
+    assert done == [*regions, *blocks]
+    assert (sorted(regions), sorted(blocks)) == (grid.regions(), grid.blocks())
+    for cells, chunks in ((regions, 4), (blocks, 8)):
+        sizes = [
+            stored[row * chunks : (row + 1) * chunks, column * chunks : (column + 1) * chunks].sum()
+            for row, column in cells
+        ]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(set(sizes)) > 1

@@ -29,6 +29,14 @@ ATTEMPTS = 4
 SLOW_TIMES, SLOW_S = 4.0, 10.0
 FAILED = ("error", "cancelled", "lost")
 _ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
+# By default each process of a cluster looks at its stack, its loop and its memory 10 to 100 times a second, for
+# statistics that nobody asks for here: a fifteenth of the work, and the task is interrupted each time.
+_SELDOM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.worker.memory.monitor-interval": "1s",
+}
 
 Item = TypeVar("Item")
 Submit = Callable[["Client", Item], "Future[Any]"]
@@ -85,12 +93,13 @@ class Cluster:
             # Else a nanny has each freed block given back, and getting it anew can take as long as the work
             # itself. From before the first thread on, so that all share one heap; what the user has set goes first.
             environ = {**dask.config.get(_ENVIRON_KEY), **REUSE_ENVIRON}
-            with dask.config.set({_ENVIRON_KEY: environ}):
+            with dask.config.set({_ENVIRON_KEY: environ, **_SELDOM}):
                 self._cluster = distributed.LocalCluster(
                     n_workers=workers, threads_per_worker=1, dashboard_address=None
                 )
             scheduler = self._cluster.scheduler_address
         self._scheduler = scheduler
+        self._preparing: list[Future[Any]] = []
         try:
             self._client = self._connect(CONNECT_S)
         except ComirSearchError:
@@ -105,6 +114,11 @@ class Cluster:
         with suppress(OSError):
             return max(1, sum(self._client.nthreads().values()))
         return 1
+
+    def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
+        """Have workers begin what the first of their tasks would, without waiting for it or minding failures."""
+        for _ in range(self.n_threads):
+            self._preparing.append(self._client.submit(task, *arguments, pure=False))
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""

@@ -14,7 +14,7 @@ import json
 import pickle
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.errors import ComirSearchError
@@ -68,28 +68,38 @@ class ClusterRunner:
         again = "run the same command again, it goes on where it stopped"
         self._cluster = Cluster(scheduler=scheduler, workers=workers, again=again)
         self._where = str(index.path), index.model_fingerprint, device
+        # While the slide is measured here, workers load what takes them as long.
+        self._cluster.prepare(open_on_worker, *self._where)
 
     def embed(
         self, slide: Slide, target: IndexedSlide, regions: list[Cell], mark: Callable[[Cell], None]
     ) -> Generator[None, None, None]:
         """Embed regions, see `Runner`."""
-        return self._run(embed_on_worker, target, regions, mark)
+        return self._run(embed_on_worker, target, regions, target.grid.region_chunks, mark)
 
     def derive(
         self, target: IndexedSlide, blocks: list[Cell], mark: Callable[[Cell], None]
     ) -> Generator[None, None, None]:
         """Derive blocks, see `Runner`."""
-        return self._run(derive_on_worker, target, blocks, mark)
+        chunks = partial(target.grid.block_chunks, comir_array(0))
+        return self._run(derive_on_worker, target, blocks, chunks, mark)
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
         self._cluster.close()
 
     def _run(
-        self, task: Task, target: IndexedSlide, cells: list[Cell], mark: Callable[[Cell], None]
+        self,
+        task: Task,
+        target: IndexedSlide,
+        cells: list[Cell],
+        chunks_of: Callable[[Cell], list[Cell]],
+        mark: Callable[[Cell], None],
     ) -> Generator[None, None, None]:
         """Run one task a cell; mark what is finished."""
         record = _pack_record(target)
+        # Those that hold most go first: else the last worker may be left with a large one, all others waiting.
+        cells = sorted(cells, key=lambda cell: len(chunks_of(cell)), reverse=True)
 
         def submit(client: Client, cell: Cell) -> Future[Any]:
             return client.submit(task, *self._where, record, cell, pure=False)
@@ -150,6 +160,11 @@ class ClusterSearchRunner:
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
         self._cluster.close()
+
+
+def open_on_worker(location: str, model: str, device: str) -> None:
+    """Load what indexing needs, on a worker."""
+    _open_index(location, model, device, WORKER_CACHE_BYTES)
 
 
 def embed_on_worker(location: str, model: str, device: str, record: str, region: Cell) -> None:

@@ -173,7 +173,7 @@ class SlideGrid:
         return [(int(row), int(column)) for row, column in np.argwhere(grid)]
 
     def block_chunks(self, array: str, block: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return (row, column) of the written chunks of a derived array that a block holds."""
+        """Return (row, column) of the written chunks of an array, not the tissue mask, that a block holds."""
         side = self.layout.block_px // self._step(array) // self.chunk_side(array)
         row, column = block[0] * side, block[1] * side
         inside = np.argwhere(self.chunk_grid(array)[row : row + side, column : column + side])
