@@ -151,6 +151,30 @@ def test_looks_closer_before_it_says_not_found(answer):
     assert absent["seconds"]["closer"] > 0
 
 
+def test_words_are_asked_where_no_place_can_be_trusted(answer):
+    found, absent = json.loads(answer.json.read_text())
+    assert "bag_of_words" not in found["seconds"]
+    assert absent["seconds"]["bag_of_words"] > 0
+
+
+def test_a_place_that_only_words_point_at_is_verified(folder, monkeypatch):
+    from comir_search.retrieval import bag_of_words, scan
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.places import Place
+    from comir_search.retrieval.search import search
+
+    index = Index.open(folder / "index", "cpu")
+    number = [slide.name for slide in index.slides].index("one.tif")
+    size_um = index.model.comir_pixel_size_um
+    near = Place(number, 364 / size_um, 288 / size_um, 4.0, 1.0)
+    monkeypatch.setattr(scan, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
+    monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [near])]))
+    result = search(folder / "patch.tif", index, modality="bf")
+    first = result.candidates[0]
+    assert result.found and first.slide == "one.tif"
+    assert np.hypot(first.center_x_um - 352, first.center_y_um - 296) < 6
+
+
 def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
     from comir_search.retrieval import bag_of_words, scan
     from comir_search.retrieval.index import Index

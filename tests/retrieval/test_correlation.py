@@ -55,6 +55,32 @@ def test_shared_masks_change_nothing(size_px):
         assert torch.allclose(together[number], alone[0], atol=1e-3)
 
 
+def test_rough_scores_of_a_square_are_nearly_the_exact_ones():
+    """Under a square of the query's own size lies what lies under its turned copies, roughly."""
+    side = 14  # even, and so is that of the templates: their centres agree
+    window = torch.from_numpy(some_comir(3, 60))
+    templates = turn_templates(some_comir(2, side), (side, side), [0.0, 30.0, 45.0, 90.0])
+    exact, rough = (
+        correlate_window(transform_templates(templates, 60, roughly=roughly), window)
+        for roughly in (False, True)
+    )
+    largest = float(exact.abs().max())
+    off = (rough - exact).abs().amax((1, 2)) / largest
+    assert float(off[[0, 3]].max()) < 1e-4  # the upright square is the query
+    assert 1e-3 < float(off[[1, 2]].max()) < 0.05
+
+
+@pytest.mark.parametrize("size_px", [(4.0, 16.0), (16.0, 4.0)])
+def test_rough_scores_of_a_long_query_are_exact(size_px):
+    query, window = some_comir(2, 16)[:, : int(size_px[0]), : int(size_px[1])], some_comir(3, SIZE)
+    templates = turn_templates(query, size_px, [0.0, 30.0, 90.0])
+    exact, rough = (
+        correlate_window(transform_templates(templates, SIZE, roughly=roughly), torch.from_numpy(window))
+        for roughly in (False, True)
+    )
+    assert torch.equal(rough, exact)
+
+
 def test_box_means_are_means_over_windows():
     images = torch.from_numpy(some_comir(4, 20))
     expected = torch.nn.functional.avg_pool2d(images, 7, 1)

@@ -38,7 +38,8 @@ class Spectra:
         Frequencies come first, so that windows times templates is a matrix
         product for each, which reads every template once.
     masks : Tensor (masks, size, size // 2 + 1) complex64
-        A square query has one for each angle up to 90 degrees, a rectangle up to 180.
+        A square query has one for each angle up to 90 degrees, a rectangle up to 180;
+        or one stands for them all.
     mask_of : list of int
         Each template's mask.
     areas : Tensor (masks,)
@@ -63,8 +64,17 @@ class Spectra:
         return self.size - self.side + 1
 
 
-def transform_templates(templates: Templates, size: int) -> Spectra:
-    """Transform templates for windows of `size` pixels."""
+def transform_templates(templates: Templates, size: int, *, roughly: bool = False) -> Spectra:
+    """Transform templates for windows of `size` pixels.
+
+    Parameters
+    ----------
+    templates : Templates
+    size : int
+    roughly : bool
+        Take windows' energies, too, over one square for all turned copies of a
+        squarish query: scores are no exact cosines, for less time.
+    """
     side, area = templates.side, float(templates.masks[0].sum())
     # The window's means around a place are those of a squarish query over one square as large as the query: the
     # turned masks' own cost a transform for every mask and channel. A long one needs them, for what lies beside
@@ -85,6 +95,8 @@ def transform_templates(templates: Templates, size: int) -> Spectra:
     # A window's mean under the mask is linear in the window, too: what it would add is taken from the template.
     pixels -= MEAN_SHARE * (1 - MEAN_SHARE) * means[:, :, None, None] * shares[:, None]
     pixels /= norms[:, None, None, None]
+    if roughly and box_px:
+        masks, mask_of, areas = shares[:1], [0] * len(mask_of), areas[:1]
     return Spectra(
         torch.fft.rfft2(pixels, s=(size, size)).conj().flatten(2).permute(2, 1, 0).contiguous(),
         torch.fft.rfft2(masks, s=(size, size)).conj().resolve_conj(),
@@ -145,7 +157,7 @@ def correlate_window(spectra: Spectra, window: Tensor) -> Tensor:
     return correlate_windows(spectra, window[None], [weigh_places(spectra, window)])[0]
 
 
-def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     """Correlate every template with several windows, as `correlate_window` does with one.
 
     Parameters
@@ -157,7 +169,7 @@ def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tenso
 
     Returns
     -------
-    Tensor (n, angles, places, places)
+    list of n Tensor (angles, places, places)
     """
     size, places = spectra.size, spectra.places
     n_windows, n_angles = len(windows), len(spectra.mask_of)
@@ -165,12 +177,12 @@ def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tenso
     of_windows = torch.fft.rfft2(windows).flatten(2).flatten(0, 1).T.contiguous()
     products = torch.bmm(of_windows.unflatten(1, (n_windows, -1)), spectra.pixels)
     products = products.flatten(1).T.contiguous().reshape(n_windows, n_angles, size, size // 2 + 1)
-    scores = torch.empty(n_windows, n_angles, places, places)
-    for own, weight, target in zip(products, weights, scores, strict=True):
-        for product, mask, score in zip(own, spectra.mask_of, target, strict=True):
-            correlation = torch.fft.irfft2(product, s=(size, size))  # one at a time stays in the cache
-            torch.mul(correlation[:places, :places], weight[mask], out=score)
-    return scores
+    correlated = []
+    for own, weight in zip(products, weights, strict=True):
+        scores = torch.fft.irfft2(own, s=(size, size))[:, :places, :places]
+        scores *= weight if len(weight) == 1 else weight[spectra.mask_of]
+        correlated.append(scores)
+    return correlated
 
 
 def weigh_places(spectra: Spectra, window: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Scanner:
         # Three quarters of the angles are seen by turning what is scanned.
         templates = turn_templates(query.comir, query.size_px, steps[:quarter].tolist(), level=level)
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
-        self.spectra: Spectra = transform_templates(templates, size + size % 2)
+        self.spectra: Spectra = transform_templates(templates, size + size % 2, roughly=True)
         self.step_px = self.spectra.places
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -80,7 +80,7 @@ class Scanner:
     def bytes_each(self) -> int:
         """Memory that one tile takes: products twice, scores, windows with what is made of them."""
         frequencies, channels, quarter = self.spectra.pixels.shape
-        return 4 * frequencies * (16 * quarter + 48 * channels) + 16 * quarter * self.spectra.places**2
+        return 4 * frequencies * (16 * quarter + 48 * channels) + 16 * quarter * self.spectra.size**2
 
     def tiles(self, slide: IndexedSlide) -> list[tuple[int, int]]:
         """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
@@ -133,32 +133,36 @@ class Scanner:
         turned, tops = self._compare(slide, tile)
         scores = self._inside(slide, tile, tops.amax(0))
         radius = max(1, int(self.query.short_side_px / factor / 8))
-        peaks = torch.nn.functional.max_pool2d(scores[None], 2 * radius + 1, 1, radius)[0] == scores
+        highest = scores[None]
+        for size in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+            highest = torch.nn.functional.max_pool2d(highest, size, 1, (size[0] // 2, size[1] // 2))
+        peaks = highest[0] == scores
         ys, xs = torch.nonzero(peaks, as_tuple=True)
-        order = scores[ys, xs].argsort(descending=True)[:count]
-        places = []
-        for y, x in zip(ys[order].tolist(), xs[order].tolist(), strict=True):
-            turns = int(tops[:, y, x].argmax())
-            row, column = _turn(y, x, turns, tops.shape[-1])
-            angle = turns * turned.shape[1] + int(turned[turns, :, row, column].argmax())
-            places.append(
-                Place(
-                    number,
-                    float(x + tile[0]) * factor,
-                    float(y + tile[1]) * factor,
-                    float(self.angles_deg[angle]),
-                    float(scores[y, x]),
-                    mirrored=self.query.mirrored,
-                )
+        best, order = scores[ys, xs].sort(descending=True)
+        ys, xs = ys[order[:count]], xs[order[:count]]
+        turns = tops[:, ys, xs].argmax(0)
+        angles = turns * len(turned[0])
+        for number_of_turns, copies in enumerate(turned):
+            own = turns == number_of_turns
+            rows, columns = _turn(ys[own], xs[own], number_of_turns, tops.shape[-1])
+            angles[own] += copies[:, rows, columns].argmax(0)
+        return [
+            Place(number, x * factor, y * factor, angle_deg, score, mirrored=self.query.mirrored)
+            for x, y, angle_deg, score in zip(
+                (xs + tile[0]).double().tolist(),
+                (ys + tile[1]).double().tolist(),
+                self.angles_deg[angles.numpy()].tolist(),
+                best.tolist(),
+                strict=False,
             )
-        return places
+        ]
 
-    def _compare(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _compare(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         """Correlate with the surroundings of a tile, turned by each quarter.
 
         Returns
         -------
-        turned : Tensor (4, angles / 4, places, places)
+        turned : list of 4 Tensor (angles / 4, places, places)
             A query turned by 90 degrees more on the slide is the query as it is on
             the slide turned back.
         tops : Tensor (4, places, places)
@@ -174,7 +178,7 @@ class Scanner:
         for turns in range(distinct, 4):
             weights.append(torch.rot90(weights[turns - distinct], distinct, (1, 2)).contiguous())
         turned = correlate_windows(spectra, windows, weights)
-        tops = [torch.rot90(top, -turns) for turns, top in enumerate(turned.amax(1))]
+        tops = [torch.rot90(scores.amax(0), -turns) for turns, scores in enumerate(turned)]
         return turned, torch.stack(tops)
 
     def _inside(self, slide: IndexedSlide, tile: tuple[int, int], scores: Tensor) -> Tensor:
@@ -184,8 +188,8 @@ class Scanner:
         return scores[: -(-rows // factor) - tile[1], : -(-columns // factor) - tile[0]]
 
 
-def _turn(y: int, x: int, turns: int, side: int) -> tuple[int, int]:
-    """Return where a place of a square lies after counter-clockwise quarter turns."""
+def _turn(y: Tensor, x: Tensor, turns: int, side: int) -> tuple[Tensor, Tensor]:
+    """Return where places of a square lie after counter-clockwise quarter turns."""
     for _ in range(turns):
         y, x = side - 1 - x, y
     return y, x

@@ -1,10 +1,9 @@
 """Search: from a query to ranked, verified candidates.
 
-Two first stages look over the slides, a coarse correlation and a sliding bag of
-words; the union of their best places is correlated again at finer levels until
-place and angle are known; the scores become confidences. When none can be
-trusted, a finer correlation looks over the slides once more, as far as is
-affordable, before the answer is "not found".
+A coarse correlation looks over the slides; its best places are correlated again
+at finer levels until place and angle are known; the scores become confidences.
+When none can be trusted, a sliding bag of words looks over the slides too, and a
+finer correlation, as far as is affordable, before the answer is "not found".
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,6 @@ from comir_search.slides import Slide, open_slide
 CLOSE_TILES = 256  # of the finer scan, those with the best places of the coarse one first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
-BOW_SHARE = 0.2  # of the places verified at first, beside the correlation's: the bag of words' own
 DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this are one
 MAX_AREA_RATIO = 4.0
 
@@ -102,8 +101,8 @@ def search(
     slides : sequence of str, optional
         Look only in slides of these names or fingerprints; several slides may have one name.
     first_stage : bool
-        Return the first stages' places too, for evaluation; those of the closer
-        look are among the fused ones.
+        Return the first stages' places too, for evaluation: those by words also
+        where the search needs none; the fused ones are those that were verified.
     workers : int, optional
         Work in so many processes on this machine, instead of in this one.
     scheduler : str, optional
@@ -159,58 +158,43 @@ def _search(
     radius_px = DISTINCT_SHARE * queries[0].short_side_px
     clock.lap("query")
 
-    by_words: list[Place] = []
-    by_correlation: list[Place] = []
-    step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
-    n_angles = round(360 / step_deg)
     n_places = count_places(min(queries[0].height_um, queries[0].width_um))
-    n_by_words = round(BOW_SHARE * n_places)
+    step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
     coarse_level, close_level = scan.choose_scan_levels(queries[0])
-    for query in queries:  # the correlation first: its places are good enough to be shown
-        scanner = scan.Scanner(query, coarse_level, n_angles)
-        for done, total, places in scan.scan_slides(scanner, chosen, n_places, radius_px, runner):
-            if places:  # a few after the first tiles, all at the end
-                places = keep_distinct([*by_correlation, *places], radius_px, n_places)
-            yield Tick("coarse correlation", done, total, report.partial(places, clock))
-        by_correlation = places or by_correlation
-        clock.lap("correlation")
-    vocabulary = model.vocabulary
-    assert vocabulary is not None  # an index cannot be made without one
-    uncounted = [slide for _, slide in chosen if slide.word_counts is None]
-    counts: list[np.ndarray | None] = []
-    work = [(slide, vocabulary.n_words) for slide in uncounted]
-    for done, counts in runner.run(IndexedSlide.count_words, work):
-        yield Tick("counting words", done, len(uncounted))
-    for slide, counted in zip(uncounted, counts, strict=True):
-        slide.word_counts = counted
-    frequencies = bag_of_words.word_frequencies(vocabulary, [slide for _, slide in chosen])
-    for query in queries:
-        bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)
-        for done, total in bag.describe(BOW_ANGLES):
-            yield Tick("describing the query", done, total)
-        for done, total, places in bag_of_words.scan_slides(bag, chosen, n_places, radius_px, runner):
-            yield Tick("bag of words", done, total)
-        by_words = keep_distinct([*by_words, *places], radius_px, n_places)
-        clock.lap("bag_of_words")
 
+    def correlate_steps(stage: str, level: int, **nearest_first: Any) -> Job[list[Place]]:
+        kept: list[Place] = []
+        for query in queries:
+            scanner = scan.Scanner(query, level, round(360 / step_deg))
+            scanning = scan.scan_slides(scanner, chosen, n_places, radius_px, runner, **nearest_first)
+            for done, total, places in scanning:
+                if places:  # a few after the first tiles, all at the end
+                    places = keep_distinct([*kept, *places], radius_px, n_places)
+                yield Tick(stage, done, total, None if nearest_first else report.partial(places, clock))
+            kept = places or kept
+        return kept
+
+    by_correlation = yield from correlate_steps("coarse correlation", coarse_level)
+    clock.lap("correlation")
     finest_level = coarse_level - scan.COARSE_LEVELS[0]
     verifier = Verifier(queries, everything, step_deg, radius_px, top, runner, finest_level)
     verified, fused = yield from verifier.verify_steps(
-        [*by_correlation, *by_words[:n_by_words]], lambda places: report.partial(places, clock)
+        by_correlation, lambda places: report.partial(places, clock)
     )
     clock.lap("pose")
-    if close_level is not None and not report.candidates(verified)[1]:
-        yield Tick("looking closer", 0, 1, report.partial(verified, clock))
-        near = [*by_correlation, *by_words]
-        closer = by_words[n_by_words:]
-        for query in queries:
-            scanner = scan.Scanner(query, close_level, n_angles)
-            for done, total, places in scan.scan_slides(
-                scanner, chosen, n_places, radius_px, runner, near=near, tile_limit=CLOSE_TILES
-            ):
-                yield Tick("looking closer", done, total)
-            closer += places
-        again = yield from verifier.verify_steps(closer, lambda _: None)
+    is_found = report.candidates(verified)[1]
+    by_words: list[Place] = []
+    if first_stage or not is_found:
+        yield Tick("looking again", 0, 1, report.partial(verified, clock))
+        by_words = yield from _bag_of_words_steps(index, queries, chosen, n_places, radius_px, runner)
+        clock.lap("bag_of_words")
+    if not is_found:
+        closer: list[Place] = []
+        if close_level is not None:
+            closer = yield from correlate_steps(
+                "looking closer", close_level, near=[*by_correlation, *by_words], tile_limit=CLOSE_TILES
+            )
+        again = yield from verifier.verify_steps([*by_words, *closer], lambda _: None)
         verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
         fused = keep_distinct([*fused, *again[1]], radius_px, n_places)
         clock.lap("closer")
@@ -221,6 +205,35 @@ def _search(
             result, first_stage={stage: report.ranked(places) for stage, places in stages.items()}
         )
     return result
+
+
+def _bag_of_words_steps(
+    index: Index,
+    queries: Sequence[Query],
+    chosen: list[tuple[int, IndexedSlide]],
+    n_places: int,
+    radius_px: float,
+    runner: SearchRunner,
+) -> Job[list[Place]]:
+    vocabulary = index.model.vocabulary
+    assert vocabulary is not None  # an index cannot be made without one
+    uncounted = [slide for _, slide in chosen if slide.word_counts is None]
+    counts: list[np.ndarray | None] = []
+    work = [(slide, vocabulary.n_words) for slide in uncounted]
+    for done, counts in runner.run(IndexedSlide.count_words, work):
+        yield Tick("counting words", done, len(uncounted))
+    for slide, counted in zip(uncounted, counts, strict=True):
+        slide.word_counts = counted
+    frequencies = bag_of_words.word_frequencies(vocabulary, [slide for _, slide in chosen])
+    kept: list[Place] = []
+    for query in queries:
+        bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)
+        for done, total in bag.describe(BOW_ANGLES):
+            yield Tick("describing the query", done, total)
+        for done, total, places in bag_of_words.scan_slides(bag, chosen, n_places, radius_px, runner):
+            yield Tick("bag of words", done, total)
+        kept = keep_distinct([*kept, *places], radius_px, n_places)
+    return kept
 
 
 def _is_chosen(slide: IndexedSlide, wanted: Sequence[str] | None) -> bool:
