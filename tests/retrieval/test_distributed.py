@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import shared_store
 from test_indexing import assert_same_index
@@ -173,6 +174,26 @@ def test_a_worker_that_cannot_prepare_works_all_the_same():
         cluster.prepare(fail)
         done = [found for found in cluster.run(lambda client, item: client.submit(abs, item), [-3]) if found]
     assert done == [[(-3, 3)]]
+
+
+@pytest.mark.parametrize("begin", ["run", "prepare"])
+def test_workers_that_are_started_end_at_once_whatever_they_do(begin, capfd):
+    with closing(Cluster(workers=2)) as cluster:
+        pids = [
+            pid for pid in psutil.Process().children(recursive=True) if "spawn_main" in str(pid.cmdline())
+        ]
+        if begin == "run":
+            running = cluster.run(lambda client, item: client.submit(time.sleep, item), [60, 61])
+            next(running)
+        else:
+            cluster.prepare(time.sleep, 60)
+        time.sleep(1)  # as good as nothing is known of what the workers do now
+        if begin == "run":
+            running.close()
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+    assert len(pids) >= 2 and not any(pid.is_running() for pid in pids)
+    assert capfd.readouterr().err == ""
 
 
 def test_regions_and_blocks_that_hold_most_go_first(index):

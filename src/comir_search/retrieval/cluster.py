@@ -7,8 +7,9 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.errors import ComirSearchError
@@ -94,12 +95,18 @@ class Cluster:
             # itself. From before the first thread on, so that all share one heap; what the user has set goes first.
             environ = {**dask.config.get(_ENVIRON_KEY), **REUSE_ENVIRON}
             with dask.config.set({_ENVIRON_KEY: environ, **_SELDOM}):
-                self._cluster = distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                self._cluster = _finish_starting(
+                    partial(
+                        distributed.LocalCluster,
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        dashboard_address=None,
+                    )
                 )
             scheduler = self._cluster.scheduler_address
         self._scheduler = scheduler
         self._preparing: list[Future[Any]] = []
+        self._is_cut_short = False
         try:
             self._client = self._connect(CONNECT_S)
         except ComirSearchError:
@@ -122,10 +129,13 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
+        is_at_work = self._is_cut_short or not all(future.done() for future in self._preparing)
         client = getattr(self, "_client", None)
         if client is not None:
             client.close()
         if self._cluster is not None:
+            if is_at_work:
+                _kill_workers(self._cluster)
             self._cluster.close()
 
     def run(
@@ -211,6 +221,7 @@ class Cluster:
                 pause_s = POLL_S if finished else min(2 * pause_s, LONGEST_POLL_S)
                 yield finished
         finally:
+            self._is_cut_short = bool(running)
             for futures in running.values():
                 self._client.cancel(futures)
 
@@ -259,3 +270,25 @@ class Cluster:
                 f"({str(failure) or type(failure).__name__}); see the workers' logs, mend them, and "
                 f"{self._again}."
             ) from cause
+
+
+def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
+    """Start a cluster; interrupted, end it first: what is half started can neither be used nor closed."""
+    with ThreadPoolExecutor(1) as pool:  # Ctrl-C interrupts this thread alone
+        starting = pool.submit(start)
+        try:
+            return starting.result()
+        except KeyboardInterrupt:
+            starting.result().close()
+            raise
+
+
+def _kill_workers(cluster: LocalCluster) -> None:
+    """End processes at once: asked to, they take seconds over their tasks, of which nothing is lost but time."""
+    import psutil
+
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.pid:
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(nanny.pid).kill()
