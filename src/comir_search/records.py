@@ -133,8 +133,9 @@ class SearchResult:
     signal : float
         Share of the query that says anything, in [0, 1].
     first_stage : dict of str to tuple of Candidate
-        Unverified places of the first stages ("bow", "correlation", "fused"),
-        best first, where they were asked for; not part of the JSON.
+        Places before their verification ("bow", "correlation") and after its
+        coarsest round ("fused"), best first, where they were asked for; not part
+        of the JSON.
     """
 
     query: str

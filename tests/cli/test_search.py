@@ -175,6 +175,30 @@ def test_a_place_that_only_words_point_at_is_verified(folder, monkeypatch):
     assert np.hypot(first.center_x_um - 352, first.center_y_um - 296) < 6
 
 
+def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch, tmp_path):
+    from comir_search.retrieval import bag_of_words, scan
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.places import Place
+    from comir_search.retrieval.search import search
+
+    index = Index.open(folder / "index", "cpu")
+    number = [slide.name for slide in index.slides].index("one.tif")
+    size_um = index.model.comir_pixel_size_um
+    write_image(tmp_path / "flipped.tif", tifffile.imread(folder / "patch.tif")[:, ::-1], 1.0)
+
+    def see_both_closer(scanner, *arguments, **options):
+        flipped = scanner.query.mirrored
+        place = Place(number, 352 / size_um, 296 / size_um, 0.0, 0.5 if flipped else 1.0, mirrored=flipped)
+        yield 1, 1, [place] if scanner.level < scan.COARSE_LEVELS[0] else []
+
+    monkeypatch.setattr(scan, "scan_slides", see_both_closer)
+    monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
+    result = search(tmp_path / "flipped.tif", index, modality="bf", mirror=True)
+    first = result.candidates[0]
+    assert result.found and first.mirrored
+    assert np.hypot(first.center_x_um - 352, first.center_y_um - 296) < 6
+
+
 def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
     from comir_search.retrieval import bag_of_words, scan
     from comir_search.retrieval.index import Index

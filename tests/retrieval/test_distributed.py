@@ -144,10 +144,30 @@ def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
     for name in REUSE_ENVIRON:
         monkeypatch.delenv(name, raising=False)
     with closing(Cluster(workers=1)) as cluster:
-        (results,) = [
-            done for done in cluster.run(lambda client, _: client.submit(count_faults), [0]) if done
-        ]
-    assert results[0][1] < 3 * ONCE
+        tasks = [(count_faults,), (os.getenv, "THP_MEM_ALLOC_ENABLE")]
+        done = dict(
+            chain.from_iterable(cluster.run(lambda client, item: client.submit(*tasks[item]), [0, 1]))
+        )
+    assert done[0] < 3 * ONCE
+    assert done[1] == "1"
+
+
+def test_workers_have_loaded_the_index_when_their_first_task_comes(cluster, empty):
+    index = Index.open(empty)
+    with closing(ClusterRunner(index, "cpu", scheduler=cluster.scheduler_address)) as runner:
+        for future in runner._cluster._preparing:
+            future.result(timeout=60)
+        with distributed.Client(cluster, set_as_default=False) as client:
+            assert list(client.run(count_loaded, *runner._where).values()) == [(1, 1), (1, 1)]
+
+
+def count_loaded(*where: str) -> tuple[int, int]:
+    """Return how many indexes a worker has opened, and how often it need not when a task opens this one."""
+    from comir_search.retrieval.distributed import WORKER_CACHE_BYTES, _open_index
+
+    before = _open_index.cache_info()
+    _open_index(*where, WORKER_CACHE_BYTES)
+    return before.misses, _open_index.cache_info().hits - before.hits
 
 
 def test_workers_that_are_started_leave_their_core_to_the_task():

@@ -22,7 +22,7 @@ TOP = 50
 class DefaultSearch:
     """Rank windows by the places that a search of the whole images finds.
 
-    Verified candidates come first, then the other places of the first stage.
+    Verified candidates come first, then the other places that were looked at twice.
 
     Parameters
     ----------

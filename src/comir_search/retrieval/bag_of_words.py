@@ -1,4 +1,4 @@
-"""First stage (a): a sliding bag of words over the stored word maps.
+"""Second look: a sliding bag of words over the stored word maps.
 
 The index stores which word lies where, not histograms, so every window of every
 slide can be asked for, whatever the query's size. A turned copy of the query

@@ -30,8 +30,9 @@ ATTEMPTS = 4
 SLOW_TIMES, SLOW_S = 4.0, 10.0
 FAILED = ("error", "cancelled", "lost")
 _ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
-# By default each process of a cluster looks at its stack, its loop and its memory 10 to 100 times a second, for
-# statistics that nobody asks for here: a fifteenth of the work, and the task is interrupted each time.
+# By default each process of a cluster looks at its stack, its loop and its memory 10 to 100 times a second: for
+# statistics that nobody sees here, and to kill a worker that takes too much, which once a second is soon enough.
+# That is a fifteenth of the work, and interrupts the task each time.
 _SELDOM = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",

@@ -72,8 +72,8 @@ def transform_templates(templates: Templates, size: int, *, roughly: bool = Fals
     templates : Templates
     size : int
     roughly : bool
-        Take windows' energies, too, over one square for all turned copies of a
-        squarish query: scores are no exact cosines, for less time.
+        Take windows' energies under the mean of all masks, where the query is
+        squarish: scores are no exact cosines, for less time.
     """
     side, area = templates.side, float(templates.masks[0].sum())
     # The window's means around a place are those of a squarish query over one square as large as the query: the
@@ -96,7 +96,7 @@ def transform_templates(templates: Templates, size: int, *, roughly: bool = Fals
     pixels -= MEAN_SHARE * (1 - MEAN_SHARE) * means[:, :, None, None] * shares[:, None]
     pixels /= norms[:, None, None, None]
     if roughly and box_px:
-        masks, mask_of, areas = shares[:1], [0] * len(mask_of), areas[:1]
+        masks, mask_of, areas = masks.mean(0, keepdim=True), [0] * len(mask_of), areas.mean(0, keepdim=True)
     return Spectra(
         torch.fft.rfft2(pixels, s=(size, size)).conj().flatten(2).permute(2, 1, 0).contiguous(),
         torch.fft.rfft2(masks, s=(size, size)).conj().resolve_conj(),

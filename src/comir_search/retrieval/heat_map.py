@@ -28,8 +28,8 @@ class HeatMap:
     fingerprint : str
         Of the slide.
     scores : ndarray (rows, columns) float32
-        The best correlation over all angles, in [-1, 1]; not a number where
-        there is no tissue.
+        The best correlation over all angles, about in [-1, 1]; not a number
+        where there is no tissue.
     pixel_um : float
         Side of the map's pixels.
     first_um : float

@@ -1,4 +1,4 @@
-"""First stage (b): correlate turned copies of the query with whole slides, coarsely."""
+"""First stage: correlate turned copies of the query with whole slides, coarsely."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_
 from comir_search.retrieval.verification import Verifier
 from comir_search.slides import Slide, open_slide
 
-CLOSE_TILES = 256  # of the finer scan, those with the best places of the coarse one first
+CLOSE_TILES = 256  # of the finer scan, those with the best places so far first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
 DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this are one
@@ -102,7 +102,8 @@ def search(
         Look only in slides of these names or fingerprints; several slides may have one name.
     first_stage : bool
         Return the first stages' places too, for evaluation: those by words also
-        where the search needs none; the fused ones are those that were verified.
+        where the search needs none, whose time does not count then; the fused ones
+        are those that were verified.
     workers : int, optional
         Work in so many processes on this machine, instead of in this one.
     scheduler : str, optional
@@ -168,8 +169,9 @@ def _search(
             scanner = scan.Scanner(query, level, round(360 / step_deg))
             scanning = scan.scan_slides(scanner, chosen, n_places, radius_px, runner, **nearest_first)
             for done, total, places in scanning:
-                if places:  # a few after the first tiles, all at the end
-                    places = keep_distinct([*kept, *places], radius_px, n_places)
+                places = [*kept, *places] if places else []  # a few after the first tiles, all at the end
+                if not nearest_first:
+                    places = keep_distinct(places, radius_px, n_places)
                 yield Tick(stage, done, total, None if nearest_first else report.partial(places, clock))
             kept = places or kept
         return kept
@@ -182,13 +184,13 @@ def _search(
         by_correlation, lambda places: report.partial(places, clock)
     )
     clock.lap("pose")
-    is_found = report.candidates(verified)[1]
+    result = report.result(verified, clock)
     by_words: list[Place] = []
-    if first_stage or not is_found:
+    if first_stage or not result.found:
         yield Tick("looking again", 0, 1, report.partial(verified, clock))
         by_words = yield from _bag_of_words_steps(index, queries, chosen, n_places, radius_px, runner)
         clock.lap("bag_of_words")
-    if not is_found:
+    if not result.found:
         closer: list[Place] = []
         if close_level is not None:
             closer = yield from correlate_steps(
@@ -198,7 +200,7 @@ def _search(
         verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
         fused = keep_distinct([*fused, *again[1]], radius_px, n_places)
         clock.lap("closer")
-    result = report.result(verified, clock)
+        result = report.result(verified, clock)
     if first_stage:
         stages = {"bow": by_words, "correlation": by_correlation, "fused": fused}
         result = replace(
