@@ -149,7 +149,7 @@ def search_all(folder: Path, count: int, device: str) -> None:
     index = Index.open(folder / "index", device)
     first_s, last_s, cpu_s, answers, stages = [], [], [], [], []
     for truth in truths:
-        job = search_steps(index, folder / "queries" / truth.query, first_stage=True)
+        job = search_steps(index, folder / "queries" / truth.query)
         seen_s = None
         while True:
             try:
@@ -179,7 +179,6 @@ def search_all(folder: Path, count: int, device: str) -> None:
                 "warm_cpu_s": round(statistics.median(cpu_s[1:]), 2) if cpu_s[1:] else None,
                 "warm_stages_s": {stage: round(taken, 2) for stage, taken in stages[-1].items()},
                 "hit": summary["hit"],
-                "recall": summary["recall"],
                 "n": len(answers),
             }
         )
