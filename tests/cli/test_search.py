@@ -157,6 +157,21 @@ def test_words_are_asked_where_no_place_can_be_trusted(answer):
     assert absent["seconds"]["bag_of_words"] > 0
 
 
+def test_looks_again_where_a_found_place_is_not_sure(folder, monkeypatch):
+    import importlib
+
+    from comir_search.retrieval.index import Index
+
+    module = importlib.import_module("comir_search.retrieval.search")
+    index = Index.open(folder / "index", "cpu")
+    sure = module.search(folder / "patch.tif", index, modality="bf")
+    monkeypatch.setattr(module, "SURE", np.nextafter(sure.candidates[0].confidence, 2))
+    unsure = module.search(folder / "patch.tif", index, modality="bf")
+    assert sure.found and set(sure.seconds) == {"query", "correlation", "pose", "total"}
+    assert unsure.found and {"bag_of_words", "closer"} < set(unsure.seconds)
+    assert unsure.candidates[0] == sure.candidates[0]
+
+
 def test_a_place_that_only_words_point_at_is_verified(folder, monkeypatch):
     from comir_search.retrieval import bag_of_words, scan
     from comir_search.retrieval.index import Index

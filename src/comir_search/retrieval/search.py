@@ -2,8 +2,8 @@
 
 A coarse correlation looks over the slides; its best places are correlated again
 at finer levels until place and angle are known; the scores become confidences.
-When none can be trusted, a sliding bag of words looks over the slides too, and a
-finer correlation, as far as is affordable, before the answer is "not found".
+Unless the first is sure, a sliding bag of words looks over the slides too, and a
+finer correlation, as far as is affordable.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_
 from comir_search.retrieval.verification import Verifier
 from comir_search.slides import Slide, open_slide
 
+SURE = 0.95  # confidence of the first place from which nothing else is looked at
 CLOSE_TILES = 256  # of the finer scan, those with the best places so far first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
@@ -185,12 +186,13 @@ def _search(
     )
     clock.lap("pose")
     result = report.result(verified, clock)
+    is_sure = bool(result.candidates) and result.candidates[0].confidence >= SURE
     by_words: list[Place] = []
-    if first_stage or not result.found:
+    if first_stage or not is_sure:
         yield Tick("looking again", 0, 1, report.partial(verified, clock))
         by_words = yield from _bag_of_words_steps(index, queries, chosen, n_places, radius_px, runner)
         clock.lap("bag_of_words")
-    if not result.found:
+    if not is_sure:
         closer: list[Place] = []
         if close_level is not None:
             closer = yield from correlate_steps(
