@@ -138,8 +138,8 @@ class Scanner:
             highest = torch.nn.functional.max_pool2d(highest, size, 1, (size[0] // 2, size[1] // 2))
         peaks = highest[0] == scores
         ys, xs = torch.nonzero(peaks, as_tuple=True)
-        best, order = scores[ys, xs].sort(descending=True)
-        ys, xs = ys[order[:count]], xs[order[:count]]
+        order = scores[ys, xs].argsort(descending=True)[:count]
+        ys, xs = ys[order], xs[order]
         turns = tops[:, ys, xs].argmax(0)
         angles = turns * len(turned[0])
         for number_of_turns, copies in enumerate(turned):
@@ -152,8 +152,8 @@ class Scanner:
                 (xs + tile[0]).double().tolist(),
                 (ys + tile[1]).double().tolist(),
                 self.angles_deg[angles.numpy()].tolist(),
-                best.tolist(),
-                strict=False,
+                scores[ys, xs].tolist(),
+                strict=True,
             )
         ]
 
