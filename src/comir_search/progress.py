@@ -28,12 +28,16 @@ class Tick:
         Steps finished and steps in this stage; `total` is 0 where unknown.
     partial : object, optional
         A result worth showing already, such as a `SearchResult`.
+    note : str, optional
+        A sentence that the user must see, and that stays on screen ("b.tif is
+        the same image as a.tif and was left out").
     """
 
     stage: str
     done: int
     total: int
     partial: Any = None
+    note: str = ""
 
 
 Job = Generator[Tick, None, Result]

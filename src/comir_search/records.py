@@ -42,6 +42,9 @@ class SlideInfo:
         Where the pixel size comes from ("OME PhysicalSizeX", "user", "missing").
     fingerprint : str
         Hash that knows the slide again after a move.
+    notes : tuple of str
+        What was chosen among several possibilities and the user should know,
+        one sentence each ("image 1 of 3 ...", "read as colour because ...").
     """
 
     name: str
@@ -55,6 +58,7 @@ class SlideInfo:
     pixel_size_um: float | None
     pixel_size_source: str
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
@@ -69,7 +73,10 @@ class Candidate:
     the top-left corner of the top-left pixel; `angle_deg` is in (-180, 180] and
     says by how much the slide's content was turned counter-clockwise, as seen
     on screen, to give the query; `mirrored` that it was flipped left-right
-    before turning.
+    before turning. `scale` is the pixel size that fitted, over the stated one.
+    `confidence` is the calibrated probability of being right; None where there
+    is none: the search is not finished, the model was never calibrated, or a
+    person moved the place (`by_hand`).
     """
 
     rank: int
@@ -82,8 +89,10 @@ class Candidate:
     angle_deg: float
     mirrored: bool
     score: float
-    confidence: float
+    confidence: float | None
     fingerprint: str = ""
+    scale: float = 1.0
+    by_hand: bool = False
 
     @property
     def center_x_um(self) -> float:
@@ -100,6 +109,7 @@ class Candidate:
         return {
             "rank": self.rank,
             "slide": self.slide,
+            "fingerprint": self.fingerprint,
             "center_x_px": round(self.center_x_px, 2),
             "center_y_px": round(self.center_y_px, 2),
             "center_x_um": round(self.center_x_um, 3),
@@ -108,9 +118,48 @@ class Candidate:
             "height_um": round(self.height_um, 3),
             "angle_deg": round(self.angle_deg, 3),
             "mirrored": bool(self.mirrored),
+            "scale": round(self.scale, 5),
             "score": round(self.score, 5),
-            "confidence": round(self.confidence, 5),
+            "confidence": None if self.confidence is None else round(self.confidence, 5),
         }
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an answer was computed from: where one of these changes, the answer is out of date.
+
+    Parameters
+    ----------
+    query : str
+        Fingerprint of the query's pixels.
+    pixel_size_um : float
+        The query's, as used.
+    modality : str
+        The query's, as used.
+    options : dict
+        Every option that can change the answer (`top`, `mirror`, `slides`, ...), JSON-ready.
+    slides : dict of str to float
+        Fingerprint of each slide that was searched, and the pixel size, in um,
+        with which it was indexed.
+    index : str
+        Where the index was: for people to read, not to compare.
+    embedding : str
+        The model's embedding fingerprint.
+    model : str
+        The model's whole fingerprint.
+    version : str
+        Of this program.
+    """
+
+    query: str
+    pixel_size_um: float
+    modality: str
+    options: dict[str, Any]
+    slides: dict[str, float]
+    index: str
+    embedding: str
+    model: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -136,6 +185,10 @@ class SearchResult:
         Places before their verification ("bow", "correlation") and after its
         coarsest round ("fused"), best first, where they were asked for; not part
         of the JSON.
+    finished : bool
+        False for what a running search knows so far: never to be kept as an answer.
+    provenance : Provenance or None
+        What it was computed from; None for answers of older versions.
     """
 
     query: str
@@ -145,14 +198,20 @@ class SearchResult:
     candidates: tuple[Candidate, ...] = ()
     signal: float = 0.0
     first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
+    finished: bool = True
+    provenance: Provenance | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as `search --json` prints it."""
+        origin = self.provenance
         return {
             "query": self.query,
             "found": self.found,
             "reason": self.reason,
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
+            "options": {} if origin is None else origin.options,
+            "pixel_size_um": None if origin is None else origin.pixel_size_um,
+            "modality": None if origin is None else origin.modality,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
         }
 

@@ -396,4 +396,4 @@ def _is_own_model(index: Index, options: IndexOptions) -> bool:
         return True  # the index brings its own, and nobody asked for another that is there
     from comir_search.comir.model import load_model
 
-    return load_model(options.model, "cpu").fingerprint == index.model_fingerprint
+    return load_model(options.model, "cpu").words_fingerprint == index.model_fingerprint

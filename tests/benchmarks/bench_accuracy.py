@@ -107,7 +107,7 @@ class Bench:
     def index(self, kind: str, folder: Path, modality: str = "bf") -> Index:
         """Index the slide of one kind of folders (equal in all of them) beside the public ones."""
         beside = "".join(f"_{Path(name).parent.name}{Path(name).name}" for name in self.beside)
-        path = self.work / f"index_{kind}{beside}_{self.model.fingerprint[:8]}"
+        path = self.work / f"index_{kind}{beside}_{self.model.words_fingerprint[:8]}"
         if path.is_dir():
             shutil.copyfile(self.model_file, path / MODEL_FILE)  # the confidence may have been fitted since
             return Index.open(path)
@@ -118,7 +118,7 @@ class Bench:
         return finish(index_slides_steps([folder / "slides"], path, model=self.model, modality=modality))
 
     def _distractors(self) -> Path:
-        path = self.work / f"distractors_{self.model.fingerprint[:8]}"
+        path = self.work / f"distractors_{self.model.words_fingerprint[:8]}"
         if not path.is_dir():
             slides = self.shared / "data" / "wsi"
             stated = [slides / "CMU-1-Small-Region.svs", slides / "fibrosis_HE_quarter.tif"]

@@ -44,7 +44,7 @@ def test_the_model_that_is_written_embeds_and_indexes(command, pairs, slide_file
 
     indexed = command("index", slide_file, "--index", pairs / "index", "--model", out, "--device", "cpu")
     assert indexed.code == 0, indexed.err
-    assert json.loads((pairs / "index" / "index.json").read_text())["model"] == model.fingerprint
+    assert json.loads((pairs / "index" / "index.json").read_text())["model"] == model.words_fingerprint
 
 
 def test_the_same_seed_trains_the_same_model_on_the_images_asked_for(command, pairs):

@@ -57,7 +57,7 @@ class FakeModel:
     device = torch.device("cpu")
 
     def __init__(self, fingerprint: str = "fake"):
-        self.fingerprint = fingerprint
+        self.fingerprint = self.words_fingerprint = self.embedding_fingerprint = fingerprint
         self.vocabulary = FakeVocabulary()
 
     def modality(self, name):

@@ -42,7 +42,9 @@ class _Lines:
         self._stream, self._stage = stream, ""
 
     def update(self, tick: Tick) -> None:
-        """Print the stage when it is a new one."""
+        """Print the stage when it is a new one, and every note."""
+        if tick.note:
+            print(tick.note, file=self._stream, flush=True)
         if tick.stage != self._stage:
             self._stage = tick.stage
             print(tick.stage, file=self._stream, flush=True)
@@ -58,7 +60,10 @@ class _Bar:
         self._stream, self._time_left, self._stage, self._drawn_s = stream, TimeLeft(), "", 0.0
 
     def update(self, tick: Tick) -> None:
-        """Redraw the line, a few times a second at most."""
+        """Redraw the line, a few times a second at most; notes stay above it."""
+        if tick.note:
+            self._stream.write(f"\r\x1b[K{tick.note}\n")
+            self._drawn_s = 0.0
         seconds_left = self._time_left.update(tick)
         now_s = time.monotonic()
         if tick.stage == self._stage and now_s - self._drawn_s < _REDRAW_S:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,6 @@ class Model:
         self.bytes_per_px = int(first.bytes_per_px)
         self.device = torch.device("cpu")
         self._folded: dict[str, nn.Module] = {}
-        self._fingerprint = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -107,16 +107,29 @@ class Model:
         """Size of a CoMIR pixel."""
         return self.pixel_size_um * self.stride
 
+    @cached_property
+    def embedding_fingerprint(self) -> str:
+        """Hash of the networks and their coding: slides that these embedded need no embedding again."""
+        return self._hash({**self._structure(), "vocabulary": None}, "networks.")
+
+    @cached_property
+    def words_fingerprint(self) -> str:
+        """Hash of networks, coding and vocabulary: the name by which an index knows its model."""
+        return self._hash(self._structure(), "")
+
     @property
     def fingerprint(self) -> str:
-        """Hash of networks and vocabulary: indexes of one fingerprint are compatible."""
-        if not self._fingerprint:
-            digest = hashlib.sha256(json.dumps(self._structure(), sort_keys=True).encode())
-            for name, tensor in sorted(self._tensors().items()):
+        """Hash of the whole, calibration included: answers of one fingerprint can be compared."""
+        whole = json.dumps([self.words_fingerprint, self._calibration()], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+    def _hash(self, structure: Mapping[str, Any], prefix: str) -> str:
+        digest = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
+        for name, tensor in sorted(self._tensors().items()):
+            if name.startswith(prefix):
                 digest.update(name.encode())
                 digest.update(tensor.contiguous().cpu().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()[:32]
-        return self._fingerprint
+        return digest.hexdigest()[:32]
 
     def modality(self, name: str) -> Modality:
         """Return the side of that name.

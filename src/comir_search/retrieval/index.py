@@ -121,7 +121,7 @@ class Index:
         header = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "model": model.fingerprint,
+            "model": model.words_fingerprint,
             "modality": modality,
             "layout": layout.to_dict(),
         }
@@ -270,7 +270,7 @@ class Index:
                 copy = Path(folder) / MODEL_FILE
                 copy.write_bytes(content)
                 model = load_model(copy, self._device)
-        if model.fingerprint != self.model_fingerprint:
+        if model.words_fingerprint != self.model_fingerprint:
             raise ComirSearchError(
                 f"The {MODEL_FILE} in {self.path} is not the one that the index was made with; put that one "
                 "back, or make a new index."

@@ -280,7 +280,7 @@ def _check_index(index: Index, model: Model | str | Path | None, modality: str |
             f"The index {index.path} holds slides of the modality {index.modality}, not {modality}; choose "
             "another folder with --index."
         )
-    if model is not None and _choose_model(model, device).fingerprint != index.model_fingerprint:
+    if model is not None and _choose_model(model, device).words_fingerprint != index.model_fingerprint:
         raise ComirSearchError(
             f"The index {index.path} was made with another model; leave --model out to use that one, or "
             "choose another folder with --index."
