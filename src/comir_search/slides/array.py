@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from comir_search.slides.fingerprint import content_fingerprint
 from comir_search.slides.pixel_size import MISSING, user_pixel_size
 from comir_search.slides.slide import Slide
 
-_SAMPLE_PX = 256
+_WHOLE_SAMPLES = 16 << 20  # larger arrays are known by pieces of so many pixels a side
+_SAMPLE_PX = 128
 
 
 class ArraySlide(Slide):
@@ -44,8 +47,6 @@ class ArraySlide(Slide):
         height, width = array.shape[:2]
         chunks = getattr(array, "chunks", None)  # dask
         tile = (max(chunks[0]), max(chunks[1])) if chunks else (min(height, 512), min(width, 512))
-        y, x = max(0, (height - _SAMPLE_PX) // 2), max(0, (width - _SAMPLE_PX) // 2)
-        sample = np.ascontiguousarray(array[y : y + _SAMPLE_PX, x : x + _SAMPLE_PX])
         super().__init__(
             name=name,
             path=path,
@@ -55,8 +56,16 @@ class ArraySlide(Slide):
             channels=1 if array.ndim == 2 else 3,
             dtype=self._dtype,
             pixel_size=MISSING if pixel_size_um is None else user_pixel_size(pixel_size_um),
-            fingerprint=content_fingerprint(str((array.shape, array.dtype.str)).encode(), sample.tobytes()),
+            fingerprint=content_fingerprint(
+                str((array.shape, array.dtype.str)).encode(),
+                *(np.ascontiguousarray(piece).tobytes() for piece in _sample(array)),
+            ),
         )
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]
+        """The fingerprint, which looks at pieces of all of the array."""
+        return self.fingerprint
 
     def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
         region = np.asarray(self._array[y_px : y_px + height_px, x_px : x_px + width_px])
@@ -65,6 +74,18 @@ class ArraySlide(Slide):
             if region.dtype.kind == "b"
             else region.astype(self._dtype, copy=True)
         )
+
+
+def _sample(array: Any) -> Iterator[Any]:
+    """Yield all of an array that is small, pieces spread over one that is large."""
+    if array.size <= _WHOLE_SAMPLES:
+        yield array[:]
+        return
+    # Every piece of an array that is not in memory may cost the decoding of a tile, or more.
+    pieces = 16 if isinstance(array, np.ndarray) else 4
+    tops, lefts = (np.linspace(0, max(0, side - _SAMPLE_PX), pieces).astype(int) for side in array.shape[:2])
+    for top, left in itertools.product(tops, lefts):
+        yield array[top : top + _SAMPLE_PX, left : left + _SAMPLE_PX]
 
 
 def slide_from_array(

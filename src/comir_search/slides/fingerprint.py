@@ -1,12 +1,29 @@
-"""Hashes that know a slide again after it was moved or renamed."""
+"""Hashes that know a slide again after it was moved or renamed.
+
+There are two. The *fingerprint* is quick to compute and is the name of a slide in
+indexes and projects; it looks at little of a slide, so two different slides may
+have the same one. The *identity* looks at the structure of the whole and at pieces
+spread over all of it. Where even that is equal, `is_same_content` decides.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from comir_search.errors import ComirSearchError
+from comir_search.slides.folder import list_companions
 
 _PIECES = 16
 _PIECE_BYTES = 16 << 10
+_IDENTITY_BYTES = 4 << 20
+_IDENTITY_PIECE_BYTES = 4 << 10
+_COMPARED_BYTES = 1 << 20
+_ARRAY_METADATA = (".zarray", "zarr.json")
 
 
 def file_fingerprint(path: Path) -> str:
@@ -30,3 +47,170 @@ def content_fingerprint(*parts: bytes) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def identity_of(path: str | Path) -> str:
+    """Return a hash of a slide's structure and of pieces spread over all of it: 32 hex digits.
+
+    It stays the same when the slide is moved or renamed. It covers the names and
+    sizes of all files of the slide (the folder of an OME-Zarr, the companions of
+    an MRXS) and at most about 4 MB of their content: all of it where there is no
+    more, else as much of each level as of any other, in pieces spread over it.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file or a folder.
+
+    Raises
+    ------
+    ComirSearchError
+        Where a file cannot be read.
+    """
+    path = Path(path)
+    try:
+        members = _list_members(path)
+        digest = hashlib.blake2b(digest_size=16)
+        for member in members:
+            digest.update(f"{member.name}\0{member.size}\0".encode("utf-8", "surrogateescape"))
+        if sum(member.size for member in members) <= _IDENTITY_BYTES:
+            groups = [members]
+        else:
+            groups = _group_by_level(members)
+        for group in groups:
+            for piece in _read_pieces(group, _IDENTITY_BYTES // len(groups)):
+                digest.update(piece)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def is_same_content(first: str | Path, second: str | Path) -> bool:
+    """Whether two slides hold the same bytes in the same files, whatever the slides are called.
+
+    Reads both as a whole, in bounded memory, and stops at the first difference.
+
+    Raises
+    ------
+    ComirSearchError
+        Where a file cannot be read.
+    """
+    first, second = Path(first), Path(second)
+    path = first
+    try:
+        if first.samefile(second):
+            return True
+        ours = _list_members(first)
+        path = second
+        theirs = _list_members(second)
+        if [(one.name, one.size) for one in ours] != [(other.name, other.size) for other in theirs]:
+            return False
+        return all(
+            _is_same_file(one.path, other.path)
+            for one, other in zip(ours, theirs, strict=True)
+            if one.size > 0
+        )
+    except OSError as error:
+        raise _unreadable(Path(error.filename or path), error) from error
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One file of a slide: its name within the slide, where it lies, and its size in bytes.
+
+    What is no regular file (a pipe, a device) counts as empty: it is never opened.
+    """
+
+    name: str
+    path: Path
+    size: int
+
+
+def _list_members(path: Path) -> list[_Member]:
+    """Return the files of a slide, sorted by name. The slide's own name is in none of them."""
+    if path.is_dir():
+        return list(_walk_members(path, "", set()))
+    companions = list_companions(path)
+    if path.suffix.lower() == ".dcm":  # any file of a series stands for all of it
+        files = sorted([path, *companions], key=lambda file: file.name)
+        return [_Member(str(number), file, _size_of(file)) for number, file in enumerate(files)]
+    members = [_Member("", path, _size_of(path))]
+    for companion in companions:
+        if companion.is_dir():  # it is called as the slide is
+            members.extend(_walk_members(companion, "companion/", set()))
+        elif companion.exists():
+            members.append(_Member(companion.name, companion, _size_of(companion)))
+    return members
+
+
+def _walk_members(folder: Path, prefix: str, walked: set[str]) -> Iterator[_Member]:
+    """Yield the files below a folder; hidden ones only where they are Zarr's."""
+    here = os.path.realpath(folder)
+    if here in walked:
+        return
+    walked.add(here)
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name.startswith(".") and not entry.name.startswith(".z"):
+            continue
+        if entry.is_dir():
+            yield from _walk_members(Path(entry.path), f"{prefix}{entry.name}/", walked)
+        else:
+            yield _Member(prefix + entry.name, Path(entry.path), _size_of(Path(entry.path)))
+
+
+def _size_of(path: Path) -> int:
+    about = path.stat()
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+
+
+def _group_by_level(members: list[_Member]) -> list[list[_Member]]:
+    """Return the files of each array of a Zarr folder, one group for all others."""
+    arrays = {
+        member.name.rpartition("/")[0]
+        for member in members
+        if member.name.rpartition("/")[2] in _ARRAY_METADATA and "/" in member.name
+    }
+    groups: dict[str, list[_Member]] = {}
+    for member in members:
+        above = member.name.split("/")[:-1]
+        parents = ("/".join(above[:depth]) for depth in range(len(above), 0, -1))
+        groups.setdefault(next((name for name in parents if name in arrays), ""), []).append(member)
+    return list(groups.values())
+
+
+def _read_pieces(members: list[_Member], limit_bytes: int) -> Iterator[bytes]:
+    """Yield pieces spread over files laid end to end; all of them where they are within the limit."""
+    total = sum(member.size for member in members)
+    number = max(limit_bytes // _IDENTITY_PIECE_BYTES, 2)
+    if total <= number * _IDENTITY_PIECE_BYTES:
+        for member in members:
+            if member.size:
+                yield member.path.read_bytes()
+        return
+    starts = [(total - _IDENTITY_PIECE_BYTES) * piece // (number - 1) for piece in range(number)]
+    next_start, member_start = 0, 0
+    for member in members:
+        member_end = member_start + member.size
+        if next_start < number and starts[next_start] < member_end:
+            with member.path.open("rb") as file:
+                while next_start < number and starts[next_start] < member_end:
+                    file.seek(starts[next_start] - member_start)
+                    yield file.read(_IDENTITY_PIECE_BYTES)
+                    next_start += 1
+        member_start = member_end
+
+
+def _is_same_file(first: Path, second: Path) -> bool:
+    with first.open("rb") as one, second.open("rb") as other:
+        while True:
+            ours, theirs = one.read(_COMPARED_BYTES), other.read(_COMPARED_BYTES)
+            if ours != theirs:
+                return False
+            if not ours:
+                return True
+
+
+def _unreadable(path: Path, error: OSError) -> ComirSearchError:
+    return ComirSearchError(f"{path} cannot be read ({error.strerror or error})")

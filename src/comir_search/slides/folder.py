@@ -16,6 +16,7 @@ _INDEX_FILES = (
     "index.json",
     "model.safetensors",
 )  # an index is a Zarr hierarchy, and may lie beside the slides
+_NAMES_COMPANIONS = (".mrxs", ".vms", ".vmu", ".vsi")
 _SERIES_TAG = b"\x20\x00\x0e\x00UI"  # DICOM's SeriesInstanceUID, explicit little endian
 
 
@@ -61,7 +62,12 @@ def _walk(folder: Path, walked: set[Path]) -> Iterator[Path]:
         return
     walked.add(here)
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    companions = _list_companions(entries)
+    companions = {
+        companion.name
+        for entry in entries
+        if entry.suffix.lower() in _NAMES_COMPANIONS and entry.is_file()
+        for companion in list_companions(entry)
+    }
     seen_series: set[bytes] = set()
     for entry in entries:
         if entry.name in companions:
@@ -82,16 +88,38 @@ def _walk(folder: Path, walked: set[Path]) -> Iterator[Path]:
             yield entry
 
 
-def _list_companions(entries: list[Path]) -> set[str]:
-    """Return the names of files and folders that belong to another file here."""
-    companions = {entry.stem for entry in entries if entry.suffix.lower() == ".mrxs"}
-    for entry in entries:
-        if entry.suffix.lower() in (".vms", ".vmu") and entry.is_file():
-            text = entry.read_bytes()[: 1 << 16].decode("latin-1")
-            companions.update(
-                value.strip() for value in re.findall(r"^\w*File[^=]*=(.+)$", text, re.MULTILINE)
-            )
-    return companions
+def list_companions(path: Path) -> list[Path]:
+    """Return the files and folders beside a slide that belong to it: of MRXS, VMS, VMU, VSI and DICOM.
+
+    Names that a slide states are taken as names beside it only, never as paths
+    that lead elsewhere. They need not exist.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        return [path.with_suffix("")]
+    if suffix == ".vsi":
+        return [path.with_name(f"_{path.stem}_")]
+    if suffix in (".vms", ".vmu"):
+        with path.open("rb") as file:
+            text = file.read(1 << 16).decode("latin-1")
+        stated = (name.strip() for name in re.findall(r"^\w*File[^=]*=(.+)$", text, re.MULTILINE))
+        return [path.with_name(name) for name in sorted(set(stated)) if is_plain_name(name)]
+    if suffix == ".dcm":
+        series = _read_series(path)
+        return [
+            other
+            for other in sorted(path.parent.iterdir())
+            if other.name != path.name
+            and other.suffix.lower() == ".dcm"
+            and other.is_file()
+            and _read_series(other) == series
+        ]
+    return []
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file states is that of a file beside it, and no path that leads elsewhere."""
+    return bool(name) and name not in (".", "..") and not any(part in name for part in "/\\\0")
 
 
 def _read_series(path: Path) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 
 from comir_search.errors import PixelSizeMissing
 from comir_search.records import SlideInfo
+from comir_search.slides.fingerprint import identity_of
 from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.pixel_size import PixelSize
 from comir_search.slides.resample import find_taps, resample
@@ -113,6 +114,14 @@ class Slide(ABC):
     def fingerprint(self) -> str:
         """Hash of the content, the same wherever the file lies."""
         return self.info.fingerprint
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the whole slide's structure and of pieces of all of it; see `identity_of`.
+
+        Stronger than the fingerprint, and read from the file when it is first asked for.
+        """
+        return identity_of(self.info.path)
 
     @property
     def channels(self) -> int:
