@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,22 @@ from comir_search.retrieval.regions import (
     tissue_to_chunks,
 )
 from comir_search.retrieval.slide_progress import SlideProgress
-from comir_search.retrieval.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
+from comir_search.retrieval.slide_record import (
+    PROGRESS_FILE,
+    REMOVED_FILE,
+    SLIDE_FILE,
+    SLIDES,
+    SlideRecord,
+    is_slide_folder,
+)
+from comir_search.retrieval.storage import Storage
 from comir_search.retrieval.writer_lock import writer_lock
 
 Position = tuple[int, int]
+
+# What an index has in a slide's folder, and the names under which it writes its own documents.
+_OWN_PARTS = {"zarr.json", "comir", "words", "tissue", SLIDE_FILE, PROGRESS_FILE, REMOVED_FILE}
+_OWN_TEMPORARY = re.compile(r"\.(index|slide|progress|removed|model)\.[0-9a-f]+\.part(\.json|\.safetensors)")
 
 
 @dataclass(frozen=True)
@@ -173,7 +186,13 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
     index = Index.open(index_path, "cpu", leave_out_damaged=True)
     storage = index.storage
     with writer_lock(storage):
-        groups = {fingerprint: _record_of(index, fingerprint) for fingerprint in storage.folders(SLIDES)}
+        # A folder that no record of ours names is somebody else's, and stays.
+        groups = {
+            fingerprint: record
+            for fingerprint in storage.folders(SLIDES)
+            if is_slide_folder(fingerprint)
+            and ((record := _record_of(index, fingerprint)) is not None or _is_ours(storage, fingerprint))
+        }
         for fingerprint in [_find_group(index, groups, wanted) for wanted in remove]:
             _retire(index, fingerprint, groups[fingerprint])
         freed_bytes = 0
@@ -192,10 +211,20 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
             storage.delete(folder)
             removed.append(fingerprint if record is None else record.name)
         sizes = storage.sizes("")
-        for name in storage.leftovers(""):
+        own = [name for fingerprint in groups for name in storage.leftovers(f"{SLIDES}/{fingerprint}")]
+        own += [name for name in sizes if _OWN_TEMPORARY.fullmatch(name)]
+        for name in own:
             freed_bytes += sizes.get(name, 0)
             storage.delete(name)
     return Compaction(freed_bytes, tuple(removed), tuple(interrupted))
+
+
+def _is_ours(storage: Storage, fingerprint: str) -> bool:
+    """Return whether a slide's folder without a readable record holds our files and nothing besides."""
+    return all(
+        file.split("/")[0] in _OWN_PARTS or _OWN_TEMPORARY.fullmatch(file.split("/")[0])
+        for file in storage.sizes(f"{SLIDES}/{fingerprint}")
+    )
 
 
 def _check_model(index: Index) -> list[Damage]:

@@ -56,6 +56,8 @@ class SlideProgress:
             values = index.storage.read_json(f"{SLIDES}/{fingerprint}/{PROGRESS_FILE}")
             if values is None:
                 return None
+            if values["record"]["fingerprint"] != fingerprint:
+                return None  # the folder's name decides, never what a document in it says
             progress = cls(index.storage, index.slide_of(SlideRecord.from_dict(values["record"])))
             for kind, cells in progress.cells.items():
                 finished = unpack_bits(values[kind], (len(cells),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,6 +14,11 @@ SLIDES = "slides"
 SLIDE_FILE = "slide.json"
 PROGRESS_FILE = "progress.json"
 REMOVED_FILE = "removed.json"
+
+
+def is_slide_folder(name: str) -> bool:
+    """Return whether a folder's name is one that an index gives a slide: its fingerprint."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Storage:
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all; locally it is on the disk before this returns."""
         if self.folder is not None:
-            target = self.folder / name
+            target = self._resolve(name)
             with writing(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(target) as temporary:
@@ -170,9 +170,9 @@ class Storage:
     def delete(self, name: str) -> None:
         """Delete a file or a folder with all it holds, if it is there."""
         if self.folder is not None:
-            target = self.folder / name
+            target = self._resolve(name)
             with writing(target):
-                if target.is_dir():
+                if target.is_dir() and not target.is_symlink():
                     shutil.rmtree(target)
                 else:
                     target.unlink(missing_ok=True)
@@ -180,6 +180,29 @@ class Storage:
         self._fs.invalidate_cache()
         if self._fs.exists(f"{self._root}/{name}"):
             self._fs.rm(f"{self._root}/{name}", recursive=True)
+
+    def _resolve(self, name: str) -> Path:
+        """Return where a name is written or deleted: always below the folder, never through a link.
+
+        Raises
+        ------
+        ComirSearchError
+            If the name leads out of the folder, or one of its parts is a link.
+        """
+        assert self.folder is not None
+        parts = name.split("/")
+        target = self.folder
+        for number, part in enumerate(parts):
+            if part in ("", ".", "..") or "\\" in part or Path(part).is_absolute():
+                raise ComirSearchError(
+                    f"{self.location} names a file outside itself ({name}); nothing was written or deleted there."
+                )
+            target = target / part
+            if target.is_symlink() and number < len(parts) - 1:
+                raise ComirSearchError(
+                    f"{target} is a link, and an index writes only in its own folder; replace it by a folder."
+                )
+        return target
 
     def relative(self, path: Path) -> str | None:
         """Return a path relative to this folder, or None where there is no such way."""

@@ -38,7 +38,10 @@ def writer_lock(storage: Storage) -> Iterator[None]:
     path = storage.folder / LOCK_NAME
     with writing(path):
         storage.folder.mkdir(parents=True, exist_ok=True)
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)), "r+b")
+        file = os.fdopen(
+            os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)),
+            "r+b",
+        )
     with file:
         locked = _lock(file)
         holder = _holder(file.read())
