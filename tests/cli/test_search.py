@@ -126,7 +126,16 @@ def test_json(answer):
     results = json.loads(answer.json.read_text())
     assert [result["query"] for result in results] == ["patch.tif", "absent.tif"]
     for result in results:
-        assert set(result) == {"query", "found", "reason", "seconds", "candidates"}
+        assert set(result) == {
+            "query",
+            "found",
+            "reason",
+            "seconds",
+            "candidates",
+            "options",
+            "pixel_size_um",
+            "modality",
+        }
         assert len(result["reason"]) > 20 and result["seconds"]["total"] > 0
         candidates = result["candidates"]
         assert 1 <= len(candidates) <= 4 and all(tuple(each) == KEYS for each in candidates)
