@@ -23,6 +23,7 @@ TRUTH = Candidate(1, "", 352.0, 296.0, 1.0, 256.0, 256.0, 0.0, False, 1.0, 1.0)
 KEYS = (
     "rank",
     "slide",
+    "fingerprint",
     "center_x_px",
     "center_y_px",
     "center_x_um",
@@ -31,6 +32,7 @@ KEYS = (
     "height_um",
     "angle_deg",
     "mirrored",
+    "scale",
     "score",
     "confidence",
 )
