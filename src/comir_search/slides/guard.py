@@ -14,10 +14,10 @@ from pathlib import Path
 
 from comir_search.errors import ComirSearchError
 
-_FLOOR_BYTES = 256 << 20
+HANDY_BYTES = 256 << 20  # a piece of a file may always unpack to this much
 _CEILING_BYTES = 1 << 30
 _MOST_RATIO = 32
-_LEVEL_FLOOR_PX = 256 << 20
+HANDY_LEVEL_PX = 256 << 20  # a level of so many pixels is always looked at
 _MOST_PX_PER_BYTE = 100
 _SMALL_TILE_PX = 4096
 _MOST_SMALL_TILES = 20_000
@@ -36,7 +36,7 @@ def largest_piece_bytes(file_bytes: int) -> int:
 
     256 MB, and up to 1 GB where the file itself is so large that this is plausible.
     """
-    return min(max(_FLOOR_BYTES, _MOST_RATIO * file_bytes), _CEILING_BYTES)
+    return min(max(HANDY_BYTES, _MOST_RATIO * file_bytes), _CEILING_BYTES)
 
 
 def check_piece(name: str, piece_bytes: int, file_bytes: int, what: str) -> None:
@@ -61,8 +61,8 @@ def check_piece(name: str, piece_bytes: int, file_bytes: int, what: str) -> None
         )
 
 
-def check_extent(name: str, level_px: int, tile_px: int, tiles: int, file_bytes: int) -> None:
-    """Raise where looking at a slide as a whole would take minutes though there is hardly anything in it.
+def check_extent(name: str, level_px: int, file_bytes: int) -> None:
+    """Raise where an overview would take minutes though there is hardly anything in the file.
 
     Parameters
     ----------
@@ -70,20 +70,22 @@ def check_extent(name: str, level_px: int, tile_px: int, tiles: int, file_bytes:
         File name, for the message.
     level_px : int
         Pixels of the level that is read for an overview.
-    tile_px, tiles : int
-        Pixels of a tile of that level, and number of its tiles.
     file_bytes : int
         Size of the file, or of all files of the slide.
     """
-    if level_px > max(_LEVEL_FLOOR_PX, _MOST_PX_PER_BYTE * file_bytes):
+    if level_px > max(HANDY_LEVEL_PX, _MOST_PX_PER_BYTE * file_bytes):
         raise ComirSearchError(
             f"{name} states {level_px / 1e9:.3g} gigapixels but holds only {_in_words(file_bytes)}: it is "
             "nearly empty or damaged, export it again with a pyramid"
         )
+
+
+def check_tiles(name: str, tile_px: int, tiles: int) -> None:
+    """Raise where a level is stored in so many tiny pieces that reading them would take minutes."""
     if tile_px < _SMALL_TILE_PX and tiles > _MOST_SMALL_TILES:
         raise ComirSearchError(
-            f"{name} is stored in {tiles:,} pieces of {tile_px} pixels, too small to be read in a sensible "
-            "time: export it again with tiles of 256 x 256 pixels or more"
+            f"{name} is stored in {tiles:,} pieces of {tile_px:,} pixels, too small to be read in a sensible "
+            "time: export it again in pieces of 256 x 256 pixels or more"
         )
 
 

@@ -82,6 +82,11 @@ def is_smaller_copy(full: tuple[int, int], other: tuple[int, int]) -> bool:
     )
 
 
+def is_aside(name: str) -> bool:
+    """Whether an image's name says that it shows a label or the whole glass."""
+    return bool(_ASIDE.search(name))
+
+
 def list_images(tiff: Any, path: Path) -> tuple[list[TiffImage], OmeSet | None]:
     """Return the images of a file in their order, and what its OME-XML says of the file.
 
@@ -118,7 +123,7 @@ def _list_ome_images(tiff: Any, ome: OmeSet) -> Iterator[TiffImage]:
             name=image.name,
             pages=(page, *(page.pages or ())),
             planes=planes,
-            is_aside=bool(_ASIDE.search(image.name)),
+            is_aside=is_aside(image.name),
             ome=image,
             siblings=siblings,
         )
@@ -140,7 +145,7 @@ def _list_series(tiff: Any, description: str, name: str) -> Iterator[TiffImage]:
             name=label,
             pages=(page, *(level.keyframe for level in series.levels[1:])),
             planes=planes,
-            is_aside=reduced or bool(_ASIDE.search(label)) or number in macros,
+            is_aside=reduced or is_aside(label) or number in macros,
         )
 
 
