@@ -92,6 +92,8 @@ def list_images(tiff: Any, path: Path) -> tuple[list[TiffImage], OmeSet | None]:
 
     `tiff` must have been opened with `is_ome=False`, so that tifffile does not open other files.
     """
+    if len(tiff.pages) == 0:
+        return [], None
     first = tiff.pages[0]
     described = (first.description or "").lstrip("\ufeff \r\n\t")
     if described.startswith("<"):
