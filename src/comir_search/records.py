@@ -45,6 +45,11 @@ class SlideInfo:
     notes : tuple of str
         What was chosen among several possibilities and the user should know,
         one sentence each ("image 1 of 3 ...", "read as colour because ...").
+    other_images : tuple of str
+        Images in the same file that are not used, labels and macros too: name and size.
+    bounds_origin_px : (int, int)
+        x and y of the corner of the scanned area in level-0 pixels, as OpenSlide
+        states it: QuPath counts from there, this program from the slide's corner.
     """
 
     name: str
@@ -59,6 +64,8 @@ class SlideInfo:
     pixel_size_source: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    other_images: tuple[str, ...] = ()
+    bounds_origin_px: tuple[int, int] = (0, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""

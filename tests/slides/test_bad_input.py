@@ -1,7 +1,14 @@
-"""Each failure that a user can mend is one sentence that names the file, the problem and the mend."""
+"""Each failure that a user can do something about is one sentence: the file, the reason, the way out."""
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import struct
+import zlib
+
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -68,8 +75,6 @@ def test_truncated_tiff_is_told_when_opened(tmp_path, write_pyramid, share, comp
 
 def test_index_at_the_end_of_a_truncated_file(tmp_path):
     """libtiff writes the directory last: a truncated file has none."""
-    import struct
-
     data = struct.pack("<2sHI", b"II", 42, 100_000) + bytes(50_000)
     (tmp_path / "a.tif").write_bytes(data)
     assert "truncated" in sentence(tmp_path / "a.tif")
@@ -102,23 +107,123 @@ def test_file_cut_while_open(tmp_path):
             slide.read_level(0, 0, 0, 300, 300)
 
 
-def test_strip_too_large_to_decode(tmp_path, monkeypatch):
-    monkeypatch.setattr("comir_search.slides.tiff_layout._LARGEST_TILE_BYTES", 50_000)
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, paint(200, 200), photometric="rgb", compression="deflate", rowsperstrip=200)
-    assert (
-        "a.tif is compressed in one piece of 0.0 GB, which cannot be read in parts: save it as"
-        in sentence(path)
+def write_header(path, *, width, height, rows, data=b"", compression=8, tile=None):
+    """Write a TIFF of a few bytes that states any size it likes."""
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1),
+            (277, 3, 1, 1)]  # fmt: skip
+    if tile:
+        tags += [(322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 8), (325, 4, 1, len(data))]
+    else:
+        tags += [(273, 4, 1, 8), (278, 4, 1, rows), (279, 4, 1, len(data))]
+    at = 8 + len(data) + len(data) % 2
+    content = struct.pack("<2sHI", b"II", 42, at) + data + b"\0" * (len(data) % 2)
+    content += struct.pack("<H", len(tags))
+    content += b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + struct.pack("<I", 0)
+    path.write_bytes(content)
+    return path
+
+
+def test_strip_too_large_to_unpack(tmp_path):
+    data = zlib.compress(bytes(1000))
+    path = write_header(tmp_path / "a.tif", width=40_000, height=40_000, rows=40_000, data=data)
+    assert "a.tif is compressed in pieces of 1.49 GB each (strips of 40000 x 40000 px)" in sentence(path)
+    path = write_header(tmp_path / "a.tif", width=60_000, height=60_000, rows=0, data=data, tile=60_000)
+    assert "a.tif is compressed in pieces of 3.35 GB each (tiles of 60000 x 60000 px)" in sentence(path)
+    assert "save it as a tiled, pyramidal TIFF" in sentence(path)
+
+
+def test_tile_that_states_another_size_than_the_file(tmp_path):
+    """A JPEG of a few hundred bytes can state 65,000 x 65,000 pixels, whatever the TIFF says of its tiles."""
+    jpeg = bytearray(imagecodecs.jpeg_encode(np.zeros((64, 64), np.uint8)))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
+    path = write_header(
+        tmp_path / "a.tif", width=64, height=64, rows=0, data=bytes(jpeg), compression=7, tile=64
     )
+    assert "states 65000 x 65000 pixels of its own, instead of 64 x 64" in sentence(path, read=True)
 
 
-def test_picture_too_large_to_decode(tmp_path, monkeypatch):
-    import imagecodecs
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_picture_too_large_to_unpack(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "png":
+        data = bytearray(imagecodecs.png_encode(paint(10, 10)))
+        data[16:24] = struct.pack(">II", 40_000, 30_000)
+    else:
+        data = bytearray(imagecodecs.jpeg_encode(paint(10, 10)))
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = struct.pack(">HH", 30_000, 40_000)
+    path.write_bytes(data)
+    text = sentence(path)
+    assert f"a.{kind} is compressed in pieces of 3.35 GB each (one {kind[:1]}" in text.replace("PNG", "pNG").replace("JPEG", "jPEG")
+    assert "40000 x 30000 px" in text and "save it as a tiled, pyramidal TIFF" in text
 
-    monkeypatch.setattr("comir_search.slides.picture._LARGEST_PX", 5000)
-    path = tmp_path / "a.png"
-    path.write_bytes(imagecodecs.png_encode(paint(100, 100)))
-    assert "a.png has 100 x 100 pixels, too many for a PNG: save it as a tiled TIFF" in sentence(path)
+
+def test_nearly_empty_giant(tmp_path):
+    """A file of 1 kB that states 90 gigapixels is not looked through."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(
+            iter([None] * 36), shape=(300_000, 300_000), dtype="uint8", tile=(50_000, 50_000),
+            compression="deflate", photometric="minisblack", metadata=None,
+        )  # fmt: skip
+    assert "compressed in pieces of 2.33 GB" in sentence(path)
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(
+            iter([None] * 900), shape=(300_000, 300_000), dtype="uint8", tile=(10_000, 10_000),
+            compression="deflate", photometric="minisblack", metadata=None,
+        )  # fmt: skip
+    assert "a.tif states 90 gigapixels but holds only" in sentence(path)
+
+
+def test_pages_without_end(tmp_path):
+    """A chain of directories that leads back to itself, and one that is absurdly long."""
+    page = struct.pack("<HHHII", 1, 256, 4, 1, 5)
+    path = tmp_path / "a.tif"
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + page + struct.pack("<I", 8))
+    assert "holds more than 20,000 pages" in sentence(path)
+    chain = b"".join(page + struct.pack("<I", 8 + 18 * (n + 1)) for n in range(25_000))
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + chain + bytes(4))
+    assert "holds more than 20,000 pages" in sentence(path)
+
+
+def test_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    assert "is a pipe or a device, not a file: name an image file" in sentence(tmp_path / "a.tif")
+
+
+def test_no_permission_and_no_handles_are_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, paint(300, 300), photometric="rgb", compression="deflate", tile=(128, 128))
+    with open_slide(path) as slide:
+        monkeypatch.setattr(
+            type(slide), "_read_bytes", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files"))
+        )
+        with pytest.raises(ComirSearchError, match="a.tif cannot be read .Too many open files.: check its"):
+            slide.read_level(0, 0, 0, 100, 100)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limit[1]))
+    try:
+        with pytest.raises(ComirSearchError, match="a.tif cannot be read .Too many open files."):
+            open_slide(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_xml_that_defines_entities(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    bomb = "".join(f'<!ENTITY a{n} "{"&a%d;" % (n - 1) * 10}">' for n in range(1, 12))
+    xml = f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a0 "lol">{bomb}]><OME><Image Name="&a11;"/></OME>'
+    tifffile.imwrite(path, paint(30, 40, 1), description=xml, metadata=None)
+    assert "a.ome.tif holds XML that defines its own entities, which is not read" in sentence(path)
+
+
+def test_xml_nested_without_end(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    xml = "<OME>" * 200_000 + "</OME>" * 200_000
+    tifffile.imwrite(path, paint(30, 40, 1), description=xml, metadata=None)
+    with open_slide(path) as slide:
+        assert slide.pixel_size_um is None
 
 
 def test_random_damage_never_escapes_as_another_error(tmp_path):

@@ -11,7 +11,7 @@ from comir_search.cli.arguments import add_json, write_json
 if TYPE_CHECKING:
     from comir_search.records import SlideInfo
 
-HELP = "describe slides: size, levels, pixel size and its source"
+HELP = "describe slides: size, levels, pixel size and its source, other images in the file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what each slide states; a slide that cannot be read does not hide the others."""
-    from comir_search.errors import ComirSearchError
+    from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
     from comir_search.slides import find_slides, open_slide
 
-    described, failures = [], []
-    for path in find_slides(args.slides):
+    left_out: list[LeftOut] = []
+    paths = find_slides(args.slides, left_out)
+    described: list[SlideInfo] = []
+    for path in paths:
         try:
             with open_slide(path) as slide:
                 described.append(slide.info)
         except ComirSearchError as error:
-            failures.append(str(error))
+            left_out.append(LeftOut(str(path), str(error)))
         else:
             print(_describe(described[-1]))
     write_json(args.json, [info.to_dict() for info in described])
-    if failures:
-        raise ComirSearchError("\n".join(failures))
+    if len(left_out) == 1 and not described:
+        raise ComirSearchError(left_out[0].reason)
+    if left_out:
+        raise BatchIncomplete(described, tuple(left_out), len(described) + len(left_out))
     return 0
 
 
@@ -44,7 +48,7 @@ def _describe(info: SlideInfo) -> str:
     """Return a paragraph on one slide."""
     sizes = ", ".join(f"{width} x {height}" for height, width in info.level_shapes_px)
     if info.pixel_size_um is None:
-        pixel_size = "not stated: give --pixel-size where the slide is used"
+        pixel_size = "not known: give --pixel-size where the slide is used"
         extent = ""
     else:
         pixel_size = f"{info.pixel_size_um:.4g} um ({info.pixel_size_source})"
@@ -58,4 +62,7 @@ def _describe(info: SlideInfo) -> str:
         "pixel size": pixel_size,
         "fingerprint": info.fingerprint,
     }
-    return "\n".join([info.name, *(f"  {name:<12} {value}" for name, value in rows.items())])
+    lines = [f"  {name:<12} {value}" for name, value in rows.items()]
+    lines += [f"  {'also in it':<12} {other}" for other in info.other_images]
+    lines += [f"  {'note':<12} {note}" for note in info.notes]
+    return "\n".join([info.name, *lines])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,34 +84,58 @@ def extract_candidate(
     )
 
 
+def display_range(array: np.ndarray) -> tuple[float, float]:
+    """Return the values that are shown black and white, judged by what an image holds, not by its type.
+
+    Colour is shown from 0 to the largest value of as many bits as it uses: 255 for
+    8 bits, 4095 for 12 bits in a file of 16, 1 for floats up to 1. Grey is shown
+    from its 1st to its 99.7th percentile, so that dim SHG is not black.
+
+    Parameters
+    ----------
+    array : ndarray (height, width), (height, width, 1) or (height, width, 3)
+        Any integer or float type.
+    """
+    values = np.asarray(array)
+    if values.dtype == bool:
+        return 0.0, 1.0
+    is_colour = values.ndim == 3 and values.shape[2] == 3
+    if is_colour and values.dtype == np.uint8:
+        return 0.0, 255.0
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    if not is_colour:
+        low, high = np.percentile(values, (1, 99.7))
+        return float(low), float(high)
+    brightest = float(np.percentile(values, 99.9))  # a few hot pixels do not count
+    if values.dtype.kind == "f" and brightest <= 1.001:
+        return 0.0, 1.0
+    bits = max(8, math.ceil(math.log2(max(brightest, 1.0) + 1) - 1e-9))
+    return 0.0, float(2**bits - 1)
+
+
 def to_display(array: np.ndarray, contrast: Contrast | None = None) -> NDArray[np.uint8]:
     """Return an image as 8-bit RGB to look at.
-
-    Colour keeps its values (16 bits are divided down, floats taken from 0 to 1);
-    grey is stretched between its 1st and its 99.7th percentile, so that 12-bit
-    SHG is not black.
 
     Parameters
     ----------
     array : ndarray (height, width), (height, width, 1) or (height, width, 3)
         Any integer or float type; not-a-number is shown black.
     contrast : Contrast, optional
-        Taken instead.
+        By default the range is that of `display_range`.
     """
     values = np.nan_to_num(np.asarray(array, np.float32), posinf=0.0, neginf=0.0)
+    if contrast is None:
+        contrast = Contrast(*display_range(array))
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    if contrast is not None:
-        shares = np.clip((values - contrast.low) / max(contrast.high - contrast.low, 1e-6), 0, 1)
-        shown = (255 * shares**contrast.gamma + 0.5).astype(np.uint8)
-        return shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=2)
-    if values.ndim == 3:
-        kind = np.asarray(array).dtype
-        white = float(np.iinfo(kind).max) if kind.kind in "ui" else 1.0
-        return np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
-    low, high = np.percentile(values, (1, 99.7)) if values.size else (0.0, 1.0)
-    grey = np.clip((values - low) * (255.0 / max(high - low, 1e-6)) + 0.5, 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    shares = np.clip((values - contrast.low) / max(contrast.high - contrast.low, 1e-6), 0, 1)
+    if contrast.gamma != 1.0:
+        shares **= contrast.gamma
+    shown = (255 * shares + 0.5).astype(np.uint8)
+    return shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=2)
 
 
 def fit_picture(picture: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:

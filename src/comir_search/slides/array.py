@@ -13,8 +13,7 @@ from comir_search.slides.fingerprint import content_fingerprint
 from comir_search.slides.pixel_size import MISSING, user_pixel_size
 from comir_search.slides.slide import Slide
 
-_WHOLE_SAMPLES = 16 << 20  # larger arrays are known by pieces of so many pixels a side
-_SAMPLE_PX = 128
+_WHOLE_SAMPLES = 16 << 20  # larger arrays are known by pieces spread over them
 
 
 class ArraySlide(Slide):
@@ -78,14 +77,15 @@ class ArraySlide(Slide):
 
 def _sample(array: Any) -> Iterator[Any]:
     """Yield all of an array that is small, pieces spread over one that is large."""
-    if array.size <= _WHOLE_SAMPLES:
+    # Every piece of an array that is not in memory may cost the decoding of a tile, or more.
+    in_memory = isinstance(array, np.ndarray)
+    pieces, side_px = (16, 128) if in_memory else (3, 32)
+    if array.size <= (_WHOLE_SAMPLES if in_memory else (pieces * side_px) ** 2):
         yield array[:]
         return
-    # Every piece of an array that is not in memory may cost the decoding of a tile, or more.
-    pieces = 16 if isinstance(array, np.ndarray) else 4
-    tops, lefts = (np.linspace(0, max(0, side - _SAMPLE_PX), pieces).astype(int) for side in array.shape[:2])
+    tops, lefts = (np.linspace(0, max(0, side - side_px), pieces).astype(int) for side in array.shape[:2])
     for top, left in itertools.product(tops, lefts):
-        yield array[top : top + _SAMPLE_PX, left : left + _SAMPLE_PX]
+        yield array[top : top + side_px, left : left + side_px]
 
 
 def slide_from_array(

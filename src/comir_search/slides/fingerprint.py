@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from comir_search.errors import ComirSearchError
 from comir_search.slides.folder import list_companions
+from comir_search.slides.guard import unreadable
 
 _PIECES = 16
 _PIECE_BYTES = 16 << 10
@@ -73,14 +73,22 @@ def identity_of(path: str | Path) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for member in members:
             digest.update(f"{member.name}\0{member.size}\0".encode("utf-8", "surrogateescape"))
-        is_small = sum(member.size for member in members) <= _IDENTITY_BYTES
-        groups = [members] if is_small else _group_by_level(members)
+        small = sum(member.size for member in members) <= _IDENTITY_BYTES
+        groups = [members] if small else _group_by_level(members)
         for group in groups:
             for piece in _read_pieces(group, _IDENTITY_BYTES // len(groups)):
                 digest.update(piece)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the size of all files of a slide together."""
+    try:
+        return sum(member.size for member in _list_members(path))
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def is_same_content(first: str | Path, second: str | Path) -> bool:
@@ -109,7 +117,7 @@ def is_same_content(first: str | Path, second: str | Path) -> bool:
             if one.size > 0
         )
     except OSError as error:
-        raise _unreadable(Path(error.filename or path), error) from error
+        raise unreadable(Path(error.filename or path), error) from error
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,3 @@ def _is_same_file(first: Path, second: Path) -> bool:
                 return False
             if not ours:
                 return True
-
-
-def _unreadable(path: Path, error: OSError) -> ComirSearchError:
-    return ComirSearchError(f"{path} cannot be read ({error.strerror or error})")

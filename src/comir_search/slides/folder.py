@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
+from comir_search.slides.guard import unreadable
 
 SUFFIXES = frozenset({
     ".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".qptiff", ".png", ".jpg", ".jpeg",
@@ -20,34 +22,65 @@ _NAMES_COMPANIONS = (".mrxs", ".vms", ".vmu", ".vsi")
 _SERIES_TAG = b"\x20\x00\x0e\x00UI"  # DICOM's SeriesInstanceUID, explicit little endian
 
 
-def find_slides(paths: Sequence[str | Path]) -> list[Path]:
+def find_slides(paths: Sequence[str | Path], left_out: list[LeftOut] | None = None) -> list[Path]:
     """Return the slides among files and in folders, each once, sorted.
 
     Folders are searched at any depth. A file that is named is taken whatever it
     is called. Hidden files and the companions of slides in several files (MRXS,
     VMS, DICOM) are left out, and so are indexes; an OME-Zarr folder is one slide.
+    What cannot be read never keeps the rest from being found.
 
     Parameters
     ----------
     paths : sequence of str or Path
+    left_out : list of LeftOut, optional
+        What could not be found or read is added to it, with the reason, instead
+        of being raised.
 
     Raises
     ------
     ComirSearchError
-        Where a path does not exist, or a folder holds no slide.
+        Without `left_out`: where a path does not exist, or a folder holds no slide.
+    BatchIncomplete
+        Without `left_out`: where a folder or file below a folder cannot be read.
+        Its `result` is the slides that were found.
     """
     found: dict[Path, Path] = {}
+    failed: list[LeftOut] = []
     for path in map(Path, paths):
-        if not path.exists():
-            raise ComirSearchError(f"{path} does not exist: check the path")
-        slides = sorted(_walk(path, set())) if path.is_dir() and not is_zarr(path) else [path]
-        if not slides:
-            raise ComirSearchError(
-                f"the folder {path} holds no slide: name one with files such as .ome.tif, .svs, .png or .zarr"
-            )
-        for slide in slides:
-            found.setdefault(slide.resolve(), slide)
+        try:
+            slides = _find_below(path, failed)
+        except ComirSearchError as error:
+            if left_out is None:
+                raise
+            failed.append(LeftOut(str(path), str(error)))
+        else:
+            for slide in slides:
+                found.setdefault(slide.resolve(), slide)
+    if left_out is not None:
+        left_out.extend(failed)
+    elif failed:
+        raise BatchIncomplete(list(found.values()), tuple(failed), len(found) + len(failed))
     return list(found.values())
+
+
+def _find_below(path: Path, failed: list[LeftOut]) -> list[Path]:
+    """Return a file, or the slides below a folder; what below it cannot be read is added to `failed`."""
+    before = len(failed)
+    try:
+        path.stat()
+        if not path.is_dir() or is_zarr(path):
+            return [path]
+        slides = sorted(_walk(path, set(), failed))
+    except FileNotFoundError as error:
+        raise ComirSearchError(f"{path} does not exist: check the path") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not slides and len(failed) == before:
+        raise ComirSearchError(
+            f"the folder {path} holds no slide: name one with files such as .ome.tif, .svs, .png or .zarr"
+        )
+    return slides
 
 
 def is_zarr(path: Path) -> bool:
@@ -55,37 +88,50 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
-def _walk(folder: Path, walked: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, walked: set[Path], failed: list[LeftOut]) -> Iterator[Path]:
     """Yield the slides below a folder, companions left out, unless it was walked by another way (links)."""
     here = folder.resolve()
     if here in walked:
         return
     walked.add(here)
-    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    companions = {
-        companion.name
-        for entry in entries
-        if entry.suffix.lower() in _NAMES_COMPANIONS and entry.is_file()
-        for companion in list_companions(entry)
-    }
+    try:
+        entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    except OSError as error:
+        failed.append(LeftOut(str(folder), str(unreadable(folder, error))))
+        return
+    companions: set[str] = set()
+    for entry in entries:
+        if entry.suffix.lower() in _NAMES_COMPANIONS and entry.is_file():
+            with _noting(entry, failed):
+                companions.update(companion.name for companion in list_companions(entry))
     seen_series: set[bytes] = set()
     for entry in entries:
         if entry.name in companions:
             continue
-        if entry.is_dir():
-            if all((entry / name).is_file() for name in _INDEX_FILES):
-                continue
-            if is_zarr(entry):
+        with _noting(entry, failed):
+            if entry.is_dir():
+                if all((entry / name).is_file() for name in _INDEX_FILES):
+                    continue
+                if is_zarr(entry):
+                    yield entry
+                else:
+                    yield from _walk(entry, walked, failed)
+            elif entry.suffix.lower() == ".dcm" and entry.is_file():
+                series = _read_series(entry)
+                if series not in seen_series:
+                    seen_series.add(series)
+                    yield entry
+            elif entry.suffix.lower() in SUFFIXES and entry.is_file():
                 yield entry
-            else:
-                yield from _walk(entry, walked)
-        elif entry.suffix.lower() == ".dcm":
-            series = _read_series(entry)
-            if series not in seen_series:
-                seen_series.add(series)
-                yield entry
-        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
-            yield entry
+
+
+@contextlib.contextmanager
+def _noting(entry: Path, failed: list[LeftOut]) -> Iterator[None]:
+    """Note that an entry cannot be read, and go on."""
+    try:
+        yield
+    except OSError as error:
+        failed.append(LeftOut(str(entry), str(unreadable(entry, error))))
 
 
 def list_companions(path: Path) -> list[Path]:
@@ -100,10 +146,7 @@ def list_companions(path: Path) -> list[Path]:
     if suffix == ".vsi":
         return [path.with_name(f"_{path.stem}_")]
     if suffix in (".vms", ".vmu"):
-        with path.open("rb") as file:
-            text = file.read(1 << 16).decode("latin-1")
-        stated = (name.strip() for name in re.findall(r"^\w*File[^=]*=(.+)$", text, re.MULTILINE))
-        return [path.with_name(name) for name in sorted(set(stated)) if is_plain_name(name)]
+        return [path.with_name(name) for name in list_named_files(path) if is_plain_name(name)]
     if suffix == ".dcm":
         series = _read_series(path)
         return [
@@ -115,6 +158,15 @@ def list_companions(path: Path) -> list[Path]:
             and _read_series(other) == series
         ]
     return []
+
+
+def list_named_files(path: Path) -> list[str]:
+    """Return the names of other files that a VMS or VMU names, as written; nothing for other kinds."""
+    if path.suffix.lower() not in (".vms", ".vmu"):
+        return []
+    with path.open("rb") as file:
+        text = file.read(1 << 16).decode("latin-1")
+    return sorted({name.strip() for name in re.findall(r"^\w*File[^=]*=(.+)$", text, re.MULTILINE)})
 
 
 def is_plain_name(name: str) -> bool:

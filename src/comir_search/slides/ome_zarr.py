@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from comir_search.errors import ComirSearchError
-from comir_search.slides.fingerprint import content_fingerprint
-from comir_search.slides.pixel_size import MISSING, PixelSize, square_pixel_size, unit_in_um
+from comir_search.slides.fingerprint import content_fingerprint, stored_bytes
+from comir_search.slides.guard import HANDY_BYTES, check_piece, check_tiles, stated_failures
+from comir_search.slides.pixel_size import MISSING, PixelSize, believe, unit_in_um
 from comir_search.slides.tiled import TiledSlide
+from comir_search.slides.zarr_images import ZarrImage, choose_image
 
 _SAMPLE_PX = 512
 
@@ -31,48 +32,45 @@ class OmeZarrSlide(TiledSlide):
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
         import zarr
 
-        try:
-            group = zarr.open_group(str(path), mode="r")
-            attributes = dict(group.attrs)
-            image = _first_image(attributes, path.name)
-            self._arrays: list[Any] = [group[str(dataset["path"])] for dataset in image["datasets"]]
-            axes = [axis["name"] if isinstance(axis, dict) else axis for axis in image.get("axes", "tczyx")]
-            self._axes = [str(axis).lower() for axis in axes]
-            channels = self._find_channels(path.name)
-            if pixel_size is None:
-                pixel_size = _find_pixel_size(image, self._axes, path.name)
-            dtype = np.dtype(self._arrays[0].dtype)
-            if dtype.kind not in "uifb":
-                raise ComirSearchError(f"{path.name} holds {dtype}, which is not a type of pixels")
-            y, x = self._axes.index("y"), self._axes.index("x")
-            super().__init__(
-                name=path.name,
-                path=str(path),
-                format=f"OME-Zarr {_find_version(attributes)}",
-                level_shapes=[(array.shape[y], array.shape[x]) for array in self._arrays],
-                tile_shapes=[(array.chunks[y], array.chunks[x]) for array in self._arrays],
-                channels=channels,
-                dtype=np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="),
-                pixel_size=pixel_size,
-                fingerprint="",
-            )
-            self._sign(attributes)
-        except ComirSearchError:
-            raise
-        except Exception as error:
-            raise ComirSearchError(
-                f"{path.name} is not a readable OME-Zarr image ({type(error).__name__}: {error}): it is "
-                "damaged or of an unknown version, export it again as OME-Zarr 0.4 or 0.5"
-            ) from error
+        from comir_search.slides.zarr_store import GuardedStore
 
-    def _find_channels(self, name: str) -> int:
-        """Return 1 or 3, and check that nothing else has more than one plane."""
-        sizes = dict(zip(self._axes, self._arrays[0].shape, strict=True))
-        planes = {axis: size for axis, size in sizes.items() if axis not in "yx" and size > 1}
-        if planes and (set(planes) != {"c"} or planes["c"] not in (3, 4)):
-            inside = " x ".join(f"{size} ({axis})" for axis, size in planes.items())
-            raise ComirSearchError(f"{name} holds several planes, {inside}: save the one to use as one image")
-        return 3 if planes else 1
+        with stated_failures(
+            path.name,
+            f"{path.name} is not a readable OME-Zarr image ({{error}}): it is damaged or of an unknown "
+            "version, export it again as OME-Zarr 0.4 or 0.5",
+        ):
+            store = GuardedStore(path)
+            group = zarr.open_group(store, mode="r")
+            image = choose_image(group, path.name)
+            self._describe(image, path, pixel_size, store)
+            self._sign(image.signed)
+
+    def _describe(self, image: ZarrImage, path: Path, pixel_size: PixelSize | None, store: Any) -> None:
+        """Check the arrays and describe them."""
+        self._arrays = image.arrays
+        self._axes = image.axes
+        channels, notes = _find_channels(self._axes, self._arrays[0], image.attributes, path.name)
+        if pixel_size is None:
+            pixel_size = _find_pixel_size(image.multiscale, self._axes, path.name)
+        dtype = np.dtype(self._arrays[0].dtype)
+        if dtype.kind not in "uifb":
+            raise ComirSearchError(f"{path.name} holds {dtype}, which is not a type of pixels")
+        y, x = self._axes.index("y"), self._axes.index("x")
+        for array in self._arrays:
+            _check_array(array, (y, x), path, store)
+        super().__init__(
+            name=path.name,
+            path=str(path),
+            format=f"OME-Zarr {image.version}",
+            level_shapes=[(array.shape[y], array.shape[x]) for array in self._arrays],
+            tile_shapes=[(array.chunks[y], array.chunks[x]) for array in self._arrays],
+            channels=channels,
+            dtype=np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="),
+            pixel_size=pixel_size,
+            fingerprint="",
+            notes=[*image.notes, *notes],
+            other_images=image.others,
+        )
 
     def _sign(self, attributes: dict[str, Any]) -> None:
         """Set the fingerprint: the metadata, and pixels of the middle of the coarsest level."""
@@ -109,24 +107,59 @@ class OmeZarrSlide(TiledSlide):
         return np.ascontiguousarray(tile, self.dtype)
 
 
-def _first_image(attributes: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the first multiscale image that the metadata describe."""
-    described = attributes.get("ome", attributes)
-    images = described.get("multiscales")
-    if not images:
-        if "plate" in described or "well" in described:
-            raise ComirSearchError(f"{name} is a plate or a well: name one of the images in it")
+def _check_array(array: Any, places: tuple[int, int], path: Path, store: Any) -> None:
+    """Raise where a level is empty or in pieces too large or too small; let the store check its chunks."""
+    from comir_search.slides.zarr_store import find_rule
+
+    name = path.name
+    if 0 in array.shape or 0 in array.chunks:
+        raise ComirSearchError(f"{name} holds an empty level: export it again")
+    rule = find_rule(array)
+    if rule.chunk_bytes > HANDY_BYTES:
+        pieces = " x ".join(str(side) for side in array.chunks)
+        check_piece(name, rule.chunk_bytes, stored_bytes(path), f"chunks of {pieces}")
+    tiles, tile_px = 1, 1
+    for place in places:
+        tiles *= -(-array.shape[place] // array.chunks[place])
+        tile_px *= array.chunks[place]
+    check_tiles(name, tile_px, tiles)
+    store.rules[array.path.strip("/")] = rule
+
+
+def _find_channels(
+    axes: list[str], array: Any, attributes: dict[str, Any], name: str
+) -> tuple[int, list[str]]:
+    """Return 1 or 3 and what to say of it; raise where an image is a stack or has several grey channels.
+
+    OME-Zarr has no word for colour: three channels of 8 bits of which nothing is said,
+    or of which it is said that they are red, green and blue, are colour.
+    """
+    sizes = dict(zip(axes, array.shape, strict=True))
+    planes = {axis: size for axis, size in sizes.items() if axis not in "yx" and size > 1}
+    if not planes:
+        return 1, []
+    inside = " x ".join(f"{size} ({axis})" for axis, size in planes.items())
+    several = ComirSearchError(f"{name} holds several planes, {inside}: save the one to use as one image")
+    count = planes.get("c", 1)
+    if set(planes) != {"c"} or count not in (3, 4) or (count == 4 and axes[-1] != "c"):
+        raise several
+    stated = _list_colours(attributes)
+    if stated[:3] == ["FF0000", "00FF00", "0000FF"]:
+        return 3, ["its three channels are read as colour: the file says they are red, green and blue"]
+    if stated or np.dtype(array.dtype) != np.uint8:
+        named = f", shown in {', '.join(stated[:count])}" if stated else ""
         raise ComirSearchError(
-            f"{name} is a Zarr folder without OME metadata: export it as OME-Zarr 0.4 or 0.5"
+            f"{name} holds {count} channels that are not red, green and blue{named}: save the one to use as "
+            "one image"
         )
-    image: dict[str, Any] = images[0]
-    return image
+    return 3, ["its three channels are read as colour: the file does not say what they are"]
 
 
-def _find_version(attributes: dict[str, Any]) -> str:
-    if "ome" in attributes:
-        return str(attributes["ome"].get("version", "0.5"))
-    return str(attributes["multiscales"][0].get("version", "0.4"))
+def _list_colours(attributes: dict[str, Any]) -> list[str]:
+    """Return the colour of each channel that `omero` states, as RRGGBB."""
+    omero = attributes.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    return [str(channel.get("color", "")).lstrip("#").upper()[:6] for channel in channels or ()]
 
 
 def _find_pixel_size(image: dict[str, Any], axes: list[str], name: str) -> PixelSize:
@@ -145,6 +178,4 @@ def _find_pixel_size(image: dict[str, Any], axes: list[str], name: str) -> Pixel
         if not stated or unit_um is None:
             return MISSING
         sides.append(scale[axes.index(axis)] * unit_um)
-    if any(math.isnan(side) for side in sides):
-        return MISSING
-    return square_pixel_size(name, sides[0], sides[1], "OME-Zarr scale")
+    return believe(name, sides[0], sides[1], "OME-Zarr scale")

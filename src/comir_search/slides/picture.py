@@ -11,11 +11,12 @@ import numpy as np
 
 from comir_search.errors import ComirSearchError
 from comir_search.slides.fingerprint import file_fingerprint
+from comir_search.slides.guard import check_piece, stated_failures
+from comir_search.slides.picture_header import check_scans
 from comir_search.slides.pixel_size import MISSING, PixelSize, resolution_pixel_size
 from comir_search.slides.tiled import TiledSlide
 
 PNG = b"\x89PNG\r\n\x1a\n"
-_LARGEST_PX = 1 << 29
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # by colour type
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _TAIL_BYTES = 4096  # some programs write a trailer after the end
@@ -32,20 +33,20 @@ class PictureSlide(TiledSlide):
     """
 
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
-        data = path.read_bytes()
-        is_png = data.startswith(PNG)
-        kind = "PNG" if is_png else "JPEG"
-        try:
+        with stated_failures(path.name, _truncated(path.name)):
+            data = path.read_bytes()
+            is_png = data.startswith(PNG)
             width, height, channels, dtype, density = _describe_png(data) if is_png else _describe_jpeg(data)
-        except (IndexError, struct.error, KeyError) as error:
-            raise _truncated(path.name) from error
-        if width * height == 0 or width * height > _LARGEST_PX:
-            raise ComirSearchError(
-                f"{path.name} has {width} x {height} pixels, too many for a {kind}: save it as a tiled TIFF"
-            )
+            if not is_png:
+                check_scans(data)
+        kind = "PNG" if is_png else "JPEG"
+        if width * height == 0:
+            raise ComirSearchError(_truncated(path.name))
+        picture_bytes = width * height * max(channels, 1) * np.dtype(dtype).itemsize
+        check_piece(path.name, picture_bytes, len(data), f"one {kind} picture of {width} x {height} px")
         end = b"IEND" if is_png else b"\xff\xd9"
         if end not in data[-_TAIL_BYTES:]:
-            raise _truncated(path.name)
+            raise ComirSearchError(_truncated(path.name))
         if channels == 0:
             raise ComirSearchError(f"{path.name} stores its colours as CMYK: save it as grey or RGB")
         if pixel_size is None:
@@ -77,8 +78,8 @@ class PictureSlide(TiledSlide):
         return np.ascontiguousarray(image.astype(self.dtype, copy=False))
 
 
-def _truncated(name: str) -> ComirSearchError:
-    return ComirSearchError(f"{name} is truncated or damaged: copy or export it again")
+def _truncated(name: str) -> str:
+    return f"{name} is truncated or damaged: copy or export it again"
 
 
 def _describe_png(data: bytes) -> tuple[int, int, int, Any, tuple[float, float, float] | None]:

@@ -7,13 +7,18 @@ part of the slide is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from comir_search.opencv import cv2
+
+
+_CACHED_SAMPLES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,67 @@ def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -
     result[~rows.inside] = background
     result[:, ~columns.inside] = background
     return result
+
+
+def resample_in_parts(
+    read: Callable[[int, int, int, int], np.ndarray],
+    rows: Taps,
+    columns: Taps,
+    background: float,
+    dtype: np.dtype[Any],
+    part_px: int,
+) -> np.ndarray:
+    """Resample as `resample` does what is too large to be held: read in bands of rows, and sum up.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(x, y, width, height)`` returns source pixels, in the source's own frame.
+    rows, columns : Taps
+    background : float
+        Value of target pixels outside the source.
+    dtype : numpy dtype
+        Of the result.
+    part_px : int
+        Source pixels that are held at a time, or one row of them where that is more.
+    """
+    (y0, y1), (x0, x1) = rows.span, columns.span
+    exact = np.float64 if dtype.itemsize > 2 and dtype != np.float32 else np.float32
+    of_rows = _weigh(rows, exact)
+    samples = 0
+    band = max(1, part_px // (x1 - x0))
+    for top in range(y0, y1, band):
+        height = min(band, y1 - top)
+        source = read(x0, top, x1 - x0, height)
+        flat = source.reshape(height, -1)
+        if not samples:
+            after, samples = source.shape[2:], flat.shape[1]
+            mixed = np.zeros((len(rows.inside), samples), exact)
+        weights = of_rows[:, top - y0 : top - y0 + height].toarray()
+        for left in range(0, samples, _CACHED_SAMPLES):  # while the processor still has them at hand
+            piece = flat[:, left : left + _CACHED_SAMPLES].astype(exact)
+            mixed[:, left : left + _CACHED_SAMPLES] += weights @ piece
+    turned = np.moveaxis(mixed.reshape(len(rows.inside), x1 - x0, *after), 1, 0)
+    across = _weigh(columns, exact) @ turned.reshape(x1 - x0, -1)
+    total = np.moveaxis(across.reshape(len(columns.inside), *turned.shape[1:]), 0, 1)
+    if dtype.kind in "ui":
+        total = np.rint(total)
+    result = total.astype(dtype)
+    result[~rows.inside] = background
+    result[:, ~columns.inside] = background
+    return result
+
+
+def _weigh(taps: Taps, exact: type) -> csr_array:
+    """Return the weights as a matrix (target pixels, source pixels of the span), by columns."""
+    count, used = taps.index.shape
+    first, last = taps.span
+    index = np.clip(taps.index - first, 0, last - first - 1)
+    weights = csr_array(
+        (taps.weight.ravel().astype(exact), index.ravel(), np.arange(0, count * used + 1, used)),
+        shape=(count, last - first),
+    )
+    return weights.tocsc()
 
 
 def _mix_rows(image: np.ndarray, taps: Taps) -> np.ndarray:

@@ -19,9 +19,10 @@ from comir_search.records import SlideInfo
 from comir_search.slides.fingerprint import identity_of
 from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.pixel_size import PixelSize
-from comir_search.slides.resample import find_taps, resample
+from comir_search.slides.resample import find_taps, resample, resample_in_parts
 
 _BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
+_LARGEST_BLOCK_PX = 4 * _BLOCK_PX  # more, where one row of the result needs them, is read in parts
 
 
 class ReadInterrupted(Exception):
@@ -50,6 +51,8 @@ class Slide(ABC):
         Of level 0.
     fingerprint : str
         Hash of the content.
+    notes, other_images, bounds_origin_px
+        As in `SlideInfo`. What is doubtful about the pixel size is added to the notes.
     """
 
     def __init__(
@@ -64,8 +67,12 @@ class Slide(ABC):
         dtype: Any,
         pixel_size: PixelSize,
         fingerprint: str,
+        notes: Sequence[str] = (),
+        other_images: Sequence[str] = (),
+        bounds_origin_px: tuple[int, int] = (0, 0),
     ) -> None:
         self._interrupted = False
+        self._pixel_size_doubt = pixel_size.doubt
         self.dtype = np.dtype(dtype)
         self.level_shapes = tuple((int(height), int(width)) for height, width in level_shapes)
         self.tile_shapes = tuple((int(height), int(width)) for height, width in tile_shapes)
@@ -84,6 +91,9 @@ class Slide(ABC):
             pixel_size_um=pixel_size.um,
             pixel_size_source=pixel_size.source,
             fingerprint=fingerprint,
+            notes=(*notes, pixel_size.doubt) if pixel_size.doubt else tuple(notes),
+            other_images=tuple(other_images),
+            bounds_origin_px=bounds_origin_px,
         )
 
     @abstractmethod
@@ -141,9 +151,12 @@ class Slide(ABC):
         Raises
         ------
         PixelSizeMissing
-            Where neither the file nor the user states it.
+            Where neither the file nor the user states it, or what the file states
+            cannot be true.
         """
         if self.pixel_size_um is None:
+            if self._pixel_size_doubt:
+                raise PixelSizeMissing(f"{self.name}: {self._pixel_size_doubt}, in micrometres per pixel")
             raise PixelSizeMissing(
                 f"{self.name} states no pixel size: give it with --pixel-size, in micrometres per pixel"
             )
@@ -213,10 +226,20 @@ class Slide(ABC):
                 if not (rows.inside.any() and columns.inside.any()):
                     continue
                 (y0, y1), (x0, x1) = rows.span, columns.span
-                source = self._read_inside(level, x0, y0, x1 - x0, y1 - y0)
-                block = resample(source, rows, columns, self.background)
+                if (y1 - y0) * (x1 - x0) > _LARGEST_BLOCK_PX:
+                    read = partial(self._read_part, level)
+                    block = resample_in_parts(read, rows, columns, self.background, self.dtype, _BLOCK_PX)
+                else:
+                    source = self._read_inside(level, x0, y0, x1 - x0, y1 - y0)
+                    block = resample(source, rows, columns, self.background)
                 region[top : top + block.shape[0], left : left + block.shape[1]] = block
         return region
+
+    def _read_part(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        """Read a rectangle inside a level, unless the read was interrupted."""
+        if self._interrupted:
+            raise ReadInterrupted(f"reading {self.name} was stopped")
+        return self._read_inside(level, x_px, y_px, width_px, height_px)
 
     def read_scaled(self, pixel_size_um: float, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a rectangle in pixels of `pixel_size_um`; see `read_downsampled`.

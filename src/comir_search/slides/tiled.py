@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from comir_search.errors import ComirSearchError
 from comir_search.slides.cache import TileCache
+from comir_search.slides.guard import stated_failures
 from comir_search.slides.slide import Slide
 
 TILE_CACHE = TileCache(limit_bytes=96 << 20)
@@ -56,15 +56,12 @@ class TiledSlide(Slide):
             tile = self._decode_tile(level, row, column)
             return np.empty(0, self.dtype) if tile is None else tile
 
-        try:
+        with stated_failures(
+            self.name,
+            f"{self.name}: tile ({row}, {column}) of level {level} cannot be decoded ({{error}}): the file "
+            "is damaged, copy or export it again",
+        ):
             tile = TILE_CACHE.get((self._number, level, row, column), decode)
-        except ComirSearchError:
-            raise
-        except Exception as error:
-            raise ComirSearchError(
-                f"{self.name}: tile ({row}, {column}) of level {level} cannot be decoded "
-                f"({type(error).__name__}: {error}): the file is damaged, copy or export it again"
-            ) from error
         return None if tile.size == 0 else tile
 
     def close(self) -> None:

@@ -1,0 +1,41 @@
+"""XML that a file brings with it, read with nothing in it that could harm."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from comir_search.errors import ComirSearchError
+
+
+def parse_xml(text: str, name: str) -> ElementTree.Element | None:
+    """Return the root element, None for what is not XML.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        File name, for messages.
+
+    Raises
+    ------
+    ComirSearchError
+        Where it defines entities: a few lines of them can stand for gigabytes.
+    """
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ComirSearchError(
+            f"{name} holds XML that defines its own entities, which is not read: export it again as OME-TIFF"
+        )
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError):
+        return None
+
+
+def local_name(element: ElementTree.Element) -> str:
+    """Return an element's name without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def find_children(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    """Return the direct children of that local name."""
+    return [child for child in element if isinstance(child.tag, str) and local_name(child) == name]
