@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from comir_search.comir.checkpoint import StandIn, import_checkpoint, read_checkpoint
+from comir_search.comir.checkpoint import find_tensors, import_checkpoint, read_checkpoint
 from comir_search.comir.model import load_model
+from comir_search.comir.pickled import StandIn
 from comir_search.errors import ComirSearchError
 
 
@@ -229,10 +230,9 @@ def test_known_name_in_an_unknown_module_is_refused(tmp_path):
 
 
 def test_stand_ins_are_inert():
-    stand_in = type("ModNet", (StandIn,), {})()
-    stand_in.__dict__.update(_parameters={"weight": torch.ones(1)}, _modules=None, tensors=print)
-    assert [name for name, _ in StandIn.tensors(stand_in)] == ["weight"]
-    assert not callable(stand_in)
+    stand_in = StandIn("ModNet", {"_parameters": {"weight": torch.ones(1)}, "_modules": None, "tensors": print})
+    assert list(find_tensors(stand_in)) == ["weight"]
+    assert not callable(stand_in) and not hasattr(stand_in, "tensors")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
