@@ -230,7 +230,9 @@ def test_known_name_in_an_unknown_module_is_refused(tmp_path):
 
 
 def test_stand_ins_are_inert():
-    stand_in = StandIn("ModNet", {"_parameters": {"weight": torch.ones(1)}, "_modules": None, "tensors": print})
+    stand_in = StandIn(
+        "ModNet", {"_parameters": {"weight": torch.ones(1)}, "_modules": None, "tensors": print}
+    )
     assert list(find_tensors(stand_in)) == ["weight"]
     assert not callable(stand_in) and not hasattr(stand_in, "tensors")
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from comir_search.comir.intensity import KINDS
 from comir_search.comir.networks import build_network
 from comir_search.comir.tensor_file import Shape, TensorFile, open_tensors
 from comir_search.documents import BadDocument, decode
@@ -52,8 +53,14 @@ class Modality:
     """
 
     name: SideName
-    channels: Literal[1, 3]
-    intensity: Literal["full_scale", "log_full_scale", "signal"]
+    channels: int
+    intensity: str
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"a side has 1 or 3 channels, not {self.channels}")
+        if self.intensity not in KINDS:
+            raise ValueError(f"a side's intensity is one of {', '.join(KINDS)}, not {self.intensity!r}")
 
 
 BF = Modality("bf", 3, "full_scale")
@@ -310,7 +317,9 @@ def check_pixel_size(pixel_size_um: float) -> float:
     """
     low, high = PIXEL_SIZE_RANGE_UM
     if not low <= pixel_size_um <= high:
-        raise ComirSearchError(f"A model works at {low:g} to {high:g} um per pixel, not at {pixel_size_um:g}.")
+        raise ComirSearchError(
+            f"A model works at {low:g} to {high:g} um per pixel, not at {pixel_size_um:g}."
+        )
     return pixel_size_um
 
 
@@ -330,7 +339,7 @@ def find_bad_weight(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
         A network's own, of equal names: floating point where these are.
     """
     for name, tensor in weights.items():
-        is_variance = name.endswith("running_var")
+        is_variance = name.endswith(("running_var", "exp_avg_sq"))
         if not bool(torch.isfinite(tensor).all()) or (is_variance and bool((tensor < 0).any())):
             return name
         if expected is not None and tensor.is_floating_point() != expected[name].is_floating_point():
@@ -381,7 +390,9 @@ def _assemble(file: TensorFile, header: _Header) -> Model:
         comir_channels=header.comir_channels,
         pixel_size_um=header.pixel_size_um,
         vocabulary=vocabulary,
-        calibration=None if calibration is None else Calibration.from_dict(calibration, name=name, advice=ADVICE),
+        calibration=None
+        if calibration is None
+        else Calibration.from_dict(calibration, name=name, advice=ADVICE),
         card=header.card,
     )
     if header.stride not in (None, model.stride):

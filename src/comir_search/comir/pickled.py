@@ -11,7 +11,7 @@ import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 # A published checkpoint takes about 50,000, a ResNet-152 about 40,000. Each makes at most one small object.
 MAX_OPCODES = 400_000
@@ -124,7 +124,7 @@ def read_pickle(
         ValueError also for what no pickle has.
     """
     machine = _Machine(find, load_storage)
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, file))):
         if number >= MAX_OPCODES:
             raise Damaged(f"it describes more than {MAX_OPCODES:,} objects")
         if opcode.name == "STOP":

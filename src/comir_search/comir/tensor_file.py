@@ -64,9 +64,7 @@ class TensorFile:
         with np.errstate(over="ignore"):  # what overflows is refused below
             values = np.array(self._file.get_tensor(name), np.int64 if kind in INTEGERS else np.float32)
         if not np.isfinite(values).all():
-            raise BadDocument(
-                str(self.path), f"{quote(name)} holds values that are not numbers", self.advice
-            )
+            raise BadDocument(str(self.path), f"{quote(name)} holds values that are not numbers", self.advice)
         return values
 
     def read_group(self, prefix: str, expected: Mapping[str, Shape]) -> dict[str, NDArray[Any]]:
@@ -144,7 +142,10 @@ def find_misfit(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> st
     expected, found : mapping of str to tuple of int
         Shapes by name.
     """
-    for names, what in ((expected.keys() - found.keys(), "lacks"), (found.keys() - expected.keys(), "also has")):
+    for names, what in (
+        (expected.keys() - found.keys(), "lacks"),
+        (found.keys() - expected.keys(), "also has"),
+    ):
         if names:
             listed = ", ".join(quote(name) for name in sorted(names)[:LISTED])
             return f"it {what} {listed}{', ...' if len(names) > LISTED else ''}"

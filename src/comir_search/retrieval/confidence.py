@@ -76,7 +76,7 @@ class Calibration:
         BadDocument
             If they are of another type, number or range.
         """
-        document = convert(dict(values), _Document, name=name, advice=advice)
+        document: _Document = convert(dict(values), _Document, name=name, advice=advice)
         return cls(document.weights, document.threshold)
 
     def confidence(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
