@@ -293,7 +293,10 @@ BUILD = b"cmodels.tiramisu\nDenseBlock\n)\x81"
 PROGRAMS = {
     "memo of gigabytes": (b"Nr\xff\xff\xff\x7f.", "no PyTorch|no CoMIR"),
     "more objects than the file": (b"(" + b"}" * 500_000 + b"l.", "400,000 objects"),
-    "copies": (b"(" + b"N" * 9_000 + b"tq\x000" + b"ctorch\nSize\nh\x00\x85R0" * 60 + b"N.", "400,000 objects"),
+    "copies": (
+        b"(" + b"N" * 9_000 + b"tq\x000" + b"ctorch\nSize\nh\x00\x85R0" * 60 + b"N.",
+        "400,000 objects",
+    ),
     "text longer than the file": (b"X\xff\xff\xff\x7fabc.", "damaged"),
     "bytes longer than the file": (b"\x8e" + (2**60).to_bytes(8, "little") + b"abc.", "damaged"),
     "a number of many digits": (b"I" + b"9" * 200_000 + b"\n.", "damaged"),
@@ -403,7 +406,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
 def test_broken_bytes_are_refused_in_words(tmp_path, zipped):
     """A short form of tests/benchmarks/fuzz.py."""
-    small = {"modelA": {"conv_init.weight": torch.ones(2, 3)}, "modelB": [torch.ones(3).half(), {"x": (1, None)}]}
+    small = {
+        "modelA": {"conv_init.weight": torch.ones(2, 3)},
+        "modelB": [torch.ones(3).half(), {"x": (1, None)}],
+    }
     path = save(small, tmp_path / "model.pt", zipped)
     content, rng = path.read_bytes(), np.random.default_rng(0)
     for number in range(300):

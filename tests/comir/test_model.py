@@ -132,7 +132,9 @@ def must_load_or_be_refused(path):
 
 # All that a file says of a model, by its kind alone.
 FORM = {
-    **dict.fromkeys(("format", "format_version", "architecture", "comir_channels", "pixel_size_um", "stride", "coding")),
+    **dict.fromkeys(
+        ("format", "format_version", "architecture", "comir_channels", "pixel_size_um", "stride", "coding")
+    ),
     "modalities": [{"name": 0, "channels": 0, "intensity": 0}] * 2,
     "vocabulary": {"step_px": 0, "block_px": [0, 0]},
     "calibration": {"weights": [0] * 5, "threshold": 0, "features": [0] * 4},
@@ -255,7 +257,9 @@ def test_broken_bytes_are_refused_in_words(path):
         must_load_or_be_refused(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 8, b"\xff" * 64, (2**40).to_bytes(8, "little"), zlib.compress(b"x")])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 8, b"\xff" * 64, (2**40).to_bytes(8, "little"), zlib.compress(b"x")]
+)
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.safetensors"
     path.write_bytes(content)
@@ -266,7 +270,11 @@ def test_other_files_are_refused(tmp_path, content):
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
-    for path, words in ((pipe, "not a regular file"), (tmp_path, "is a folder"), (tmp_path / "x", "not exist")):
+    for path, words in (
+        (pipe, "not a regular file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "x", "not exist"),
+    ):
         with pytest.raises(ComirSearchError, match=words):
             load_model(path)
 
@@ -297,7 +305,9 @@ def test_sides_and_vocabularies_of_wrong_values_cannot_be_made():
         with pytest.raises(BadDocument, match="The vocabulary is damaged"):
             Vocabulary.from_arrays(arrays, settings)
     with pytest.raises(BadDocument, match="float32"):
-        Vocabulary.from_arrays({**arrays, "idf": arrays["idf"].astype(float)}, {"step_px": 8, "block_px": [16, 32]})
+        Vocabulary.from_arrays(
+            {**arrays, "idf": arrays["idf"].astype(float)}, {"step_px": 8, "block_px": [16, 32]}
+        )
 
 
 def test_the_shipped_model_is_where_it_is_looked_for():
