@@ -34,6 +34,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Fingerprint = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 MAX_DEPTH = 32
+MAX_PROBLEM = 300
 DIGEST = "digest"
 
 
@@ -132,4 +133,6 @@ def _check_values(value: Any, depth: int) -> None:
 def _problem(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return " ".join(str(error).rstrip(".").split()) or type(error).__name__
+    # What is wrong may be quoted there, at any length.
+    text = " ".join(str(error)[:MAX_PROBLEM].rstrip(".").split())
+    return text or type(error).__name__

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from comir_search import load_model
+
 from .conftest import PIXEL_SIZE_UM, paint_brightfield, write_image
 
 SIDE_PX = 160
@@ -66,9 +68,39 @@ def test_a_table_that_is_none_is_refused(command, index_folder, queries, content
     assert "truth.csv" in answer.sentence and word in answer.sentence
 
 
-def test_a_query_that_is_not_there_is_named(command, index_folder, queries):
-    (queries / "queries" / "crop_1.ome.tif").unlink()
-    arguments = ("--queries", queries / "queries", "--truth", queries / "truth.csv")
+def test_queries_that_cannot_be_searched_are_left_out_by_name(command, index_folder, queries):
+    (queries / "queries" / "crop_1.ome.tif").write_bytes(b"no image")
+    report = queries / "report.json"
+    arguments = ("--queries", queries / "queries", "--truth", queries / "truth.csv", "--json", report)
     answer = command("evaluate-slide", "--index", index_folder, "--modality", "bf", *arguments)
     assert answer.code == 1
-    assert "crop_1.ome.tif" in answer.sentence
+    assert "1 of 2 were left out" in answer.err and "crop_1.ome.tif" in answer.sentence
+    values = json.loads(report.read_text())
+    assert (values["n_queries"], values["hit"]["1"]) == (1, 1.0) and "hit at 1" in answer.out
+
+    for query in (queries / "queries").iterdir():
+        query.unlink()
+    answer = command("evaluate-slide", "--index", index_folder, "--modality", "bf", *arguments)
+    assert answer.code == 1 and "2 of 2 were left out" in answer.err
+    assert json.loads(report.read_text())["n_queries"] == 0
+
+
+def test_a_model_without_calibration_is_evaluated_without_it(command, queries, tmp_path, slide_file):
+    model = load_model(device="cpu")
+    model.calibration = None
+    model.save(tmp_path / "own.safetensors")
+    made = command("index", slide_file, "--index", tmp_path / "own", "--model", tmp_path / "own.safetensors")
+    assert made.code == 0, made.err
+    arguments = (
+        "--queries",
+        queries / "queries",
+        "--truth",
+        queries / "truth.csv",
+        "--json",
+        tmp_path / "r.json",
+    )
+    answer = command("evaluate-slide", "--index", tmp_path / "own", "--modality", "bf", *arguments)
+    assert answer.code == 0, answer.err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["hit"]["1"] == 1.0
+    assert report["found"]["n"] is None and "never calibrated" in answer.out

@@ -35,7 +35,7 @@ def test_the_model_that_is_written_embeds_and_indexes(command, pairs, slide_file
     folders = ("--bf", pairs / "bf", "--shg", pairs / "shg")
     answer = command("train", *folders, "--out", out, "--pixel-size", 2.5, "--seed", 3, "--device", "cpu")
     assert answer.code == 0, answer.err
-    assert "3 steps on 2 pairs" in answer.out
+    assert "3 steps on 2 pairs" in answer.out and "not calibrated" in answer.out
     model = load_model(out, "cpu")
     assert (model.pixel_size_um, model.modalities) == (2.5, ("bf", "shg"))
     assert model.card["training"]["seed"] == 3 and model.card["training"]["images"] == ["a", "b"]
@@ -56,3 +56,18 @@ def test_the_same_seed_trains_the_same_model_on_the_images_asked_for(command, pa
     assert first.card["training"]["images"] == ["b"]
     for name, tensor in first.networks.state_dict().items():
         np.testing.assert_allclose(tensor.numpy(), second.networks.state_dict()[name].numpy(), err_msg=name)
+
+
+def test_a_broken_pair_is_left_out_by_name_and_the_model_is_written(command, pairs):
+    (pairs / "shg" / "b.tif").write_bytes(b"no image")
+    folders = ("--bf", pairs / "bf", "--shg", pairs / "shg")
+    answer = command("train", *folders, "--out", pairs / "my.safetensors", "--device", "cpu")
+    assert answer.code == 1
+    assert "1 of 2 were left out" in answer.err and "b.tif" in answer.sentence and "on 1 pairs" in answer.out
+    assert load_model(pairs / "my.safetensors", "cpu").card["training"]["images"] == ["a"]
+
+
+def test_a_pixel_size_that_no_model_has_is_refused(command, pairs):
+    folders = ("--bf", pairs / "bf", "--shg", pairs / "shg")
+    answer = command("train", *folders, "--out", pairs / "my.safetensors", "--pixel-size", 1000)
+    assert answer.code == 1 and "works at 0.02 to 100 um" in answer.sentence

@@ -4,15 +4,18 @@ import io
 import os
 import pickle
 import sys
+import tracemalloc
 import types
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from comir_search.comir.checkpoint import StandIn, import_checkpoint, read_checkpoint
+from comir_search.comir.checkpoint import find_tensors, import_checkpoint, read_checkpoint
 from comir_search.comir.model import load_model
+from comir_search.comir.pickled import Damaged, StandIn
 from comir_search.errors import ComirSearchError
 
 
@@ -229,10 +232,11 @@ def test_known_name_in_an_unknown_module_is_refused(tmp_path):
 
 
 def test_stand_ins_are_inert():
-    stand_in = type("ModNet", (StandIn,), {})()
-    stand_in.__dict__.update(_parameters={"weight": torch.ones(1)}, _modules=None, tensors=print)
-    assert [name for name, _ in StandIn.tensors(stand_in)] == ["weight"]
-    assert not callable(stand_in)
+    stand_in = StandIn(
+        "ModNet", {"_parameters": {"weight": torch.ones(1)}, "_modules": None, "tensors": print}
+    )
+    assert list(find_tensors(stand_in)) == ["weight"]
+    assert not callable(stand_in) and not hasattr(stand_in, "tensors")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
@@ -282,6 +286,139 @@ def test_networks_of_two_kinds_are_refused(tmp_path):
     states = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(3, 1, Aerial).state_dict()}
     with pytest.raises(ComirSearchError, match="do not belong together"):
         import_checkpoint(save(states, tmp_path / "mixed.pt", True), pixel_size_um=1.0)
+
+
+# Files of a few bytes that asked for seconds or gigabytes, or that describe nothing.
+BUILD = b"cmodels.tiramisu\nDenseBlock\n)\x81"
+PROGRAMS = {
+    "memo of gigabytes": (b"Nr\xff\xff\xff\x7f.", "no PyTorch|no CoMIR"),
+    "more objects than the file": (b"(" + b"}" * 500_000 + b"l.", "400,000 objects"),
+    "copies": (
+        b"(" + b"N" * 9_000 + b"tq\x000" + b"ctorch\nSize\nh\x00\x85R0" * 60 + b"N.",
+        "400,000 objects",
+    ),
+    "text longer than the file": (b"X\xff\xff\xff\x7fabc.", "damaged"),
+    "bytes longer than the file": (b"\x8e" + (2**60).to_bytes(8, "little") + b"abc.", "damaged"),
+    "a number of many digits": (b"I" + b"9" * 200_000 + b"\n.", "damaged"),
+    "keys that collide": (b"}\x8a\x08" + (2**61 - 1).to_bytes(8, "little") + b"Ns.", "a key of the type int"),
+    "a list as key": (b"}]Ns.", "a key of the type list"),
+    "half a pair": (b"}(Nu.", "a value is missing"),
+    "no object": (b".", "an object is missing"),
+    "a mark alone": (b"(.", "an object is missing"),
+    "no end": (b"N" * 100, "damaged"),
+    "an object that is not there": (b"h\x07.", "does not hold"),
+    "a tensor without a storage": (b"ctorch._utils\n_rebuild_tensor_v2\n(NI0\n))tR.", "no storage"),
+    "a parameter without a tensor": (b"ctorch._utils\n_rebuild_parameter\nN\x85R.", "no tensor"),
+    "a call of data": (b"NNR.", "arguments are missing"),
+    "a class that is called on": (BUILD + b")R.", "a call of something"),
+    "a state of data": (b"]}b.", "a state of something"),
+    "another operation": (b"(ios\nsystem\n.", "the operation INST"),
+    "a name of two lines": (b"\x80\x04\x8c\x03a\nb\x8c\x01c\x93.", r"a b\.c"),
+    "a name without end": (b"c" + b"x" * 5000 + b"\ny\n.", "x…"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_pickles_that_ask_for_more_than_they_hold_are_refused(tmp_path, name, zipped):
+    program, words = PROGRAMS[name]
+    path = tmp_path / "hostile.pt"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", program)
+    else:
+        head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})]
+        path.write_bytes(b"".join(head) + program + pickle.dumps([], 2))
+    tracemalloc.start()
+    with pytest.raises(ComirSearchError, match=words) as refused:
+        import_checkpoint(path, pixel_size_um=1.0)
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
+
+
+def test_each_module_is_visited_once():
+    module = StandIn("DenseBlock", {"_parameters": {"weight": torch.ones(1)}})
+    for _ in range(30):
+        module = StandIn("DenseBlock", {"_modules": {"a": module, "b": module}})
+    module.attributes["_modules"]["self"] = module
+    (name,) = find_tensors(module)  # and not 2 ** 30 of them
+    assert name.endswith(".weight") and name.count(".") == 30
+
+
+def test_modules_without_end_are_refused(tmp_path):
+    module = StandIn("DenseBlock")
+    for _ in range(100):
+        module = StandIn("DenseBlock", {"_modules": {"a": module}})
+    with pytest.raises(Damaged, match="too deeply"):
+        find_tensors(module)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1, dtype=torch.float16).expand(30_000, 30_000),
+        torch.zeros(4).expand(5, 4),
+        torch.arange(10.0).as_strided((7, 4), (1, 1)),
+    ],
+    ids=["two gigabytes of two bytes", "rows", "overlapping"],
+)
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, tensor, zipped):
+    path = save({"modelA": {"conv_init.weight": tensor}, "modelB": {}}, tmp_path / "stride0.pt", zipped)
+    with pytest.raises(ComirSearchError, match="larger than what the file holds"):
+        import_checkpoint(path, pixel_size_um=1.0)
+
+
+def test_compressed_parts_are_refused(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"N" * 100_000_000)
+    with pytest.raises(ComirSearchError, match="its parts are compressed"):
+        read_checkpoint(path)
+
+
+def test_a_storage_larger_than_the_file_is_refused(tmp_path):
+    path = save({"a": torch.zeros(9)}, tmp_path / "large.pt", False)
+    path.write_bytes(path.read_bytes().replace(b"K\x09", b"J\xff\xff\xff\x7f"[:5], 1))
+    with pytest.raises(ComirSearchError, match="storages are larger than the file"):
+        read_checkpoint(path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path, published):
+    with torch.no_grad():
+        published["modelA"].conv_init.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ComirSearchError, match=r"modelA of .* holds values in stem\.weight"):
+        import_checkpoint(save(published, tmp_path / "nan.pt", True), pixel_size_um=1.0)
+
+
+def test_a_pixel_size_that_no_model_has_is_refused(tmp_path):
+    with pytest.raises(ComirSearchError, match="works at 0.02 to 100 um"):
+        import_checkpoint(tmp_path / "any.pt", pixel_size_um=1e6)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(ComirSearchError, match="not a regular file"):
+        read_checkpoint(tmp_path / "pipe.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+def test_broken_bytes_are_refused_in_words(tmp_path, zipped):
+    """A short form of tests/benchmarks/fuzz.py."""
+    small = {
+        "modelA": {"conv_init.weight": torch.ones(2, 3)},
+        "modelB": [torch.ones(3).half(), {"x": (1, None)}],
+    }
+    path = save(small, tmp_path / "model.pt", zipped)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for number in range(300):
+        broken = bytearray(content)
+        for at in rng.integers(len(content) // (1 + number % 2), size=1 + number % 3):
+            broken[at] = int(rng.integers(256))
+        path.write_bytes(broken if number % 10 else broken[: int(rng.integers(len(broken)))])
+        with pytest.raises(ComirSearchError, match="model.pt"):
+            import_checkpoint(path, pixel_size_um=1.0)
 
 
 def test_missing_file():

@@ -13,12 +13,15 @@ from torch import nn
 from comir_search.comir import training_run
 from comir_search.comir.model import BF, SHG, load_model
 from comir_search.comir.pairs import Pair
-from comir_search.comir.training import Recipe
+from comir_search.comir.paused import read_paused
+from comir_search.comir.run_files import RunFiles
+from comir_search.comir.training import Recipe, Trainer
 from comir_search.comir.training_run import TrainingReport, train_steps
 from comir_search.comir.validation import Best, Validation, choose_validation
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.opencv import cv2
 from comir_search.progress import Tick, finish
+from comir_search.retrieval.confidence import Calibration
 
 RECIPE = Recipe(comir_channels=2, steps=6, batch=2, crop_px=96)
 
@@ -158,3 +161,115 @@ def test_choosing_leaves_something_to_learn_from() -> None:
     assert len(choose_validation(names, 3)) == 3
     assert len(choose_validation(names, 50)) == 9
     assert choose_validation(["only"], 1) == []
+
+
+def test_a_model_has_no_confidence_but_its_own(folders, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    assert finish(run(folders, out)).calibration is None
+    assert load_model(out, "cpu").calibration is None
+    own = Calibration((1.0, 2.0, 3.0, 4.0, -5.0), 0.9)
+    finish(run(folders, out, calibration=own))
+    assert load_model(out, "cpu").calibration == own
+
+
+def test_pairs_that_cannot_be_used_are_left_out_by_name(folders, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    (folders[0] / "a.png").write_bytes(b"no image")
+    for folder in folders:
+        cv2.imwrite(str(folder / "small.png"), paint(9, 80))
+    notes: list[str] = []
+    with pytest.raises(BatchIncomplete) as caught:
+        finish(run(folders, out, validation=["a", "b"]), lambda tick: notes.append(tick.note))
+    incomplete = caught.value
+    assert [each.name for each in incomplete.left_out] == ["a", "small"] and incomplete.n_members == 4
+    assert "a.png" in incomplete.left_out[0].reason and "only 80 x 80 px" in incomplete.left_out[1].reason
+    assert [note.split(" is left out")[0] for note in notes if note] == ["The pair a", "The pair small"]
+    card = load_model(out, "cpu").card
+    assert card == incomplete.result.card | {"validation": card["validation"]}
+    assert card["training"]["images"] == ["c"] and card["validation"]["images"] == ["b"]
+
+
+def test_a_training_of_no_pair_fails_by_the_pairs_own_reasons(folders, tmp_path: Path) -> None:
+    for name in "abc":
+        (folders[1] / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(BatchIncomplete, match="3 of 3 were left out") as caught:
+        finish(run(folders, tmp_path / "m.safetensors"))
+    assert caught.value.result is None
+    with pytest.raises(ComirSearchError, match=r"a\.png") as single:
+        finish(run(folders, tmp_path / "m.safetensors", names=["a"]))
+    assert not isinstance(single.value, BatchIncomplete)
+    assert not list(tmp_path.glob("m.safetensors*"))
+
+
+def test_a_training_that_does_not_converge_is_stopped(folders, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Trainer, "_place_loss", lambda self, batch: self.log_scale * float("nan"))
+    with pytest.raises(ComirSearchError, match="does not converge: at step 1 "):
+        finish(run(folders, tmp_path / "m.safetensors"))
+    assert not list(tmp_path.glob("m.safetensors*"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_that_is_no_checkpoint_is_not_overwritten(folders, tmp_path: Path, resume: bool) -> None:
+    foreign = tmp_path / "m.safetensors.checkpoint"
+    finish(run(folders, foreign))  # a model of that name
+    for content in (b"my notes", foreign.read_bytes()):
+        foreign.write_bytes(content)
+        with pytest.raises(ComirSearchError, match=r"m\.safetensors\.checkpoint is damaged.*move it away"):
+            finish(run(folders, tmp_path / "m.safetensors", resume=resume))
+        assert foreign.read_bytes() == content and not (tmp_path / "m.safetensors").exists()
+        assert read_paused(tmp_path / "m.safetensors") is None
+
+
+@pytest.fixture(params=["compact", "tiramisu"])
+def paused(request, tmp_path: Path) -> RunFiles:
+    """Return a run after one step, which has just been saved."""
+    image = paint(0, 128).astype(np.float32)[..., None] / 255
+    pairs = [Pair("a", np.repeat(image, 3, axis=2), image)]
+    recipe = Recipe(request.param, comir_channels=1, steps=3, batch=1, crop_px=64)
+    trainer = Trainer(pairs, (3, 1), recipe, torch.device("cpu"))
+    files = RunFiles(tmp_path / "m.safetensors", trainer, "hash", [], 2.0)
+    files.losses = [(1, trainer.advance(trainer.sampler.draw(1, 0)))]
+    files.save()
+    return files
+
+
+def test_a_checkpoint_of_either_network_is_read_as_it_was_written(paused: RunFiles, tmp_path: Path) -> None:
+    before = paused.checkpoint.read_bytes()
+    paused.load()
+    paused.save()
+    assert paused.checkpoint.read_bytes() == before
+    found = read_paused(tmp_path / "m.safetensors")
+    assert found is not None and (found.done, found.steps, found.pixel_size_um) == (1, 3, 2.0)
+
+
+@pytest.mark.parametrize("paused", ["compact"], indirect=True)
+def test_a_broken_checkpoint_is_refused_in_words(paused: RunFiles, tmp_path: Path) -> None:
+    content, rng = paused.checkpoint.read_bytes(), np.random.default_rng(0)
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length]
+    broken = [
+        header.replace(b'\\"step\\": 1', wrong)
+        for wrong in (b'\\"step\\": 4', b'\\"step\\": -1', b'\\"step\\": null', b'\\"step\\": 1e99')
+    ]
+    broken += [
+        header.replace(b'\\"losses\\": [[', b'\\"losses\\": [[NaN, 1], ['),
+        header.replace(b"log_scale", b"log_scalf"),
+    ]
+    broken += [
+        header.replace(b"optimiser.3.step", b"optimiser.3.stop"),
+        header.replace(b'"F32"', b'"I32"', 1),
+    ]
+    for text in broken:
+        assert text != header
+        paused.checkpoint.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+        with pytest.raises(ComirSearchError, match=r"m\.safetensors\.checkpoint "):
+            paused.load()
+    for number in range(100):
+        bytes_ = bytearray(content)
+        bytes_[int(rng.integers(length))] = int(rng.integers(256))
+        paused.checkpoint.write_bytes(bytes_ if number % 4 else bytes_[: int(rng.integers(len(bytes_)))])
+        read_paused(tmp_path / "m.safetensors")
+        try:
+            paused.load()
+        except ComirSearchError as error:
+            assert str(paused.checkpoint) in str(error)

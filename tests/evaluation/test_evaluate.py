@@ -1,6 +1,7 @@
 """`evaluate` on made files of the public dataset's layout: every choice, both directions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from comir_search.comir.model import BF, SHG, Model
 from comir_search.comir.networks import build_network
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.evaluation.evaluate import EvaluationSettings, evaluate
 from comir_search.features.resnet import ResNet
 from comir_search.opencv import cv2
@@ -182,3 +183,15 @@ def test_images_without_keypoints_are_refused(settings, tmp_path):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.full((64, 64), 90, np.uint8))
     with pytest.raises(ComirSearchError, match="nothing to describe"):
         evaluate(settings(representation="raw", features="sift", bf=str(tmp_path), shg=str(tmp_path)))
+
+
+def test_an_image_that_cannot_be_read_is_left_out_by_name(dataset, settings, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(dataset, folder)
+    (folder / f"R_{IDS[0]}_SHG.tif").write_bytes(b"no image")
+    with pytest.raises(BatchIncomplete) as caught:
+        evaluate(settings(bf=str(folder), shg=str(folder), rerank="none"))
+    incomplete = caught.value
+    assert [each.name for each in incomplete.left_out] == [IDS[0]] and incomplete.n_members == len(IDS)
+    assert f"R_{IDS[0]}_SHG.tif" in str(incomplete)
+    assert incomplete.result["n_queries"] == incomplete.result["n_repository"] == len(IDS) - 1

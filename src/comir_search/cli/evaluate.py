@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
+from comir_search.errors import BatchIncomplete
 
 HELP = "accuracy on aligned pairs, by the paper's protocol"
 
@@ -112,10 +114,19 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         seed=args.seed,
     )
-    table = show(evaluate_steps(settings))
-    arguments.write_json(args.json, table)
-    print(_lines(table))
+    try:
+        _report(show(evaluate_steps(settings)), args.json)
+    except BatchIncomplete as incomplete:
+        if incomplete.result is not None:
+            _report(incomplete.result, args.json)
+        raise
     return 0
+
+
+def _report(table: dict[str, Any], json_file: Path | None) -> None:
+    """Write and print the table."""
+    arguments.write_json(json_file, table)
+    print(_lines(table))
 
 
 def _lines(table: dict[str, Any]) -> str:

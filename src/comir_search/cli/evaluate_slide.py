@@ -12,6 +12,7 @@ from typing import Any
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
+from comir_search.errors import BatchIncomplete
 
 HELP = "measure search on queries of known place"
 
@@ -45,10 +46,18 @@ def run(args: argparse.Namespace) -> int:
     job = evaluate_slide_steps(
         index, args.queries, args.truth, modality=args.modality, top=args.top, mirror=args.mirror
     )
-    report = show(job)
-    arguments.write_json(args.json, report)
-    print(_describe(report))
+    try:
+        _report(show(job), args.json)
+    except BatchIncomplete as incomplete:
+        _report(incomplete.result, args.json)
+        raise
     return 0
+
+
+def _report(report: dict[str, Any], json_file: Path | None) -> None:
+    """Write and print the report."""
+    arguments.write_json(json_file, report)
+    print(_describe(report))
 
 
 def _describe(report: dict[str, Any]) -> str:
@@ -62,7 +71,7 @@ def _describe(report: dict[str, Any]) -> str:
             (f"first stage, {name.replace('_', ' at ')}", _number(value))
             for name, value in report["recall"].items()
         ),
-        ("found", str(found["n"])),
+        ("found", found.get("note") or str(found["n"])),
         ("  right among those found", _number(found["precision"])),
         ("  found among those with a place", _number(found["coverage"])),
         ("  found among those with none", _number(found["false_found"])),

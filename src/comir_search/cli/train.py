@@ -10,11 +10,15 @@ import argparse
 import signal
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
+from comir_search.errors import BatchIncomplete
 from comir_search.progress import Tick
+
+if TYPE_CHECKING:
+    from comir_search.comir.model import Model
 
 Result = TypeVar("Result")
 
@@ -61,29 +65,40 @@ def run(args: argparse.Namespace) -> int:
     """Train a model."""
     from comir_search.comir.training_run import train_steps
 
-    model = show(
-        _stopping_between_steps(
-            train_steps(
-                args.bf,
-                args.shg,
-                args.out,
-                names=args.names,
-                pixel_size_um=args.pixel_size,
-                architecture=args.arch,
-                steps=args.steps,
-                device=args.device,
-                seed=args.seed,
-                resume=args.resume,
-            )
-        )
+    job = train_steps(
+        args.bf,
+        args.shg,
+        args.out,
+        names=args.names,
+        pixel_size_um=args.pixel_size,
+        architecture=args.arch,
+        steps=args.steps,
+        device=args.device,
+        seed=args.seed,
+        resume=args.resume,
     )
+    try:
+        _describe(show(_stopping_between_steps(job)), args)
+    except BatchIncomplete as incomplete:
+        if incomplete.result is not None:
+            _describe(incomplete.result, args)
+        raise
+    return 0
+
+
+def _describe(model: Model, args: argparse.Namespace) -> None:
+    """Say what was written, and what the model can do."""
     training = model.card["training"]
     print(
         f"{args.out}: {args.arch} network, {training['steps']} steps on {len(training['images'])} pairs, "
         f"final loss {training['final_loss']:g}"
     )
     print(f"Loss curve: {args.out}.loss.csv")
-    return 0
+    if model.calibration is None:
+        print(
+            "Confidence: not calibrated. A search with this model ranks places, but cannot say how likely each "
+            "of them is right."
+        )
 
 
 def _stopping_between_steps(job: Generator[Tick, None, Result]) -> Generator[Tick, None, Result]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOG_FULL_SCALE = "log_full_scale"  # ln(1 + x): what the published CoMIR networks take SHG as
+KINDS = ("full_scale", LOG_FULL_SCALE, "signal")
 SIGNAL_KNEE = 5.0
 SIGNAL_LIMIT = 2.0
 

@@ -8,22 +8,34 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from msgspec import Meta
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from comir_search.comir.intensity import KINDS
 from comir_search.comir.networks import build_network
+from comir_search.comir.tensor_file import Shape, TensorFile, open_tensors
+from comir_search.documents import BadDocument, decode
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
 from comir_search.retrieval.confidence import Calibration
-from comir_search.retrieval.vocabulary import Vocabulary
+from comir_search.retrieval.vocabulary import Vocabulary, VocabularySettings
 
 FORMAT = "comir-search model"
 FORMAT_VERSION = 1
+CODING = "round(255 * sigmoid(latent))"
 DEFAULT_MODEL = Path(__file__).parent.parent / "resources" / "models" / "he_shg.safetensors"
+WANTED = "a model that `comir-search train` wrote"
+ADVICE = "train or copy it again"
+
+# At which a model can work; the shipped one at 2.
+PIXEL_SIZE_RANGE_UM = (0.02, 100.0)
+ModelPixelSize = Annotated[float, Meta(ge=PIXEL_SIZE_RANGE_UM[0], le=PIXEL_SIZE_RANGE_UM[1])]
+ComirChannels = Annotated[int, Meta(ge=1, le=64)]
+SideName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 
 
 @dataclass(frozen=True)
@@ -36,17 +48,53 @@ class Modality:
         As the command line knows it ("bf", "shg").
     channels : int
         1 or 3.
-    intensity : {"full_scale", "signal"}
+    intensity : {"full_scale", "log_full_scale", "signal"}
         See `comir_search.comir.intensity`.
     """
 
-    name: str
+    name: SideName
     channels: int
     intensity: str
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"a side has 1 or 3 channels, not {self.channels}")
+        if self.intensity not in KINDS:
+            raise ValueError(f"a side's intensity is one of {', '.join(KINDS)}, not {self.intensity!r}")
 
 
 BF = Modality("bf", 3, "full_scale")
 SHG = Modality("shg", 1, "signal")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a file says it is."""
+
+    format: str = ""
+    format_version: int = 0
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a model file says beside its tensors."""
+
+    architecture: Literal["compact", "tiramisu", "tiramisu-aerial"]
+    comir_channels: ComirChannels
+    pixel_size_um: ModelPixelSize
+    modalities: tuple[Modality, Modality]
+    stride: int | None = None
+    coding: str = CODING
+    vocabulary: VocabularySettings | None = None
+    calibration: dict[str, Any] | None = None
+    card: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        names = [side.name for side in self.modalities]
+        if len(set(names)) < len(names) or any(hasattr(nn.ModuleDict, name) for name in names):
+            raise ValueError(f"two sides cannot be named {' and '.join(names)}")
+        if self.coding != CODING:
+            raise ValueError("its CoMIRs are coded in a way that this program does not know")
 
 
 class Model:
@@ -86,7 +134,7 @@ class Model:
         self.architecture = architecture
         self.comir_channels = comir_channels
         self.pixel_size_um = pixel_size_um
-        self.vocabulary = vocabulary
+        self._vocabulary = vocabulary
         self.calibration = calibration
         self.card = dict(card or {})
         first = next(iter(networks.values()))
@@ -101,6 +149,16 @@ class Model:
     def modalities(self) -> tuple[str, ...]:
         """Names of the two sides."""
         return tuple(self._modalities)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What turns CoMIRs into words; None before it was learned."""
+        return self._vocabulary
+
+    @vocabulary.setter
+    def vocabulary(self, vocabulary: Vocabulary | None) -> None:
+        self._vocabulary = vocabulary
+        self.__dict__.pop("words_fingerprint", None)
 
     @property
     def comir_pixel_size_um(self) -> float:
@@ -168,13 +226,18 @@ class Model:
         return self._folded[name]
 
     def save(self, path: str | Path) -> None:
-        """Write the model as safetensors, complete or not at all."""
-        header = {
-            "model": json.dumps({**self._structure(), "card": self.card, "calibration": self._calibration()})
-        }
-        payload = save_tensors(
-            {name: tensor.contiguous() for name, tensor in self._tensors().items()}, header
-        )
+        """Write the model as safetensors, complete or not at all.
+
+        Raises
+        ------
+        ComirSearchError
+            If a weight is not a number, or the file cannot be written.
+        """
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        if bad := find_bad_weight(tensors):
+            raise ComirSearchError(f"{path} was not written: its weight {bad} is not a number; train again.")
+        header = {**self._structure(), "card": self.card, "calibration": self._calibration()}
+        payload = save_tensors(tensors, {"model": json.dumps(header, allow_nan=False)})
         with atomic_path(Path(path)) as temporary:
             temporary.write_bytes(payload)
 
@@ -189,7 +252,7 @@ class Model:
             "comir_channels": self.comir_channels,
             "pixel_size_um": self.pixel_size_um,
             "stride": self.stride,
-            "coding": "round(255 * sigmoid(latent))",
+            "coding": CODING,
             "modalities": [asdict(modality) for modality in self._modalities.values()],
             "vocabulary": self.vocabulary.settings() if self.vocabulary else None,
         }
@@ -238,61 +301,103 @@ def load_model(path: str | Path | None = None, device: str = "auto") -> Model:
         If the file is missing, is no model, or is of a newer format.
     """
     path = DEFAULT_MODEL if path is None else Path(path)
-    if path.is_dir():
-        raise ComirSearchError(f"{path} is a folder; give a model file that `comir-search train` wrote.")
-    if not path.is_file():
-        raise ComirSearchError(f"{path} does not exist; give a model that `comir-search train` wrote.")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("model", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError, OSError) as error:
+    with open_tensors(path, wanted=WANTED, advice=ADVICE) as file:
+        header = _read_header(file)
+        model = _assemble(file, header)
+    return model.to(device)
+
+
+def check_pixel_size(pixel_size_um: float) -> float:
+    """Return a pixel size at which a model can work.
+
+    Raises
+    ------
+    ComirSearchError
+        If it is none.
+    """
+    low, high = PIXEL_SIZE_RANGE_UM
+    if not low <= pixel_size_um <= high:
         raise ComirSearchError(
-            f"{path} is no comir-search model or is damaged ({error}); train or copy it again."
-        ) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ComirSearchError(
-            f"{path} is no comir-search model; give a file that `comir-search train` wrote."
+            f"A model works at {low:g} to {high:g} um per pixel, not at {pixel_size_um:g}."
         )
-    if header["format_version"] > FORMAT_VERSION:
+    return pixel_size_um
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Return the shapes of tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def find_bad_weight(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None) -> str:
+    """Return the name of a weight that no network can have; "" where all can be.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        Whose values are all finite, and variances not negative, in a network that works.
+    expected : mapping of str to Tensor, optional
+        A network's own, of equal names: floating point where these are.
+    """
+    for name, tensor in weights.items():
+        is_variance = name.endswith(("running_var", "exp_avg_sq"))
+        if not bool(torch.isfinite(tensor).all()) or (is_variance and bool((tensor < 0).any())):
+            return name
+        if expected is not None and tensor.is_floating_point() != expected[name].is_floating_point():
+            return name
+    return ""
+
+
+def _read_header(file: TensorFile) -> _Header:
+    name, text = str(file.path), file.metadata.get("model")
+    kind = _Kind() if text is None else decode(text, _Kind, name=name, advice=ADVICE)
+    if kind.format != FORMAT:
+        raise ComirSearchError(f"{name} is no comir-search model; give {WANTED}.")
+    if kind.format_version > FORMAT_VERSION:
         raise ComirSearchError(
-            f"{path} has model format {header['format_version']}, newer than this program's {FORMAT_VERSION}; update "
+            f"{name} has model format {kind.format_version}, newer than this program's {FORMAT_VERSION}; update "
             f"napari-comir-search."
         )
-    return _assemble(path, header, tensors).to(device)
+    assert text is not None
+    return decode(text, _Header, name=name, advice=ADVICE)
 
 
-def _assemble(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-    modalities = tuple(Modality(**modality) for modality in header["modalities"])
-    networks = nn.ModuleDict(
-        {
-            modality.name: build_network(header["architecture"], modality.channels, header["comir_channels"])
-            for modality in modalities
-        }
-    )
-    groups: dict[str, dict[str, Tensor]] = {"networks": {}, "vocabulary": {}}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition(".")
-        groups.setdefault(group, {})[rest] = tensor
-    try:
-        networks.load_state_dict(groups["networks"])
-    except RuntimeError as error:
-        raise ComirSearchError(
-            f"{path} lacks weights of its own architecture; train or copy it again."
-        ) from error
-    vocabulary = header.get("vocabulary")
-    calibration = header.get("calibration")
-    return Model(
+def _assemble(file: TensorFile, header: _Header) -> Model:
+    name = str(file.path)
+    with torch.device("meta"):  # shapes alone: nothing is allocated before the file is known to fit
+        networks = nn.ModuleDict(
+            {
+                side.name: build_network(header.architecture, side.channels, header.comir_channels)
+                for side in header.modalities
+            }
+        )
+    expected = networks.state_dict()
+    arrays = file.read_group("networks.", shapes_of(expected))
+    weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    if bad := find_bad_weight(weights, expected):
+        raise BadDocument(name, f"networks.{bad} holds values that no network has", ADVICE)
+    networks.load_state_dict(weights, assign=True)
+    vocabulary = None
+    if header.vocabulary is not None:
+        shapes = header.vocabulary.shapes(file.group("vocabulary."))
+        vocabulary = Vocabulary.from_arrays(file.read_group("vocabulary.", shapes), header.vocabulary)
+        if vocabulary.comir_channels != header.comir_channels:
+            raise BadDocument(name, "its vocabulary is of other CoMIRs", ADVICE)
+    calibration = header.calibration
+    model = Model(
         networks,
-        modalities,
-        architecture=header["architecture"],
-        comir_channels=header["comir_channels"],
-        pixel_size_um=header["pixel_size_um"],
-        vocabulary=vocabulary
-        and Vocabulary.from_arrays({name: t.numpy() for name, t in groups["vocabulary"].items()}, vocabulary),
-        calibration=calibration and Calibration.from_dict(calibration),
-        card=header.get("card"),
+        header.modalities,
+        architecture=header.architecture,
+        comir_channels=header.comir_channels,
+        pixel_size_um=header.pixel_size_um,
+        vocabulary=vocabulary,
+        calibration=None
+        if calibration is None
+        else Calibration.from_dict(calibration, name=name, advice=ADVICE),
+        card=header.card,
     )
+    if header.stride not in (None, model.stride):
+        raise BadDocument(name, f"its stride is {model.stride}, not {header.stride}", ADVICE)
+    return model
 
 
 def _fold(network: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from comir_search.errors import ComirSearchError
 from comir_search.slides import open_slide
 
 MAX_SIZE_DIFFERENCE = 0.02  # of a side, by which both sides of a pair may differ
+MAX_IMAGE_PX = 64_000_000  # of one image at the model's pixel size, which is read as a whole
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg"}
 
 
@@ -37,10 +38,34 @@ class Pair:
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by stem, sorted."""
-    if not folder.is_dir():
-        raise ComirSearchError(f"{folder} is not a folder; give the folder that holds the images.")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    """Return the images of a folder by stem, sorted; hidden files are left out.
+
+    Raises
+    ------
+    ComirSearchError
+        If it is no folder that can be read, or two images have one stem.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        if not folder.is_dir():
+            raise ComirSearchError(
+                f"{folder} is not a folder; give the folder that holds the images."
+            ) from None
+        raise ComirSearchError(
+            f"{folder} cannot be read ({error.strerror}); check its permissions."
+        ) from error
+    images: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in images:
+            raise ComirSearchError(
+                f"{folder} holds {images[path.stem].name} and {path.name}, so which of them belongs to a pair is "
+                f"not known; move one of them away."
+            )
+        images[path.stem] = path
+    return images
 
 
 def list_pairs(first: Path, second: Path, names: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
@@ -98,6 +123,47 @@ def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: 
     return np.repeat(image[..., :1], channels, axis=2)
 
 
+def read_image(
+    path: Path, modality: str, channels: int, *, pixel_size_um: float, default_pixel_size_um: float
+) -> NDArray[np.generic]:
+    """Read a whole image at the model's pixel size.
+
+    Parameters
+    ----------
+    path : Path
+    modality : str
+        Of the image, for messages.
+    channels : int
+        1 or 3, as `as_channels` makes them.
+    pixel_size_um : float
+        The model's.
+    default_pixel_size_um : float
+        The image's, where it states none.
+
+    Returns
+    -------
+    ndarray (rows, columns, channels)
+        Of the file's type.
+
+    Raises
+    ------
+    ComirSearchError
+        If it cannot be read, is too large, or has other channels.
+    """
+    with open_slide(path) as slide:
+        size_um = slide.pixel_size_um or default_pixel_size_um
+    with open_slide(path, pixel_size_um=size_um) as slide:
+        height, width = slide.scaled_shape(pixel_size_um)
+        if height * width > MAX_IMAGE_PX:
+            raise ComirSearchError(
+                f"{path} has {width} x {height} px at the model's {pixel_size_um:g} um, more than the "
+                f"{MAX_IMAGE_PX // 10**6} million that are read at once; cut it into smaller images, or check its "
+                f"pixel size ({size_um:g} um)."
+            )
+        image = slide.read_scaled(pixel_size_um, 0, 0, width, height)
+    return as_channels(image, channels, str(path), modality)
+
+
 def load_pair(
     name: str,
     files: tuple[Path, Path],
@@ -127,13 +193,14 @@ def load_pair(
     """
     sides = []
     for file, (modality, channels, kind) in zip(files, modalities, strict=True):
-        with open_slide(file) as slide:
-            size_um = slide.pixel_size_um or default_pixel_size_um
-        with open_slide(file, pixel_size_um=size_um) as slide:
-            height, width = slide.scaled_shape(pixel_size_um)
-            image = slide.read_scaled(pixel_size_um, 0, 0, width, height)
-            image = as_channels(image, channels, str(file), modality)
-            sides.append(measure_intensity(image, kind, np.dtype(slide.dtype)).apply(image))
+        image = read_image(
+            file,
+            modality,
+            channels,
+            pixel_size_um=pixel_size_um,
+            default_pixel_size_um=default_pixel_size_um,
+        )
+        sides.append(measure_intensity(image, kind, image.dtype).apply(image))
     shapes = np.array([side.shape[:2] for side in sides])
     if (abs(shapes[0] - shapes[1]) > MAX_SIZE_DIFFERENCE * shapes[0]).any():
         raise ComirSearchError(

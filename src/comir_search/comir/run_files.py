@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from comir_search.comir.paused import checkpoint_of
+from comir_search.comir.model import find_bad_weight, shapes_of
+from comir_search.comir.paused import ADVICE, WANTED, checkpoint_of, read_state
+from comir_search.comir.tensor_file import open_tensors
 from comir_search.comir.training import Trainer
 from comir_search.comir.validation import Best
+from comir_search.documents import BadDocument
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
 
@@ -57,16 +59,13 @@ class RunFiles:
             "validation": self.validation,
         }
 
-    def _parameters(self) -> list[Tensor]:
-        return [*self.trainer.networks.parameters(), self.trainer.log_scale]
-
     def save(self) -> None:
         """Write the checkpoint and the loss curve, each complete or not at all."""
         if self.trainer.step == 0:
             return
         tensors = {f"networks.{name}": tensor for name, tensor in self.trainer.networks.state_dict().items()}
         tensors["log_scale"] = self.trainer.log_scale.detach()
-        for number, parameter in enumerate(self._parameters()):
+        for number, parameter in enumerate(self.trainer.parameters):
             for name in _STATE:
                 tensors[f"optimiser.{number}.{name}"] = self.trainer.optimiser.state[parameter][name]
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
@@ -95,39 +94,59 @@ class RunFiles:
         """
         if not self.checkpoint.is_file():
             return
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                header = json.loads((file.metadata() or {})["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
-            raise ComirSearchError(
-                f"{self.checkpoint} is damaged ({error}); delete it to start anew."
-            ) from error
-        if {key: header.get(key, []) for key in self._identity()} != json.loads(json.dumps(self._identity())):
-            raise ComirSearchError(
-                f"{self.checkpoint} belongs to a run with other images, steps or images kept back; train with those "
-                f"to go on, or delete it to start anew."
-            )
+        with open_tensors(self.checkpoint, wanted=WANTED, advice=ADVICE) as file:
+            state = read_state(file)
+            kept = {
+                "recipe": state.recipe,
+                "data_sha256": state.data_sha256,
+                "validation": list(state.validation),
+            }
+            if kept != json.loads(json.dumps(self._identity())):
+                raise ComirSearchError(
+                    f"{self.checkpoint} belongs to a run with other images, steps or images kept back; train with "
+                    f"those to go on, or move it away to start anew."
+                )
+            expected = self._expected(has_best=bool(state.hit_rates))
+            arrays = file.read_group("", shapes_of(expected))
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if bad := find_bad_weight(tensors, expected):
+            raise BadDocument(str(self.checkpoint), f"{bad} holds values that no training has", ADVICE)
+        self._take(tensors)
+        self.trainer.step = state.step
+        self.losses = list(state.losses)
+        best = _group(tensors, "best.")
+        for step, hit_rate in state.hit_rates:
+            self.best.take(step, hit_rate, best)
+
+    def _expected(self, *, has_best: bool) -> dict[str, Tensor]:
+        """Return tensors like those that a checkpoint of this run holds."""
+        networks = self.trainer.networks.state_dict()
+        expected = {f"networks.{name}": tensor for name, tensor in networks.items()}
+        expected["log_scale"] = self.trainer.log_scale
+        for number, parameter in enumerate(self.trainer.parameters):
+            for name in _STATE:
+                expected[f"optimiser.{number}.{name}"] = torch.zeros(()) if name == "step" else parameter
+        if has_best:
+            expected |= {f"best.{name}": tensor for name, tensor in networks.items()}
+        return expected
+
+    def _take(self, tensors: dict[str, Tensor]) -> None:
+        """Give networks and optimiser the values of a checkpoint."""
         trainer = self.trainer
-        trainer.networks.load_state_dict(
-            {name.removeprefix("networks."): t for name, t in tensors.items() if name.startswith("networks.")}
-        )
+        trainer.networks.load_state_dict(_group(tensors, "networks."))
         with torch.no_grad():
             trainer.log_scale.copy_(tensors["log_scale"])
-        for number, parameter in enumerate(self._parameters()):
-            state = {name: tensors[f"optimiser.{number}.{name}"] for name in _STATE}
+        for number, parameter in enumerate(self.trainer.parameters):
             trainer.optimiser.state[parameter] = {
                 name: tensor if name == "step" else tensor.to(parameter.device)
-                for name, tensor in state.items()
+                for name, tensor in _group(tensors, f"optimiser.{number}.").items()
             }
-        trainer.step = int(header["step"])
-        self.losses = [(int(step), float(loss)) for step, loss in header["losses"]]
-        best = {
-            name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")
-        }
-        for step, hit_rate in header.get("hit_rates", []):
-            self.best.take(int(step), float(hit_rate), best)
 
     def finish(self) -> None:
         """Remove the checkpoint: the model is written."""
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -72,9 +72,10 @@ class Trainer:
         ).to(device, memory_format=torch.channels_last)
         self.stride = int(self.networks[0].stride)
         self.log_scale = nn.Parameter(torch.tensor(float(np.log(14.0)), device=device))
-        parameters = [*self.networks.parameters(), self.log_scale]
+        # The published loss has a fixed temperature.
+        self.parameters = [*self.networks.parameters(), *([self.log_scale] if self.over_places else [])]
         self.optimiser = torch.optim.AdamW(
-            parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+            self.parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
         )
         self.step = 0
 

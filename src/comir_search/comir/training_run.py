@@ -13,12 +13,13 @@ import numpy as np
 from torch import nn
 
 from comir_search.comir.embedding import code, decode, embed_array
-from comir_search.comir.model import BF, SHG, Modality, Model, choose_device
+from comir_search.comir.model import BF, SHG, Modality, Model, check_pixel_size, choose_device
 from comir_search.comir.pairs import Pair, list_pairs, load_pair
+from comir_search.comir.paused import require_own_checkpoint
 from comir_search.comir.run_files import RunFiles
 from comir_search.comir.training import Recipe, Trainer, prefetch
 from comir_search.comir.validation import Validation
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
 from comir_search.progress import Job, Tick
 from comir_search.retrieval.confidence import Calibration
 from comir_search.retrieval.vocabulary import Vocabulary
@@ -97,7 +98,8 @@ def train_steps(
     recipe : Recipe, optional
         Replaces what follows from `architecture`, `steps` and `seed`.
     calibration : Calibration, optional
-        From scores to confidence; by default that of the shipped model.
+        From scores to confidence, fitted on searches with this very model. By
+        default there is none: another model's would not hold for this one.
     licence : str
         Note for the model's card.
     validation : sequence of str, optional
@@ -114,30 +116,22 @@ def train_steps(
 
     Raises
     ------
+    BatchIncomplete
+        Once the model is written, if pairs had to be left out: broken, unaligned
+        in size or too small. Its result is the model; None if no pair was left.
     ComirSearchError
-        If pairs are missing, unaligned in size or too small, or the checkpoint is
-        of another run.
+        If pairs are missing, the training does not converge, or the checkpoint
+        is of another run or not a checkpoint at all.
     """
     out = Path(out)
+    check_pixel_size(pixel_size_um)
+    require_own_checkpoint(out)
     recipe = recipe or _recipe(architecture, steps, seed)
     files = list_pairs(Path(bf), Path(shg), names)
-    sides = _sides([(first, second) for _, first, second in files])
-    pairs = []
-    for done, (name, first, second) in enumerate(files):
-        yield Tick("reading pairs", done, len(files))
-        pair = load_pair(
-            name,
-            (first, second),
-            modalities=[(side.name, side.channels, side.intensity) for side in sides],
-            pixel_size_um=pixel_size_um,
-            default_pixel_size_um=pixel_size_um,
-        )
-        if min(pair.first.shape[:2]) < recipe.crop_px:
-            raise ComirSearchError(
-                f"{first} is only {pair.first.shape[1]} x {pair.first.shape[0]} px at {pixel_size_um:g} um; training "
-                f"needs at least {recipe.crop_px} px on each side."
-            )
-        pairs.append(pair)
+    left_out: list[LeftOut] = []
+    sides, pairs = yield from _read_pairs_steps(files, pixel_size_um, recipe.crop_px, left_out)
+    unread = {each.name for each in left_out}
+    validation = [name for name in validation if name not in unread]
     kept_back = _keep_back(pairs, validation)
     pairs = [pair for pair in pairs if pair.name not in validation]
     trainer = Trainer(pairs, [side.channels for side in sides], recipe, choose_device(device))
@@ -163,7 +157,13 @@ def train_steps(
         if trainer.step and is_due() and trainer.step not in dict(run.best.history):
             yield from measure_steps()  # the run was stopped while it measured
         for batch in _closing(prefetch(trainer.sampler, recipe.batch, trainer.step, recipe.steps)):
-            run.losses.append((trainer.step + 1, trainer.advance(batch)))
+            loss = trainer.advance(batch)
+            if not np.isfinite(loss):
+                raise ComirSearchError(
+                    f"The training does not converge: at step {trainer.step} its loss is no number; look at the "
+                    f"pairs, or train with another --seed."
+                )
+            run.losses.append((trainer.step, loss))
             is_last = trainer.step == recipe.steps or (should_stop is not None and should_stop())
             if is_due() or (is_last and kept_back):
                 yield from measure_steps()
@@ -205,13 +205,65 @@ def train_steps(
         architecture=recipe.architecture,
         comir_channels=recipe.comir_channels,
         pixel_size_um=pixel_size_um,
-        calibration=calibration or _shipped_calibration(),
+        calibration=calibration,
         card=card,
     )
     model.vocabulary = yield from learn_model_vocabulary_steps(model, pairs, seed=recipe.seed)
     model.save(out)
     run.finish()
+    if left_out:
+        raise BatchIncomplete(model, tuple(left_out), len(files))
     return model
+
+
+def _read_pairs_steps(
+    files: Sequence[tuple[str, Path, Path]], pixel_size_um: float, crop_px: int, left_out: list[LeftOut]
+) -> Job[tuple[tuple[Modality, Modality], list[Pair]]]:
+    """Return both sides and the pairs; those that cannot be used are added to `left_out`."""
+    colours: dict[str, tuple[bool, bool]] = {}
+    pairs = []
+    for done, (name, first, second) in enumerate(files):
+        yield Tick("looking at pairs", done, len(files))
+        try:
+            colours[name] = _is_colour(first), _is_colour(second)
+        except ComirSearchError as error:
+            yield _leave_out(name, error, left_out, files)
+    sides = _sides(list(colours.values()))
+    for done, (name, first, second) in enumerate(files):
+        if name not in colours:
+            continue
+        yield Tick("reading pairs", done, len(files))
+        try:
+            pair = load_pair(
+                name,
+                (first, second),
+                modalities=[(side.name, side.channels, side.intensity) for side in sides],
+                pixel_size_um=pixel_size_um,
+                default_pixel_size_um=pixel_size_um,
+            )
+            rows, columns = pair.first.shape[:2]
+            if min(rows, columns) < crop_px:
+                raise ComirSearchError(
+                    f"{first} is only {columns} x {rows} px at {pixel_size_um:g} um; training needs at least "
+                    f"{crop_px} px on each side."
+                )
+        except ComirSearchError as error:
+            yield _leave_out(name, error, left_out, files)
+        else:
+            pairs.append(pair)
+    if not pairs:
+        raise BatchIncomplete(None, tuple(left_out), len(files))
+    return sides, pairs
+
+
+def _leave_out(
+    name: str, error: ComirSearchError, left_out: list[LeftOut], files: Sequence[tuple[str, Path, Path]]
+) -> Tick:
+    """Note that a pair cannot be used, and say so; one that stands alone fails by its own error."""
+    if len(files) == 1:
+        raise error
+    left_out.append(LeftOut(name, str(error)))
+    return Tick("reading pairs", 0, len(files), note=f"The pair {name} is left out: {error}")
 
 
 def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: int = 0) -> Job[Vocabulary]:
@@ -253,13 +305,15 @@ def _recipe(architecture: str, steps: int | None, seed: int) -> Recipe:
     return Recipe(steps=steps, seed=seed)
 
 
-def _sides(files: Sequence[tuple[Path, Path]]) -> tuple[Modality, Modality]:
+def _sides(colours: Sequence[tuple[bool, bool]]) -> tuple[Modality, Modality]:
     """Return both modalities: colour where any image shows some, else a signal."""
-    sides = []
-    for number, default in enumerate((BF, SHG)):
-        colour = any(_is_colour(pair[number]) for pair in files)
-        sides.append(Modality(default.name, *((3, "full_scale") if colour else (1, "signal"))))
-    return sides[0], sides[1]
+    first, second = (
+        Modality(default.name, 3, "full_scale")
+        if any(pair[number] for pair in colours)
+        else Modality(default.name, 1, "signal")
+        for number, default in enumerate((BF, SHG))
+    )
+    return first, second
 
 
 def _is_colour(file: Path) -> bool:
@@ -278,12 +332,6 @@ def _hash(pairs: Sequence[Pair]) -> str:
         digest.update(pair.first.tobytes())
         digest.update(pair.second.tobytes())
     return digest.hexdigest()
-
-
-def _shipped_calibration() -> Calibration | None:
-    from comir_search.comir.model import DEFAULT_MODEL, load_model
-
-    return load_model(device="cpu").calibration if DEFAULT_MODEL.is_file() else None
 
 
 def _closing(batches: Any) -> Any:

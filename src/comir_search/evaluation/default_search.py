@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.evaluation.protocol import Window
 from comir_search.evaluation.views import View, Viewer
 from comir_search.progress import Job
@@ -53,14 +54,25 @@ class DefaultSearch:
             self._windows.setdefault(names[window.image], []).append((number, window))
 
     def prepare_steps(self, windows: Sequence[View]) -> Job[None]:
-        """Index the images."""
+        """Index the images.
+
+        Raises
+        ------
+        ComirSearchError
+            If one of them cannot be indexed.
+        """
         stated = [path for path in self._files.values() if self._viewer.pixel_size_of(path)]
         others = [path for path in self._files.values() if path not in set(stated)]
         for paths, size_um in ((stated, None), (others, self._viewer.default_pixel_size_um)):
-            if paths:
+            if not paths:
+                continue
+            try:
                 yield from index_slides_steps(
                     paths, self._folder, model=self._model, modality=self._modality, pixel_size_um=size_um
                 )
+            except BatchIncomplete as incomplete:
+                # Its windows would count as never found, although nobody looked for them.
+                raise ComirSearchError(incomplete.left_out[0].reason) from incomplete
         self._index = Index.open(self._folder, device=self._model.device.type)
 
     def rank_steps(self, query: View) -> Job[list[int]]:

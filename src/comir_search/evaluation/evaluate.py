@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from comir_search.comir.model import Model, load_model
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
 from comir_search.evaluation.protocol import (
     QueryPlan,
     Window,
@@ -144,6 +144,9 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
 
     Raises
     ------
+    BatchIncomplete
+        At the end, if images had to be left out because one side of them cannot
+        be read. Its result is the table of the others; None if there are none.
     ComirSearchError
         If folders, model or weights are missing or do not fit together.
     """
@@ -156,11 +159,23 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
 
     images: dict[str, View] = {}
     query_images = {}
+    left_out: list[LeftOut] = []
     for number, image in enumerate(files):
         yield Tick("reading images", number, len(files))
-        pixels = viewer.read(files[image], settings.repository)
-        query_images[image] = viewer.read(query_files[image], settings.query)
+        try:
+            pixels = viewer.read(files[image], settings.repository)
+            query_pixels = viewer.read(query_files[image], settings.query)
+        except ComirSearchError as error:
+            if len(files) == 1:
+                raise
+            left_out.append(LeftOut(image, str(error)))
+            yield Tick("reading images", number, len(files), note=f"{image} is left out: {error}")
+            continue
+        query_images[image] = query_pixels
         images[image] = viewer.view(pixels, settings.repository)
+    n_members, files = len(files), {image: files[image] for image in images}
+    if not files:
+        raise BatchIncomplete(None, tuple(left_out), n_members)
     size = settings.repository_size_px
     windows = [
         window
@@ -186,14 +201,16 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
         "repository": prepared - started,
         "per_query": (finished - prepared) / len(plans),
     }
-    table = accuracy_table(ranks, len(windows))
-    return {
-        **table,
+    table = {
+        **accuracy_table(ranks, len(windows)),
         "ranks": ranks,
         "settings": asdict(settings)
         | {"model": settings.model or "shipped", "fingerprint": model.fingerprint},
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
+    if left_out:
+        raise BatchIncomplete(table, tuple(left_out), n_members)
+    return table
 
 
 def _relabel(job: Job[list[int]], tick: Tick) -> Job[list[int]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 
-from comir_search.errors import ComirSearchError
+from comir_search.comir.tensor_file import require_file
+from comir_search.documents import MAX_SIDE_PX, BadDocument, convert
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
 from comir_search.geometry import angle_difference_deg, place_error_px
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult
@@ -22,6 +26,8 @@ POSE_DEG = 5.0
 RANKS = (1, 5, 10)
 FIRST_STAGE_RANK = 100
 _COLUMNS = ("query", "slide", "center_x_px", "center_y_px", "angle_deg", "mirrored")
+_MAX_QUERIES = 100_000
+_ADVICE = "correct the table"
 
 
 @dataclass(frozen=True)
@@ -51,45 +57,94 @@ class Truth:
     group: str = ""
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One line of a truth table, as the file types it."""
+
+    query: Annotated[str, Meta(min_length=1, max_length=1000)]
+    slide: Annotated[str, Meta(max_length=1000)]
+    center_x_px: Annotated[float, Meta(ge=0, le=MAX_SIDE_PX)] | None
+    center_y_px: Annotated[float, Meta(ge=0, le=MAX_SIDE_PX)] | None
+    angle_deg: Annotated[float, Meta(ge=-360, le=360)]
+    mirrored: Literal["0", "1", "false", "true"]
+    core: str
+
+    def __post_init__(self) -> None:
+        name = PurePath(self.query)
+        if name.is_absolute() or ".." in name.parts or not self.query.isprintable():
+            raise ValueError("the query is no file name below the folder of the queries")
+        if self.slide and None in (self.center_x_px, self.center_y_px):
+            raise ValueError("the query's centre is missing")
+
+
 def read_truth(path: str | Path) -> list[Truth]:
     """Read a truth table as ``make_tma_slide.py`` and `comir-search demo` write it.
 
     Raises
     ------
     ComirSearchError
-        If the file or a column is missing, or a place is not a number.
+        If the file or a column is missing, or a line is not what it should be:
+        the message names the line.
     """
     path = Path(path)
+    require_file(path, "the truth.csv of the queries")
+    truths: dict[str, Truth] = {}
+    lines: dict[str, int] = {}
+    reader = None
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise ComirSearchError(
-                    f"{path} has no column {missing[0]!r}; it is not a table of true places."
-                )
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            _check_columns(path, reader.fieldnames or ())
+            for values in reader:
+                where = f"{path}, line {reader.line_num},"
+                row: _Row = convert(_typed(values), _Row, name=where, advice=_ADVICE)
+                if row.query in truths:
+                    raise BadDocument(where, f"the query of line {lines[row.query]} is listed again", _ADVICE)
+                if len(truths) == _MAX_QUERIES:
+                    raise BadDocument(str(path), f"it lists more than {_MAX_QUERIES:,} queries", _ADVICE)
+                lines[row.query] = reader.line_num
+                truths[row.query] = _truth(row)
+    except UnicodeDecodeError as error:
+        raise BadDocument(str(path), "its text is not UTF-8", "save it as CSV in UTF-8") from error
+    except OSError as error:
         raise ComirSearchError(
-            f"{path} cannot be read ({error}); give the truth.csv of the queries."
+            f"{path} cannot be read ({error.strerror}); give the truth.csv of the queries."
         ) from error
-    try:
-        return [
-            Truth(
-                row["query"],
-                row["slide"],
-                float(row["center_x_px"] or "nan"),
-                float(row["center_y_px"] or "nan"),
-                float(row["angle_deg"] or 0),
-                row["mirrored"].strip() in ("1", "True", "true"),
-                row.get("core") or "",
-            )
-            for row in rows
-        ]
-    except ValueError as error:
-        raise ComirSearchError(
-            f"{path} holds a place that is not a number ({error}); mend the table."
-        ) from error
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num if reader else 1},"
+        raise BadDocument(where, str(error), _ADVICE) from error
+    return list(truths.values())
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing and len(columns) == 1 and ";" in columns[0]:
+        raise ComirSearchError(f"{path} separates its columns by semicolons; save it with commas.")
+    if missing:
+        raise ComirSearchError(f"{path} has no column {missing[0]!r}; it is not a table of true places.")
+    if len(set(columns)) < len(columns):
+        raise ComirSearchError(f"{path} has two columns of one name; it is not a table of true places.")
+
+
+def _typed(values: dict[str | None, Any]) -> dict[str, Any]:
+    """Return a row whose text is numbers where numbers belong; what is none stays text, and is refused."""
+    if None in values or None in values.values():
+        raise csv.Error("it has other fields than the first line")
+    row: dict[str, Any] = {str(name): text.strip() for name, text in values.items()}
+    for name in ("center_x_px", "center_y_px", "angle_deg"):
+        try:
+            row[name] = float(row[name]) if row[name] else None
+        except ValueError:
+            continue
+    row["angle_deg"] = 0.0 if row["angle_deg"] is None else row["angle_deg"]
+    row["mirrored"] = row["mirrored"].lower() or "0"
+    return {"core": "", **row}
+
+
+def _truth(row: _Row) -> Truth:
+    x_px, y_px = (math.nan if value is None else value for value in (row.center_x_px, row.center_y_px))
+    mirrored = row.mirrored in ("1", "true")
+    return Truth(row.query, row.slide, x_px, y_px, row.angle_deg, mirrored, row.core)
 
 
 def is_hit(candidate: Candidate, truth: Truth, *, pose: bool = False) -> bool:
@@ -150,10 +205,19 @@ def evaluate_slide_steps(
 
     Raises
     ------
+    BatchIncomplete
+        At the end, if queries had to be left out because they are missing or
+        cannot be searched. Its result is the report on the others.
     ComirSearchError
-        If the table or a query is missing or unreadable.
+        If the table is missing or damaged.
     """
-    answers = yield from search_all_steps(index, queries, truth, modality=modality, top=top, mirror=mirror)
+    try:
+        answers = yield from search_all_steps(
+            index, queries, truth, modality=modality, top=top, mirror=mirror
+        )
+    except BatchIncomplete as incomplete:
+        report = summarise(incomplete.result)
+        raise BatchIncomplete(report, incomplete.left_out, incomplete.n_members) from None
     return summarise(answers)
 
 
@@ -166,11 +230,18 @@ def search_all_steps(
     top: int = 10,
     mirror: bool = False,
 ) -> Job[list[tuple[Truth, SearchResult]]]:
-    """Search for every query of a truth table; see `evaluate_slide_steps`."""
+    """Search for every query of a truth table; see `evaluate_slide_steps`.
+
+    Raises
+    ------
+    BatchIncomplete
+        Its result are the answers to the other queries.
+    """
     rows = read_truth(truth)
     if not rows:
         raise ComirSearchError(f"{truth} lists no query; there is nothing to evaluate.")
-    answers = []
+    answers: list[tuple[Truth, SearchResult]] = []
+    left_out: list[LeftOut] = []
     for done, row in enumerate(rows):
         yield Tick("searching", done, len(rows))
         job = search_steps(
@@ -182,8 +253,13 @@ def search_all_steps(
                 yield Tick("searching", done, len(rows))
         except StopIteration as stop:
             answers.append((row, stop.value))
+        except ComirSearchError as error:
+            left_out.append(LeftOut(row.query, str(error)))
+            yield Tick("searching", done, len(rows), note=f"{row.query} is left out: {error}")
         finally:
             job.close()
+    if left_out:
+        raise BatchIncomplete(answers, tuple(left_out), len(rows))
     return answers
 
 
@@ -198,9 +274,6 @@ def summarise(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
         for (truth, result), rank in zip(present, ranks, strict=True)
         if rank == 1
     ]
-    found = [(truth, result) for truth, result in answers if result.found]
-    right = sum(bool(truth.slide) and is_hit(result.candidates[0], truth) for truth, result in found)
-    found_present = sum(result.found for _, result in present)
     seconds = [result.seconds["total"] for _, result in answers]
     return {
         "n_queries": len(answers),
@@ -211,19 +284,31 @@ def summarise(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
             f"{stage}_{FIRST_STAGE_RANK}": _recall(present, stage)
             for stage in ("bow", "correlation", "fused")
         },
-        "found": {
-            "n": len(found),
-            "precision": right / len(found) if found else None,
-            "coverage": found_present / len(present) if present else None,
-            "false_found": sum(result.found for result in absent) / len(absent) if absent else None,
-        },
+        "found": _count_found(answers),
         "median_error_um": _median(
             [place_error_px(c, truth.x_px, truth.y_px) * c.pixel_size_um for c, truth in hits]
         ),
         "median_angle_error_deg": _median(
             [angle_difference_deg(c.angle_deg, truth.angle_deg) for c, truth in hits]
         ),
-        "seconds_per_query": {"median": _median(seconds), "max": max(seconds)},
+        "seconds_per_query": {"median": _median(seconds), "max": max(seconds, default=None)},
+    }
+
+
+def _count_found(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
+    """Return how far "found" can be trusted; nulls and a note where the model cannot say what is found."""
+    if any(result.candidates and result.candidates[0].confidence is None for _, result in answers):
+        counts = dict.fromkeys(("n", "precision", "coverage", "false_found"))
+        return {**counts, "note": "The model was never calibrated, so nothing is called found."}
+    found = [(truth, result) for truth, result in answers if result.found]
+    right = sum(bool(truth.slide) and is_hit(result.candidates[0], truth) for truth, result in found)
+    present = [result.found for truth, result in answers if truth.slide]
+    absent = [result.found for truth, result in answers if not truth.slide]
+    return {
+        "n": len(found),
+        "precision": right / len(found) if found else None,
+        "coverage": sum(present) / len(present) if present else None,
+        "false_found": sum(absent) / len(absent) if absent else None,
     }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from comir_search.comir.embedding import code, embed_array
 from comir_search.comir.intensity import measure_intensity
 from comir_search.comir.model import Model
-from comir_search.comir.pairs import as_channels
+from comir_search.comir.pairs import read_image
 from comir_search.evaluation.protocol import Window
 from comir_search.slides import open_slide
 
@@ -67,11 +67,13 @@ class Viewer:
 
     def read(self, path: Path, modality: str) -> NDArray[Any]:
         """Read an image at the model's pixel size, (rows, columns, channels)."""
-        size_um = self.pixel_size_of(path) or self.default_pixel_size_um
-        with open_slide(path, pixel_size_um=size_um) as slide:
-            height, width = slide.scaled_shape(self.model.pixel_size_um)
-            image = slide.read_scaled(self.model.pixel_size_um, 0, 0, width, height)
-        return as_channels(image, self.model.channels_of(modality), str(path), modality)
+        return read_image(
+            path,
+            modality,
+            self.model.channels_of(modality),
+            pixel_size_um=self.model.pixel_size_um,
+            default_pixel_size_um=self.default_pixel_size_um,
+        )
 
     def pixel_size_of(self, path: Path) -> float | None:
         """Return the pixel size that an image states."""

@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from comir_search.comir.checkpoint import read_checkpoint
+from comir_search.comir.model import find_bad_weight, shapes_of
+from comir_search.comir.tensor_file import find_misfit, open_tensors
 from comir_search.errors import ComirSearchError
 
 POOLED_PX = 8
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 _WIDTHS = (64, 128, 256, 512)
+_DEPTHS = {(3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101", (3, 8, 36, 3): "ResNet-152"}
+_WANTED = "torchvision's weights of ResNet-50, -101 or -152"
 
 
 class _Bottleneck(nn.Module):
@@ -96,30 +99,41 @@ def load_resnet(path: str | Path, device: torch.device) -> ResNet:
         If the file is missing, damaged or holds another network.
     """
     path = Path(path)
-    if path.suffix == ".safetensors" and path.is_file():
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise ComirSearchError(f"{path} is no safetensors file or is damaged ({error}).") from error
-    else:
-        from comir_search.comir.checkpoint import read_checkpoint
+    tensors = _read_tensors(path)
+    names = [re.match(r"layer([1-4])\.(\d{1,3})\.", name) for name in tensors]
+    numbers = [(int(match[1]), int(match[2])) for match in names if match]
+    blocks = tuple(len({block for layer, block in numbers if layer == wanted}) for wanted in (1, 2, 3, 4))
+    if blocks not in _DEPTHS:
+        raise ComirSearchError(f"{path} holds no ResNet of a known depth; give {_WANTED}.")
+    with torch.device("meta"):
+        network = ResNet(blocks)
+    expected = network.state_dict()
+    if problem := find_misfit(shapes_of(expected), shapes_of(tensors)):
+        raise ComirSearchError(
+            f"{path} holds another network than {_DEPTHS[blocks]} ({problem}); give {_WANTED}."
+        )
+    weights = {
+        name: tensors[name].to(torch.float32 if like.is_floating_point() else torch.long, copy=True)
+        for name, like in expected.items()
+    }
+    if bad := find_bad_weight(weights):
+        raise ComirSearchError(f"{path} holds values in {bad} that no network has; download it again.")
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False).to(device)
 
-        tensors = read_checkpoint(path)
-    if isinstance(tensors, dict):
-        tensors = {name: tensor for name, tensor in tensors.items() if not str(name).startswith("fc.")}
-        names = [re.match(r"layer(\d)\.(\d+)\.", str(name)) for name in tensors]
-        numbers = [(int(match[1]), int(match[2])) for match in names if match]
-        blocks = tuple(len({block for layer, block in numbers if layer == wanted}) for wanted in (1, 2, 3, 4))
-        if all(blocks):
-            network = ResNet(blocks)
-            try:
-                network.load_state_dict(tensors)
-            except (RuntimeError, AttributeError, TypeError) as error:
-                raise ComirSearchError(
-                    f"{path} holds another network; give torchvision's weights of ResNet-50, -101 or -152."
-                ) from error
-            return network.eval().requires_grad_(False).to(device)
-    raise ComirSearchError(f"{path} holds no ResNet; give torchvision's weights of ResNet-50, -101 or -152.")
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a file by name, those of the last layer left out."""
+    if path.suffix == ".safetensors":
+        with open_tensors(path, wanted=_WANTED, advice="download it again") as file:
+            names = [name for name in file.shapes if not name.startswith("fc.")]
+            return {name: torch.from_numpy(file.read(name)) for name in names}
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise ComirSearchError(f"{path} holds no ResNet; give {_WANTED}.")
+    return {name: tensor for name, tensor in content.items() if not name.startswith("fc.")}
 
 
 def resnet_maps(network: ResNet, image: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -9,12 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from comir_search.documents import convert
+
 FEATURES = ("score", "margin", "signal", "log_side")
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A calibration as a file holds it."""
+
+    weights: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...]
+    threshold: Annotated[float, Meta(ge=0, le=1)]
+    features: tuple[str, ...] = FEATURES
+
+    def __post_init__(self) -> None:
+        if self.features != FEATURES:
+            raise ValueError("its confidence was fitted on measurements that this program does not make")
+        if len(self.weights) != len(FEATURES) + 1:
+            raise ValueError(f"its confidence has {len(self.weights)} weights, not {len(FEATURES) + 1}")
 
 
 @dataclass(frozen=True)
@@ -37,9 +55,29 @@ class Calibration:
         return {**asdict(self), "features": list(FEATURES)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Build from `to_dict`'s values."""
-        return cls(tuple(float(weight) for weight in values["weights"]), float(values["threshold"]))
+    def from_dict(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        name: str = "The calibration",
+        advice: str = "calibrate the model again",
+    ) -> Calibration:
+        """Build from `to_dict`'s values.
+
+        Parameters
+        ----------
+        values : mapping
+            Of unknown types.
+        name, advice : str
+            See `comir_search.documents.convert`.
+
+        Raises
+        ------
+        BadDocument
+            If they are of another type, number or range.
+        """
+        document: _Document = convert(dict(values), _Document, name=name, advice=advice)
+        return cls(document.weights, document.threshold)
 
     def confidence(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of being right for rows of `FEATURES`."""

@@ -11,17 +11,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
-from comir_search.features.surf import project_surf, surf_maps
+from comir_search.comir.tensor_file import Shape, find_misfit
+from comir_search.documents import BadDocument, convert
+from comir_search.features.surf import DESCRIPTOR_LENGTH, project_surf, surf_maps
 
 NO_WORD = 65535
+MAX_WORDS = NO_WORD
+MAX_DIMENSIONS = 4096
 _ASSIGN_CHUNK = 1024  # descriptors at a time: their distances to all words fit into a cache
+
+
+@dataclass(frozen=True)
+class VocabularySettings:
+    """What of a vocabulary is not an array.
+
+    Parameters
+    ----------
+    step_px : int
+        CoMIR pixels between grid points.
+    block_px : tuple of int
+        Block sizes, CoMIR pixels.
+    """
+
+    step_px: Annotated[int, Meta(ge=1, le=64)]
+    block_px: Annotated[tuple[Annotated[int, Meta(ge=4, le=512)], ...], Meta(min_length=1, max_length=16)]
+
+    def shapes(self, found: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Return the shapes that the arrays must have, by name.
+
+        Parameters
+        ----------
+        found : mapping of str to tuple of int
+            Those that they have: how many channels, dimensions and words there
+            are is taken from them, as far as that many there can be.
+        """
+        projection, words = (found.get(name, ()) + (0,) * 3 for name in ("projection", "words"))
+        n_blocks = len(self.block_px)
+        features = DESCRIPTOR_LENGTH * max(1, projection[1] // DESCRIPTOR_LENGTH)
+        dimensions = min(max(1, projection[2]), MAX_DIMENSIONS)
+        n_words = min(max(1, words[1]), MAX_WORDS)
+        return {
+            "projection": (n_blocks, features, dimensions),
+            "offset": (n_blocks, dimensions),
+            "words": (n_blocks, n_words, dimensions),
+            "idf": (n_blocks, n_words),
+        }
 
 
 @dataclass(frozen=True)
@@ -73,12 +115,32 @@ class Vocabulary:
         """Return the arrays by name."""
         return {"projection": self.projection, "offset": self.offset, "words": self.words, "idf": self.idf}
 
+    @property
+    def comir_channels(self) -> int:
+        """Channels of the CoMIRs that it describes."""
+        return int(self.projection.shape[1]) // DESCRIPTOR_LENGTH
+
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, NDArray[np.float32]], settings: Mapping[str, Any]
+        cls, arrays: Mapping[str, NDArray[np.float32]], settings: VocabularySettings | Mapping[str, Any]
     ) -> Vocabulary:
-        """Build from `arrays` and `settings`."""
-        return cls(int(settings["step_px"]), tuple(settings["block_px"]), **arrays)
+        """Build from `arrays` and `settings`.
+
+        Raises
+        ------
+        BadDocument
+            If a setting is out of range, an array is missing, is one too many,
+            or is not finite float32 of the right shape.
+        """
+        name, advice = "The vocabulary", "learn it again"
+        if not isinstance(settings, VocabularySettings):
+            settings = convert(dict(settings), VocabularySettings, name=name, advice=advice)
+        found = {key: array.shape for key, array in arrays.items()}
+        if problem := find_misfit(settings.shapes(found), found):
+            raise BadDocument(name, problem, advice)
+        if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
+            raise BadDocument(name, "it holds values that are not float32 numbers", advice)
+        return cls(settings.step_px, settings.block_px, **arrays)
 
     def project(self, comir: NDArray[np.float32] | Tensor) -> Tensor:
         """Describe a CoMIR on the grid.
