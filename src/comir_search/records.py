@@ -124,6 +124,11 @@ class Candidate:
         }
 
 
+def format_confidence(confidence: float | None, digits: int = 0) -> str:
+    """Return a confidence as a percentage, a dash where there is none."""
+    return "–" if confidence is None else f"{confidence:.{digits}%}"
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What an answer was computed from: where one of these changes, the answer is out of date.

@@ -23,6 +23,7 @@ TRUTH = Candidate(1, "", 352.0, 296.0, 1.0, 256.0, 256.0, 0.0, False, 1.0, 1.0)
 KEYS = (
     "rank",
     "slide",
+    "fingerprint",
     "center_x_px",
     "center_y_px",
     "center_x_um",
@@ -31,6 +32,7 @@ KEYS = (
     "height_um",
     "angle_deg",
     "mirrored",
+    "scale",
     "score",
     "confidence",
 )
@@ -126,7 +128,16 @@ def test_json(answer):
     results = json.loads(answer.json.read_text())
     assert [result["query"] for result in results] == ["patch.tif", "absent.tif"]
     for result in results:
-        assert set(result) == {"query", "found", "reason", "seconds", "candidates"}
+        assert set(result) == {
+            "query",
+            "found",
+            "reason",
+            "seconds",
+            "candidates",
+            "options",
+            "pixel_size_um",
+            "modality",
+        }
         assert len(result["reason"]) > 20 and result["seconds"]["total"] > 0
         candidates = result["candidates"]
         assert 1 <= len(candidates) <= 4 and all(tuple(each) == KEYS for each in candidates)

@@ -63,7 +63,7 @@ def candidate_to_feature(query: str, candidate: Candidate, judgement: Judgement)
             "isLocked": True,
             "measurements": {
                 "Rank": candidate.rank,
-                "Confidence": float(candidate.confidence),
+                **({} if candidate.confidence is None else {"Confidence": float(candidate.confidence)}),
                 "Score": float(candidate.score),
                 "Angle (deg)": float(candidate.angle_deg),
                 "Mirrored": int(candidate.mirrored),
@@ -185,7 +185,7 @@ def _feature_to_annotation(feature: dict[str, Any]) -> Annotation:
         angle_deg=normalise_angle_deg(180.0 - angle_deg) if mirrored else angle_deg,
         mirrored=mirrored,
         score=float(measured["Score"]),
-        confidence=float(measured["Confidence"]),
+        confidence=None if "Confidence" not in measured else float(measured["Confidence"]),
         fingerprint=metadata.get("slide fingerprint", ""),
     )
     label = properties.get("classification", {}).get("name", "")

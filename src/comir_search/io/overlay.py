@@ -17,7 +17,7 @@ from comir_search.io.atomic import atomic_path
 from comir_search.io.canvas import INK, SUPERSAMPLING, Canvas, shorten, text_width
 from comir_search.io.palette import SERIES, Colour
 from comir_search.io.pictures import extract_candidate, to_display
-from comir_search.records import Candidate, SearchResult
+from comir_search.records import Candidate, SearchResult, format_confidence
 
 if TYPE_CHECKING:
     from comir_search.slides import Slide
@@ -262,10 +262,10 @@ def _describe(canvas: Canvas, entry: _Entry, x: float, y: float) -> None:
     mirrored = ", mirrored" if candidate.mirrored else ""
     canvas.text(f"turned {candidate.angle_deg:+.1f}°{mirrored}", x, y + 34, 12)
     canvas.box(x, y + 56, 90, 7, LINE, 3.5)
-    share = min(max(candidate.confidence, 0.0), 1.0)
+    share = min(max(candidate.confidence or 0.0, 0.0), 1.0)
     if share > 0:
         canvas.box(x, y + 56, max(7, 90 * share), 7, entry.colour, 3.5)
-    canvas.text(f"{candidate.confidence:.0%}", x + 98, y + 52, 12, bold=True)
+    canvas.text(format_confidence(candidate.confidence), x + 98, y + 52, 12, bold=True)
 
 
 def _show_query(query: Slide) -> NDArray[np.uint8]:

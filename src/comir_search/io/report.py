@@ -25,7 +25,7 @@ from comir_search.io.pictures import extract_candidate, to_display
 from comir_search.io.project import Project
 from comir_search.opencv import cv2
 from comir_search.progress import Job, Tick, finish
-from comir_search.records import Candidate, Verdict
+from comir_search.records import Candidate, Verdict, format_confidence
 
 if TYPE_CHECKING:
     from comir_search.slides import Slide
@@ -145,7 +145,7 @@ def _summary(
             f"<td>{_badge(best.verdict if best else Verdict.NONE) if place else ''}</td>"
             f"<td>{escape(place.slide) if place else ''}</td>"
             f'<td class="number">{_place_text(place) if place else ""}</td>'
-            f'<td class="number">{f"{place.confidence:.0%}" if place else ""}</td></tr>'
+            f'<td class="number">{format_confidence(place.confidence) if place else ""}</td></tr>'
         )
     counts = {
         verdict: sum(judgement.verdict is verdict for judged in verdicts for judgement in judged.values())
@@ -217,7 +217,7 @@ def _candidate_block(
         "Pixel": f"{candidate.center_x_px:.0f}, {candidate.center_y_px:.0f}",
         "Size": f"{candidate.width_um:.0f} × {candidate.height_um:.0f} µm",
         "Turned": f"{candidate.angle_deg:+.1f}°{', mirrored' if candidate.mirrored else ''}",
-        "Confidence": f"{candidate.confidence:.0%}",
+        "Confidence": format_confidence(candidate.confidence),
         "Picture": "" if slide is not None else "the slide is not where it was",
     }
     table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items() if value)
@@ -265,7 +265,7 @@ def _candidate_table(candidates: Sequence[Candidate], judged: dict[int, Judgemen
             f'<tr><td class="number">{candidate.rank}</td><td>{escape(candidate.slide)}</td>'
             f'<td class="number">{_place_text(candidate)}</td>'
             f'<td class="number">{candidate.angle_deg:+.1f}°</td>'
-            f'<td class="number">{candidate.confidence:.1%}</td><td>{_badge(judgement.verdict)}</td>'
+            f'<td class="number">{format_confidence(candidate.confidence, 1)}</td><td>{_badge(judgement.verdict)}</td>'
             f'<td>{escape(judgement.reviewer)}</td><td class="note">{escape(judgement.note)}</td></tr>'
         )
     if not rows:

@@ -13,6 +13,7 @@ from comir_search.records import SearchResult, Verdict
 CANDIDATE_COLUMNS = (
     "rank",
     "slide",
+    "fingerprint",
     "center_x_px",
     "center_y_px",
     "center_x_um",
@@ -21,6 +22,7 @@ CANDIDATE_COLUMNS = (
     "height_um",
     "angle_deg",
     "mirrored",
+    "scale",
     "score",
     "confidence",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ from comir_search.retrieval.storage import CannotRead
 from comir_search.retrieval.writer_lock import writer_lock
 
 Position = tuple[int, int]
+
+# What an index has in a slide's folder, and the names under which it writes its own documents.
+_OWN_PARTS = {"zarr.json", "comir", "words", "tissue", SLIDE_FILE, PROGRESS_FILE, REMOVED_FILE}
+_OWN_TEMPORARY = re.compile(r"\.(index|slide|progress|removed|model)\.[0-9a-f]+\.part(\.json|\.safetensors)")
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,14 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
                 freed_bytes += delete_leftovers(storage, name)
                 interrupted.append(known_as)
     return Compaction(freed_bytes, tuple(removed), tuple(interrupted))
+
+
+def _is_ours(storage: Storage, fingerprint: str) -> bool:
+    """Return whether a slide's folder without a readable record holds our files and nothing besides."""
+    return all(
+        file.split("/")[0] in _OWN_PARTS or _OWN_TEMPORARY.fullmatch(file.split("/")[0])
+        for file in storage.sizes(f"{SLIDES}/{fingerprint}")
+    )
 
 
 def _check_model(index: Index) -> list[Damage]:

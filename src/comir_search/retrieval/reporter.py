@@ -50,7 +50,7 @@ class Reporter:
             self._candidate(places[number], rank, float(confidences[number]))
             for rank, number in enumerate(order, 1)
         )
-        return candidates, candidates[0].confidence >= calibration.threshold
+        return candidates, (candidates[0].confidence or 0.0) >= calibration.threshold
 
     def ranked(self, places: Sequence[Place]) -> tuple[Candidate, ...]:
         """Return places of a first stage as candidates without confidence, in their order."""

@@ -186,7 +186,7 @@ def _search(
     )
     clock.lap("pose")
     result = report.result(verified, clock)
-    is_sure = bool(result.candidates) and result.candidates[0].confidence >= SURE
+    is_sure = bool(result.candidates) and (result.candidates[0].confidence or 0.0) >= SURE
     by_words: list[Place] = []
     if first_stage or not is_sure:
         yield Tick("looking again", 0, 1, report.partial(verified, clock))

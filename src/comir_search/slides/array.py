@@ -63,7 +63,7 @@ class ArraySlide(Slide):
         )
 
     @property
-    def identity(self) -> str:  # type: ignore[override]
+    def identity(self) -> str:
         """The fingerprint, which looks at pieces of all of the array."""
         return self.fingerprint
 

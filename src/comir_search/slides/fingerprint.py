@@ -73,10 +73,8 @@ def identity_of(path: str | Path) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for member in members:
             digest.update(f"{member.name}\0{member.size}\0".encode("utf-8", "surrogateescape"))
-        if sum(member.size for member in members) <= _IDENTITY_BYTES:
-            groups = [members]
-        else:
-            groups = _group_by_level(members)
+        is_small = sum(member.size for member in members) <= _IDENTITY_BYTES
+        groups = [members] if is_small else _group_by_level(members)
         for group in groups:
             for piece in _read_pieces(group, _IDENTITY_BYTES // len(groups)):
                 digest.update(piece)
