@@ -38,8 +38,8 @@ def resolve_below(root: Path, name: str) -> Path:
     parts = name.split("/")
     if not all(map(_is_plain, parts)):
         raise UnsafeName(
-            f"{name!r} is not a name inside {root}, so nothing is written or deleted there; get that folder again "
-            "from where it came from."
+            f"{root} names a file outside itself ({name!r}), where nothing is written or deleted; get that folder "
+            "again from where it came from."
         )
     path = root
     for part in parts:

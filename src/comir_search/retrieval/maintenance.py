@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +29,11 @@ from comir_search.retrieval.slide_group import (
     is_recorded,
 )
 from comir_search.retrieval.slide_progress import SlideProgress
-from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
+from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SlideRecord
 from comir_search.retrieval.storage import CannotRead
 from comir_search.retrieval.writer_lock import writer_lock
 
 Position = tuple[int, int]
-
-# What an index has in a slide's folder, and the names under which it writes its own documents.
-_OWN_PARTS = {"zarr.json", "comir", "words", "tissue", SLIDE_FILE, PROGRESS_FILE, REMOVED_FILE}
-_OWN_TEMPORARY = re.compile(r"\.(index|slide|progress|removed|model)\.[0-9a-f]+\.part(\.json|\.safetensors)")
 
 
 @dataclass(frozen=True)
@@ -183,12 +178,11 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
     ------
     ComirSearchError
         If no slide, or more than one, has a name that is to be removed; if
-        another process writes to the index; or if its slides lie behind a link.
+        another process writes to the index; or if a slide to remove lies behind a link.
     """
     index = Index.open(index_path, "cpu", leave_out_damaged=True)
     storage = index.storage
     with writer_lock(storage):
-        storage.check_own(SLIDES)
         groups = {name: _record_of(index, name) for name in group_names(storage)}
         for name in [_find_group(index, groups, wanted) for wanted in remove]:
             _retire(index, name)
@@ -208,14 +202,6 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
                 freed_bytes += delete_leftovers(storage, name)
                 interrupted.append(known_as)
     return Compaction(freed_bytes, tuple(removed), tuple(interrupted))
-
-
-def _is_ours(storage: Storage, fingerprint: str) -> bool:
-    """Return whether a slide's folder without a readable record holds our files and nothing besides."""
-    return all(
-        file.split("/")[0] in _OWN_PARTS or _OWN_TEMPORARY.fullmatch(file.split("/")[0])
-        for file in storage.sizes(f"{SLIDES}/{fingerprint}")
-    )
 
 
 def _check_model(index: Index) -> list[Damage]:

@@ -31,11 +31,6 @@ class IntensityValues(TypedDict):
     high: float
 
 
-def is_slide_folder(name: str) -> bool:
-    """Return whether a folder's name is one that an index gives a slide: its fingerprint."""
-    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
-
-
 @dataclass(frozen=True)
 class SlideRecord:
     """What an index remembers of a slide beside its arrays.

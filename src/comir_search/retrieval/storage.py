@@ -259,29 +259,6 @@ class Storage:
             with suppress(OSError):
                 os.rmdir(inner)
 
-    def _resolve(self, name: str) -> Path:
-        """Return where a name is written or deleted: always below the folder, never through a link.
-
-        Raises
-        ------
-        ComirSearchError
-            If the name leads out of the folder, or one of its parts is a link.
-        """
-        assert self.folder is not None
-        parts = name.split("/")
-        target = self.folder
-        for number, part in enumerate(parts):
-            if part in ("", ".", "..") or "\\" in part or Path(part).is_absolute():
-                raise ComirSearchError(
-                    f"{self.location} names a file outside itself ({name}); nothing was written or deleted there."
-                )
-            target = target / part
-            if target.is_symlink() and number < len(parts) - 1:
-                raise ComirSearchError(
-                    f"{target} is a link, and an index writes only in its own folder; replace it by a folder."
-                )
-        return target
-
     def relative(self, path: Path) -> str | None:
         """Return a path relative to this folder, or None where there is no such way."""
         if self.folder is None:
