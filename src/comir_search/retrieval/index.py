@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from comir_search.documents import BadDocument, convert
+from comir_search.documents import BadDocument
 from comir_search.errors import ComirSearchError
 from comir_search.retrieval.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
@@ -374,7 +374,7 @@ def _read_header(storage: Storage) -> IndexHeader:
     """
     path = storage.location
     advice = "restore it from a copy, or make a new index in another folder"
-    values = storage.read_document(INDEX_FILE, dict[str, Any], advice)
+    values = storage.read_values(INDEX_FILE, advice)
     if values is None:
         raise ComirSearchError(f"{path} holds no index; make one with `comir-search index`.")
     if values.get("format") != FORMAT:
@@ -385,7 +385,8 @@ def _read_header(storage: Storage) -> IndexHeader:
             f"{path} has index format {version}, newer than this program's {FORMAT_VERSION}; update "
             "napari-comir-search."
         )
-    header: IndexHeader = convert(values, IndexHeader, name=f"{path}/{INDEX_FILE}", advice=advice)
+    header = storage.read_document(INDEX_FILE, IndexHeader, advice)
+    assert header is not None
     return header
 
 

@@ -178,13 +178,13 @@ class Storage:
             self._fs.makedirs(f"{self._root}/{name}".rsplit("/", 1)[0], exist_ok=True)
             self._fs.pipe_file(f"{self._root}/{name}", content)
 
-    def read_document(self, name: str, type: type[T], advice: str) -> T | None:
-        """Return a JSON document as a type, see `comir_search.documents`; None where there is no such file.
+    def read_values(self, name: str, advice: str) -> dict[str, Any] | None:
+        """Return what a JSON document holds, whatever it is; None where there is no such file.
 
         Raises
         ------
         BadDocument
-            If the file does not hold such a document, or its digest is not that of its content.
+            If the file holds no JSON object.
         CannotRead
             If the operating system does not let it be read.
         """
@@ -195,6 +195,22 @@ class Storage:
         if len(content) > MAX_DOCUMENT_BYTES:
             raise BadDocument(known, f"larger than {MAX_DOCUMENT_BYTES >> 20} MB", advice)
         values: dict[str, Any] = decode(content, dict[str, Any], name=known, advice=advice)
+        return values
+
+    def read_document(self, name: str, type: type[T], advice: str) -> T | None:
+        """Return a JSON document as a type, see `comir_search.documents`; None where there is no such file.
+
+        Raises
+        ------
+        BadDocument
+            If the file does not hold such a document, or its digest is not that of its content.
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        values = self.read_values(name, advice)
+        if values is None:
+            return None
+        known = f"{self.location}/{name}"
         if has_wrong_digest(values):
             raise BadDocument(known, "its content does not fit its digest", advice)
         document: T = convert(values, type, name=known, advice=advice)
