@@ -373,8 +373,11 @@ class Expanse:
 
     def __init__(self, side_px: int):
         self.shape = (side_px, side_px, 3)
+        self.size = side_px * side_px * 3
 
     def __getitem__(self, cut):
+        if cut == slice(None):
+            cut = (cut, cut)
         if cut[0] is Ellipsis:
             return self
         y, x = (np.arange(*part.indices(side)) for part, side in zip(cut, self.shape[:2], strict=False))

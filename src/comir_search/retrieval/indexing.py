@@ -308,6 +308,8 @@ def _open_files_steps(batch: _Batch, pixel_size_um: float | None) -> Job[None]:
         try:
             with open_slide(file, pixel_size_um=pixel_size_um) as slide:
                 slide.require_pixel_size()
+                for note in slide.info.notes:
+                    yield Tick("opening slides", number, len(batch.files), note=f"{file}: {note}")
                 batch.known_as[file] = slide.fingerprint, slide.identity
         except ComirSearchError as error:
             batch.leave_out(file, error)
