@@ -48,10 +48,11 @@ def slide_file(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def index(fake, finished: Path, slide_file: Path, tmp_path: Path):
     """A copy of its index."""
+    from comir_search.documents import with_digest
     from comir_search.retrieval.index import Index
 
     shutil.copytree(finished / "index", tmp_path / "index")
     (record,) = (tmp_path / "index").rglob("slide.json")
     values = json.loads(record.read_text())
-    record.write_text(json.dumps(values | {"absolute_path": str(slide_file)}))
+    record.write_text(json.dumps(with_digest(values | {"absolute_path": str(slide_file)})))
     return Index.open(tmp_path / "index")

@@ -14,7 +14,8 @@ import fake_model
 import numpy as np
 import pytest
 
-from comir_search.errors import ComirSearchError, PixelSizeMissing
+from comir_search.documents import digest_of
+from comir_search.errors import BatchIncomplete, ComirSearchError, PixelSizeMissing
 from comir_search.progress import finish
 from comir_search.retrieval import indexing
 from comir_search.retrieval.index import DamagedChunk, Index
@@ -39,6 +40,7 @@ def assert_same_index(first: Path, second: Path) -> None:
     for file in first.rglob("slide.json"):
         records = [json.loads((path / file.relative_to(first)).read_text()) for path in (first, second)]
         for record in records:
+            assert record.pop("digest") == digest_of(record)
             del record["absolute_path"], record["relative_path"]
         assert records[0] == records[1]
 
@@ -79,11 +81,19 @@ def test_indexed_slides_are_skipped_and_new_ones_added(index, slide_file, monkey
     module = sys.modules["comir_search.comir.embedding"]
     monkeypatch.setattr(module, "embed_region", lambda *key: calls.append(key[1].name) or embed(*key))
     fake_model.write_slide(slide_file.parent / "more.tif", 700, seed=5)
-    shutil.copy(slide_file, slide_file.parent / "copy of disc.tif")
-    after = index_slides([slide_file.parent], index.path)
+    copy = Path(shutil.copy(slide_file, slide_file.parent / "copy of disc.tif"))
+    ticks = []
+    after = finish(index_slides_steps([slide_file.parent], index.path), ticks.append)
     assert set(calls) == {"more.tif"}
-    assert len(after.slides) == 2
+    assert [slide.name for slide in after.slides] == ["disc.tif", "more.tif"]
     assert before.items() <= files_of(index.path).items()
+    notes = [tick.note for tick in ticks if tick.note]
+    assert notes == [f"{copy} was left out: it is an identical copy of {slide_file}."]
+    index_slides([copy], index.path)
+    assert Index.open(index.path).slides[0].path == slide_file  # which is still there
+    slide_file.unlink()
+    (slide, _) = index_slides([copy], index.path).slides
+    assert (slide.name, slide.path) == ("copy of disc.tif", copy)
 
 
 def test_an_index_among_the_slides_is_not_taken_for_a_slide(fake, slide_file):
@@ -118,13 +128,46 @@ def test_bad_slides_leave_nothing_behind(fake, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ComirSearchError, match="holds no slide"):
         index_slides([tmp_path / "nothing"], tmp_path / "index")
-    (tmp_path / "noise.tif").write_bytes(b"II*\0" + bytes(100))
-    good = fake_model.write_slide(tmp_path / "good.tif", 600)
+    with pytest.raises(ComirSearchError, match="No slide was named"):
+        index_slides([], tmp_path / "index")
+    noise = tmp_path / "noise.tif"
+    noise.write_bytes(b"II*\0" + bytes(100))
     with pytest.raises(ComirSearchError, match=r"noise.tif"):
-        index_slides([good, tmp_path / "noise.tif"], tmp_path / "index")
+        index_slides([noise], tmp_path / "index")
+    with pytest.raises(BatchIncomplete, match="2 of 2 were left out"):
+        index_slides([noise, tmp_path / "typo.tif"], tmp_path / "index")
+    good = fake_model.write_slide(tmp_path / "good.tif", 600)
     with pytest.raises(ComirSearchError, match="not 'ihc'"):
         index_slides([good], tmp_path / "index", modality="ihc")
     assert not (tmp_path / "index").exists()
+
+
+def test_bad_members_of_a_batch_do_not_keep_the_others_out(empty, tmp_path):
+    """A stray broken file, one without pixel size, one that breaks off and a typo, among good slides."""
+    folder = tmp_path / "batch"
+    folder.mkdir()
+    for number in range(2):
+        fake_model.write_slide(folder / f"good{number}.tif", 600, seed=number)
+    (folder / "stray.tif").write_bytes(b"II*\0" + bytes(100))
+    fake_model.write_slide(folder / "bare.tif", 600, seed=7, pixel_size_um=None)
+    torn = fake_model.write_slide(folder / "torn.tif", 700, seed=8)
+    torn.write_bytes(torn.read_bytes()[:-200_000])
+    with pytest.raises(BatchIncomplete) as caught:
+        index_slides([folder, tmp_path / "typo.tif"], empty)
+    assert [slide.name for slide in caught.value.result.slides] == ["good0.tif", "good1.tif"]
+    assert caught.value.n_members == 6
+    reasons = {Path(each.name).name: each.reason for each in caught.value.left_out}
+    assert set(reasons) == {"stray.tif", "bare.tif", "torn.tif", "typo.tif"}
+    assert "--pixel-size" in reasons["bare.tif"]
+    assert all(name in reason for name, reason in reasons.items())
+    assert [slide.name for slide in Index.open(empty).slides] == ["good0.tif", "good1.tif"]
+
+
+def test_another_pixel_size_of_one_slide_leaves_only_that_out(index, slide_file, tmp_path):
+    more = fake_model.write_slide(tmp_path / "more.tif", 600, seed=1)
+    with pytest.raises(BatchIncomplete, match=r"disc.tif .*2 um per pixel, not 4;") as caught:
+        index_slides([slide_file, more], index.path, pixel_size_um=4.0)
+    assert [slide.name for slide in caught.value.result.slides] == ["disc.tif", "more.tif"]
 
 
 def test_an_index_made_otherwise_is_refused(index, slide_file):
@@ -208,7 +251,7 @@ def test_a_region_whose_chunk_was_lost_is_done_again(empty, slide_file, finished
     for chunk in ("comir/0/c/0/2/3", "comir/2/c/0/0/0"):
         (folder / chunk).write_bytes(b"")  # as a power cut may leave it
     (folder / "comir/0/c/0/2/2").unlink()
-    (folder / "words/c/0/0/0.0123abcd.partial").write_bytes(b"half")
+    (folder / f"words/c/0/0/0.{'0123abcd' * 4}.partial").write_bytes(b"half")
     index_slides([slide_file], empty)
     assert_same_index(empty, finished / "index")
 
@@ -330,8 +373,11 @@ class Expanse:
 
     def __init__(self, side_px: int):
         self.shape = (side_px, side_px, 3)
+        self.size = side_px * side_px * 3
 
     def __getitem__(self, cut):
+        if cut == slice(None):
+            cut = (cut, cut)
         if cut[0] is Ellipsis:
             return self
         y, x = (np.arange(*part.indices(side)) for part, side in zip(cut, self.shape[:2], strict=False))

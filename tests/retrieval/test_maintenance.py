@@ -84,7 +84,7 @@ def test_descriptions_are_rebuilt_with_the_chunks_behind_them(index, finished, a
 def test_a_slide_file_that_is_damaged_is_named_and_rebuilt(index, finished):
     file = index.path / index.slides[0].folder / "slide.json"
     file.write_text('{"name"')
-    with pytest.raises(ComirSearchError, match=r"slide.json is damaged; run `comir-search repair"):
+    with pytest.raises(ComirSearchError, match=r"slide.json is damaged \(.*\); run `comir-search repair"):
         Index.open(index.path)
     (damage,) = verify(index.path)
     assert (damage.slide, damage.part) == ("disc.tif", "slide.json")
@@ -149,13 +149,13 @@ def test_slides_of_one_name_are_told_apart(index, tmp_path):
 def test_what_is_finished_of_a_slide_is_kept(fake, slide_file, tmp_path, finished):
     path = Index.create(tmp_path / "index", fake, "bf", region_px=256).path
     interrupt(slide_file, path)
-    (path / ".index.1234.part.json").write_text("{")
-    (path / "slides" / ("0" * 32)).mkdir()
-    (path / "slides" / ("0" * 32) / "zarr.json").write_text("{}")
+    left = [".index.0123abcd.part.json", ".model.comir-0123abcd.part.safetensors"]
+    for name in left:
+        (path / name).write_text("{")
     done = compact(path)
     assert done.interrupted == ("disc.tif",)
-    assert done.removed == ("0" * 32,)
-    assert not (path / ".index.1234.part.json").exists()
+    assert done.removed == ()
+    assert not any((path / name).exists() for name in left)
     index_slides([slide_file], path)
     assert_same_index(path, finished / "index")
     interrupt_again = tmp_path / "again"
@@ -165,14 +165,15 @@ def test_what_is_finished_of_a_slide_is_kept(fake, slide_file, tmp_path, finishe
     assert list((interrupt_again / "slides").glob("?" * 32)) == []
 
 
-def test_a_compaction_that_was_killed_halfway_is_finished_by_the_next(index, monkeypatch):
+@pytest.mark.parametrize("last", [1, 9])
+def test_a_compaction_that_was_killed_halfway_is_finished_by_the_next(index, monkeypatch, last):
+    folder = index.path / index.slides[0].folder
     index.remove(index.slides[0].fingerprint)
-    delete = Storage.delete
+    delete, deleted = Storage.delete, []
 
     def kill(self, name):
-        if name.endswith("progress.json"):
-            delete(self, name)
-            delete(self, name.replace("progress.json", "removed.json"))
+        deleted.append(name)
+        if len(deleted) > last:
             raise KeyboardInterrupt
         delete(self, name)
 
@@ -181,6 +182,7 @@ def test_a_compaction_that_was_killed_halfway_is_finished_by_the_next(index, mon
         finish(compact_steps(index.path))
     monkeypatch.setattr(Storage, "delete", delete)
     assert len(compact(index.path).removed) == 1
+    assert not folder.exists()
 
 
 def test_writers_are_kept_apart(index):

@@ -2,15 +2,23 @@
 
 The index is made if there is none, and added to if there is one; slides that
 it already holds are skipped, and an interrupted run goes on where it stopped.
+What cannot be indexed is left out and named at the end, and the command then
+ends with 1. A --model that differs from the index's own in its calibration
+alone takes that one's place, and no slide is embedded again.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
+from comir_search.errors import BatchIncomplete
+
+if TYPE_CHECKING:
+    from comir_search.retrieval.index import Index
 
 HELP = "embed slides and add them to an index"
 STOPPED = "Stopped; what is finished is kept, and the same command goes on from there."
@@ -33,20 +41,27 @@ def run(args: argparse.Namespace) -> int:
     """Create an index or add to it."""
     from comir_search.retrieval.indexing import index_slides_steps
 
-    index = show(
-        index_slides_steps(
-            args.slides,
-            args.index,
-            model=args.model,
-            modality=args.modality,
-            pixel_size_um=args.pixel_size,
-            device=args.device,
-            workers=args.workers,
-            scheduler=args.scheduler,
-        )
+    job = index_slides_steps(
+        args.slides,
+        args.index,
+        model=args.model,
+        modality=args.modality,
+        pixel_size_um=args.pixel_size,
+        device=args.device,
+        workers=args.workers,
+        scheduler=args.scheduler,
     )
+    try:
+        _print_slides(args.index, show(job))
+    except BatchIncomplete as incomplete:
+        if incomplete.result is not None:
+            _print_slides(args.index, incomplete.result)
+        raise
+    return 0
+
+
+def _print_slides(path: Path, index: Index) -> None:
     count = len(index.slides)
-    print(f"{args.index}: {count} slide{'' if count == 1 else 's'}, {index.modality}")
+    print(f"{path}: {count} slide{'' if count == 1 else 's'}, {index.modality}")
     for slide in index.slides:
         print(f"  {slide.name}  {slide.width_px} x {slide.height_px} px  {slide.pixel_size_um:g} um/px")
-    return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from comir_search.errors import ComirSearchError
 
-MENDS = {
+WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
     errno.EACCES: "you may not write there; change its permissions or choose another place",
@@ -25,14 +25,31 @@ MENDS = {
     errno.ENOTDIR: "a part of its path is a file, not a folder; choose another place",
     errno.EEXIST: "a part of its path is a file, not a folder; choose another place",
     errno.EISDIR: "there is a folder of this name; choose another name",
+    errno.EMFILE: "too many files are open; close other programs, or raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open; close other programs, or raise the limit (ulimit -n)",
+    errno.EIO: "the disk reports an error; check the disk and its connection, and try again",
     errno.EFBIG: "the file is too big for this disk; choose another place",
 }
 
 
-def describe_write_failure(path: str | Path, error: OSError) -> str:
-    """Return one sentence that says why a file could not be written, and the mend."""
-    mend = MENDS.get(error.errno or 0, error.strerror or str(error))
-    return f"{path} could not be written: {mend}."
+class CannotWrite(ComirSearchError):
+    """The operating system did not let a file be written or deleted.
+
+    Attributes
+    ----------
+    is_full : bool
+        Whether the disk, or the user's share of it, is full.
+    """
+
+    is_full = False
+
+
+def cannot_write(path: str | Path, error: OSError) -> CannotWrite:
+    """Return the failure that says in one sentence why a file could not be written, and the way out."""
+    way_out = WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
+    failure = CannotWrite(f"{path} could not be written: {way_out}.")
+    failure.is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return failure
 
 
 @contextmanager
@@ -41,13 +58,13 @@ def writing(path: str | Path) -> Iterator[None]:
 
     Raises
     ------
-    ComirSearchError
+    CannotWrite
         In place of OSError (full disk, no permission, missing folder, ...).
     """
     try:
         yield
     except OSError as error:
-        raise ComirSearchError(describe_write_failure(path, error)) from error
+        raise cannot_write(path, error) from error
 
 
 @contextmanager
@@ -56,6 +73,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The temporary file lies beside the target and keeps its suffix; it is
     flushed to the disk before it is renamed, and removed when the block fails.
+    Its name is one that nobody else gives a file: ``.NAME.comir-XXXXXXXX.part.SUFFIX``.
 
     Parameters
     ----------
@@ -69,11 +87,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises
     ------
-    ComirSearchError
+    CannotWrite
         When the file cannot be written, in place of OSError.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:80]}.comir-{secrets.token_hex(4)}.part{path.suffix}")
     with writing(path):
         try:
             yield temporary

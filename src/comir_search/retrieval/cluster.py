@@ -44,6 +44,10 @@ Item = TypeVar("Item")
 Submit = Callable[["Client", Item], "Future[Any]"]
 
 
+class ClusterLost(ComirSearchError):
+    """The workers, or the scheduler that leads to them, cannot be reached or do not finish anything."""
+
+
 def check_choice(scheduler: str | None, workers: int | None) -> None:
     """Refuse a choice of `scheduler` and `workers` (see `Cluster`) that is none, or says two things."""
     if (scheduler is None) == (workers is None):
@@ -110,7 +114,7 @@ class Cluster:
         self._is_cut_short = False
         try:
             self._client = self._connect(CONNECT_S)
-        except ComirSearchError:
+        except ClusterLost:
             self.close()
             raise
 
@@ -232,7 +236,7 @@ class Cluster:
         try:
             return Client(self._scheduler, timeout=timeout_s, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise ComirSearchError(
+            raise ClusterLost(
                 f"No scheduler answers at {self._scheduler}; start one with `dask scheduler`, or check the "
                 "address."
             ) from error
@@ -246,9 +250,9 @@ class Cluster:
             try:
                 self._client = self._connect(RETRY_S)
                 return
-            except ComirSearchError:
+            except ClusterLost:
                 if time.monotonic() > give_up_s:
-                    raise ComirSearchError(
+                    raise ClusterLost(
                         f"The scheduler at {self._scheduler} was lost; start it and {self._again}."
                     ) from None
             yield
@@ -266,9 +270,9 @@ class Cluster:
         """Refuse to try for ever."""
         if attempts >= ATTEMPTS:
             cause = failure if isinstance(failure, BaseException) else None
-            raise ComirSearchError(
+            raise ClusterLost(
                 f"A part of the work was lost with its worker {attempts} times "
-                f"({str(failure) or type(failure).__name__}); see the workers' logs, mend them, and "
+                f"({str(failure) or type(failure).__name__}); see the workers' logs, fix what they say, and "
                 f"{self._again}."
             ) from cause
 

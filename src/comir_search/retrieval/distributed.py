@@ -17,6 +17,7 @@ from contextlib import closing
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from comir_search.documents import decode
 from comir_search.errors import ComirSearchError
 from comir_search.memory import reuse_large_blocks
 from comir_search.retrieval.cluster import FAILED, Cluster
@@ -194,6 +195,13 @@ def _pack_record(slide: IndexedSlide) -> str:
     return json.dumps(slide.record.to_dict())
 
 
+def _unpack_record(record: str) -> SlideRecord:
+    unpacked: SlideRecord = decode(
+        record, SlideRecord, name="a task", advice="use the same version everywhere"
+    )
+    return unpacked
+
+
 @lru_cache(maxsize=2)
 def _unpack(tool: bytes) -> Callable[..., Any]:
     """Make a tool, once per worker."""
@@ -218,7 +226,7 @@ def _open_index(location: str, model: str, device: str, cache_bytes: int) -> Ind
 def _indexed_slide(location: str, model: str, device: str, record: str) -> IndexedSlide:
     """Open a slide of the index to search it, once per worker."""
     index = _open_index(location, model, device, SEARCH_CACHE_BYTES)
-    return index.slide_of(SlideRecord.from_dict(json.loads(record)))
+    return index.slide_of(_unpack_record(record))
 
 
 @lru_cache(maxsize=4)
@@ -227,9 +235,9 @@ def _open(location: str, model: str, device: str, record: str) -> tuple[Index, I
     from comir_search.slides import open_slide
 
     index = _open_index(location, model, device, WORKER_CACHE_BYTES)
-    target = index.slide_of(SlideRecord.from_dict(json.loads(record)))
+    target = index.slide_of(_unpack_record(record))
     slide = open_slide(target.path, pixel_size_um=target.pixel_size_um)
-    if slide.fingerprint != target.fingerprint:
+    if not target.record.is_of(slide):
         raise ComirSearchError(
             f"A worker sees another file at {target.path}; share the slides' folder with it."
         )

@@ -3,42 +3,74 @@
     index.json          format version, model, modality, layout
     model.safetensors   a copy of the model
     writer.lock         who writes now
-    slides/FINGERPRINT  a Zarr v3 group per slide
+    slides/NAME         a Zarr v3 group per slide, named by its fingerprint (or its identity, where another
+                        slide has that fingerprint)
         comir/0 ... 3   CoMIR at 8 bits: CoMIR pixels and area means of 2, 4 and 8
         words           word map
         tissue          tissue mask
         progress.json   what is finished, for an interrupted run
         slide.json      written last: a slide without it is not in the index
 
-Chunks carry checksums, glass chunks are absent, and everything is written
-append-only, so readers need no lock.
+Chunks carry checksums and documents a digest, glass chunks are absent, and
+everything is written append-only, so readers need no lock.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import Meta
+
+from comir_search.documents import BadDocument
 from comir_search.errors import ComirSearchError
 from comir_search.retrieval.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import REGION_PX, Layout
-from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SLIDES, SlideRecord
-from comir_search.retrieval.storage import DamagedJson, Storage
+from comir_search.retrieval.slide_group import ForeignFiles, check_place, folder_of, group_names
+from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SlideRecord
+from comir_search.retrieval.storage import INDEX_FILE, Storage
 from comir_search.retrieval.writer_lock import writer_lock
 
 if TYPE_CHECKING:
     from comir_search.comir.model import Model
+    from comir_search.slides import Slide
 
 __all__ = ["DamagedChunk", "Index", "IndexedSlide"]
 
-FORMAT = "comir-search index"
+FORMAT: Literal["comir-search index"] = "comir-search index"
 FORMAT_VERSION = 1
-INDEX_FILE = "index.json"
 MODEL_FILE = "model.safetensors"
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+@dataclass(frozen=True)
+class IndexHeader:
+    """What index.json holds.
+
+    Parameters
+    ----------
+    format, format_version
+        `FORMAT` and `FORMAT_VERSION`.
+    model : str
+        `Model.words_fingerprint`.
+    modality : str
+    layout : Layout
+    embedding : str
+        `Model.embedding_fingerprint`; empty in indexes of older versions.
+    """
+
+    format: Literal["comir-search index"]
+    format_version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
+    model: ModelName
+    modality: Annotated[str, Meta(min_length=1, max_length=64)]
+    layout: Layout
+    embedding: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Index:
@@ -59,15 +91,15 @@ class Index:
     def __init__(
         self,
         storage: Storage,
-        header: dict[str, Any],
+        header: IndexHeader,
         device: str = "auto",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.storage = storage
         self.path: Path | str = storage.folder if storage.folder is not None else storage.location
-        self.modality = str(header["modality"])
-        self.layout = Layout.from_dict(header["layout"])
-        self.model_fingerprint = str(header["model"])
+        self.modality = header.modality
+        self.layout = header.layout
+        self.model_fingerprint = header.model
         self.cache = ChunkCache(cache_bytes)
         self._device = device
         self._model: Model | None = None
@@ -102,30 +134,21 @@ class Index:
         Raises
         ------
         ComirSearchError
-            If there is an index already, or what is left of one, the model lacks that side or a
-            vocabulary, or the folder cannot be written.
+            If there is an index already, or files of somebody else where an index keeps its own, the
+            model lacks that side or a vocabulary, or the folder cannot be written.
         """
         storage = Storage(path)
-        if storage.exists(INDEX_FILE):
-            raise ComirSearchError(f"{path} already holds an index; open it, or choose another folder.")
-        if any(storage.exists(f"{SLIDES}/{name}/{SLIDE_FILE}") for name in storage.folders(SLIDES)):
-            raise ComirSearchError(
-                f"{path} holds slides of an index but no {INDEX_FILE}, so nobody knows what they were made with; "
-                "restore it from a copy, or choose another folder."
-            )
         layout = layout_for(model, modality, region_px)
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / MODEL_FILE
             model.save(copy)
-            storage.write(MODEL_FILE, copy.read_bytes())
-        header = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "model": model.words_fingerprint,
-            "modality": modality,
-            "layout": layout.to_dict(),
-        }
-        storage.write_json(INDEX_FILE, header)
+            content = copy.read_bytes()
+        check_new_place(storage, content)
+        storage.write(MODEL_FILE, content)
+        header = IndexHeader(
+            FORMAT, FORMAT_VERSION, model.words_fingerprint, modality, layout, model.embedding_fingerprint
+        )
+        storage.write_document(INDEX_FILE, asdict(header))
         index = cls(storage, header, cache_bytes=cache_bytes)
         index._model = model
         return index
@@ -159,27 +182,7 @@ class Index:
             If there is no index, it is damaged, or its format is newer.
         """
         storage = Storage(path)
-        try:
-            header = storage.read_json(INDEX_FILE)
-        except DamagedJson as error:  # no repair can know what it said
-            raise ComirSearchError(
-                f"{path}/{INDEX_FILE} is damaged; restore it from a copy, or make a new index in another folder."
-            ) from error
-        if header is None:
-            raise ComirSearchError(f"{path} holds no index; make one with `comir-search index`.")
-        if header.get("format") != FORMAT:
-            raise ComirSearchError(f"{path} holds an {INDEX_FILE} of another program; choose another folder.")
-        if header.get("format_version", 0) > FORMAT_VERSION:
-            raise ComirSearchError(
-                f"{path} has index format {header['format_version']}, newer than this program's "
-                f"{FORMAT_VERSION}; update napari-comir-search."
-            )
-        try:
-            index = cls(storage, header, device, cache_bytes)
-        except (KeyError, TypeError) as error:
-            raise ComirSearchError(
-                f"{path}/{INDEX_FILE} is damaged ({error}); restore it from a copy."
-            ) from error
+        index = cls(storage, _read_header(storage), device, cache_bytes)
         index.refresh(leave_out_damaged=leave_out_damaged)
         return index
 
@@ -197,38 +200,64 @@ class Index:
         return sorted(self._slides.values(), key=lambda slide: (slide.name, slide.fingerprint))
 
     def refresh(self, *, leave_out_damaged: bool = False) -> None:
-        """Look again which slides are complete; a slide that is there already stays the same object."""
+        """Look again which slides are complete; a slide that is there already stays the same object.
+
+        Raises
+        ------
+        CannotRead
+            If the index is no longer there.
+        BadDocument
+            If what is recorded of a slide is damaged.
+        """
+        self.storage.check_reachable()
         slides: dict[str, IndexedSlide] = {}
-        for fingerprint in self.storage.folders(SLIDES):
+        for name in group_names(self.storage):
             try:
-                record = self.read_record(fingerprint)
-            except ComirSearchError:
+                record = self.read_record(name)
+            except BadDocument:
                 if not leave_out_damaged:
                     raise
                 continue
             if record is None:
                 continue
-            known = self._slides.get(fingerprint)
-            slides[fingerprint] = (
-                known if known is not None and known.record == record else self.slide_of(record)
-            )
+            known = self._slides.get(name)
+            slides[name] = known if known is not None and known.record == record else self.slide_of(record)
         self._slides = slides
 
-    def read_record(self, fingerprint: str) -> SlideRecord | None:
-        """Return what the index remembers of a complete slide, None where it is not there or not complete."""
-        name = f"{SLIDES}/{fingerprint}/{SLIDE_FILE}"
-        values = self.storage.read_json(name)
-        if values is None:
+    def read_record(self, name: str) -> SlideRecord | None:
+        """Return what the index remembers of a complete slide, None where it is not there or not complete.
+
+        Parameters
+        ----------
+        name : str
+            The slide's name in the index, usually its fingerprint.
+
+        Raises
+        ------
+        BadDocument
+            If it is damaged.
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        file = f"{folder_of(name)}/{SLIDE_FILE}"
+        advice = f"run `comir-search repair --index {self.path}`"
+        record = self.storage.read_document(file, SlideRecord, advice)
+        if record is None:
             return None
+        if record.fingerprint != name:
+            raise BadDocument(f"{self.path}/{file}", "it is that of another slide", advice)
         try:
-            return SlideRecord.from_dict(values)
-        except (KeyError, TypeError) as error:
-            raise ComirSearchError(
-                f"{self.path}/{name} is damaged; run `comir-search repair --index {self.path}`."
-            ) from error
+            record.grid(self.layout)
+        except ValueError as error:
+            raise BadDocument(f"{self.path}/{file}", str(error), advice) from None
+        return record
+
+    def write_record(self, record: SlideRecord) -> None:
+        """Remember a slide as complete, or what is known of it now."""
+        self.storage.write_document(f"{folder_of(record.fingerprint)}/{SLIDE_FILE}", record.to_dict())
 
     def slide_of(self, record: SlideRecord) -> IndexedSlide:
-        """Return the arrays of a slide, complete or not."""
+        """Return the arrays of a slide, complete or not; ValueError where record and layout do not fit."""
         return IndexedSlide(self.storage, self.layout, record, self.cache)
 
     def slide(self, fingerprint: str) -> IndexedSlide:
@@ -243,6 +272,11 @@ class Index:
             raise ComirSearchError(f"The index {self.path} holds no slide {fingerprint}; index it first.")
         return self._slides[fingerprint]
 
+    def find(self, slide: Slide) -> IndexedSlide | None:
+        """Return the complete slide that a file is: by identity where both are known, else by fingerprint."""
+        held = [each for each in self._slides.values() if each.record.is_of(slide)]
+        return min(held, key=lambda each: each.record.identity == "", default=None)
+
     def remove(self, fingerprint: str) -> None:
         """Take a slide out of the index; `compact` gives its space back.
 
@@ -253,29 +287,107 @@ class Index:
         """
         slide = self.slide(fingerprint)
         with writer_lock(self.storage):
-            self.storage.write_json(f"{slide.folder}/{REMOVED_FILE}", slide.record.to_dict())
+            self.storage.write_document(f"{slide.folder}/{REMOVED_FILE}", slide.record.to_dict())
             self.storage.delete(f"{slide.folder}/{SLIDE_FILE}")
         self.refresh()
+
+    def renew_model(self, model: Model) -> None:
+        """Put a model into the index that differs from its own in nothing that is stored, as in calibration.
+
+        The caller holds the writer's lock.
+
+        Raises
+        ------
+        ComirSearchError
+            If the slides would have to be embedded, or given words, again.
+        """
+        if model.words_fingerprint != self.model_fingerprint:
+            raise ComirSearchError(f"The index {self.path} was made with another model.")
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / MODEL_FILE
+            model.save(copy)
+            self.storage.write(MODEL_FILE, copy.read_bytes())
+        with self._lock:
+            self._model = model
 
     def _load_model(self) -> Model:
         from comir_search.comir.model import load_model
 
+        if not self.storage.exists(MODEL_FILE):
+            self.storage.check_reachable()
+            raise ComirSearchError(f"{self.path} lacks its {MODEL_FILE}; copy it there again.")
         if self.storage.folder is not None:
             model = load_model(self.storage.folder / MODEL_FILE, self._device)
         else:
-            content = self.storage.read(MODEL_FILE)
-            if content is None:
-                raise ComirSearchError(f"{self.path} lacks its {MODEL_FILE}; copy it there again.")
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / MODEL_FILE
-                copy.write_bytes(content)
+                copy.write_bytes(self.storage.read(MODEL_FILE) or b"")
                 model = load_model(copy, self._device)
         if model.words_fingerprint != self.model_fingerprint:
             raise ComirSearchError(
                 f"The {MODEL_FILE} in {self.path} is not the one that the index was made with; put that one "
                 "back, or make a new index."
             )
+        if layout_for(model, self.modality, self.layout.region_px) != self.layout:
+            raise ComirSearchError(
+                f"{self.path}/{INDEX_FILE} does not fit the model of the index; restore it from a copy, or make a "
+                "new index in another folder."
+            )
         return model
+
+
+def check_new_place(storage: Storage, model: bytes | None = None) -> None:
+    """Make sure that a new index can be made without touching what is somebody else's.
+
+    Parameters
+    ----------
+    storage : Storage
+    model : bytes, optional
+        The model file that will be written: what a run that was killed left of it is no obstacle.
+
+    Raises
+    ------
+    ComirSearchError
+        If there is an index, or something under a name that an index needs.
+    """
+    if storage.exists(INDEX_FILE):
+        raise ComirSearchError(
+            f"{storage.location} already holds an index; open it, or choose another folder."
+        )
+    check_place(storage)
+    for name in (INDEX_FILE, MODEL_FILE):
+        storage.check_own(name)
+    if model is not None and storage.read(MODEL_FILE) not in (None, model):
+        raise ForeignFiles(
+            f"{storage.location} holds a {MODEL_FILE} but no {INDEX_FILE}, and an index keeps its own model under that "
+            "name; move that file elsewhere, or choose another folder with --index."
+        )
+
+
+def _read_header(storage: Storage) -> IndexHeader:
+    """Read index.json.
+
+    Raises
+    ------
+    ComirSearchError
+        If there is no index, it is damaged, or its format is newer.
+    """
+    path = storage.location
+    advice = "restore it from a copy, or make a new index in another folder"
+    values = storage.read_values(INDEX_FILE, advice)
+    if values is None:
+        raise ComirSearchError(f"{path} holds no index; make one with `comir-search index`.")
+    if values.get("format") != FORMAT:
+        raise ComirSearchError(f"{path} holds an {INDEX_FILE} of another program; choose another folder.")
+    version = values.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ComirSearchError(
+            f"{path} has index format {version}, newer than this program's {FORMAT_VERSION}; update "
+            "napari-comir-search."
+        )
+    header = storage.read_document(INDEX_FILE, IndexHeader, advice)
+    assert header is not None
+    return header
 
 
 def layout_for(model: Model, modality: str, region_px: int = REGION_PX) -> Layout:
@@ -316,7 +428,7 @@ def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
     Returns
     -------
     Path
-        A file with the slide's fingerprint.
+        A file that is this slide, by its identity or, in older indexes, its fingerprint.
 
     Raises
     ------
@@ -328,7 +440,7 @@ def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
     def is_it(path: Path) -> bool:
         try:
             with open_slide(path) as opened:
-                return opened.fingerprint == slide.fingerprint
+                return slide.record.is_of(opened)
         except ComirSearchError:
             return False
 

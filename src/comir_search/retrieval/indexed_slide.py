@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comir_search.documents import BadDocument, decode
 from comir_search.errors import ComirSearchError
+from comir_search.io.atomic import cannot_write, writing
 from comir_search.retrieval.chunk_cache import ChunkCache
+from comir_search.retrieval.chunk_codec import ArrayDescription, decode_chunk, max_bytes_of
 from comir_search.retrieval.layout import NO_WORD, ZERO_POINT, BoolGrid, Layout, comir_array
-from comir_search.retrieval.slide_record import SLIDES, SlideRecord
+from comir_search.retrieval.slide_group import folder_of
+from comir_search.retrieval.slide_record import SlideRecord
 from comir_search.retrieval.storage import Storage
 
 if TYPE_CHECKING:
     import zarr
 
 _DTYPES = {"tissue": ("bool", False), "words": ("uint16", NO_WORD)}
+_MAX_DESCRIPTION_BYTES = 1 << 16
 _keys = itertools.count()
 _opening = Lock()  # zarr's settings are the process's
 
@@ -97,11 +102,12 @@ class IndexedSlide:
         self.record = record
         self.layout = layout
         self.grid = record.grid(layout)
-        self.folder = f"{SLIDES}/{record.fingerprint}"
+        self.folder = folder_of(record.fingerprint)
         self._storage, self._cache = storage, cache
         self._store = storage.zarr_store()
         self._key = next(_keys)
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._checked: set[str] = set()
         self.word_counts: NDArray[np.int64] | None = None
         self._lock = Lock()
 
@@ -133,7 +139,7 @@ class IndexedSlide:
     @property
     def intensity(self) -> dict[str, Any]:
         """The normalisation that was measured on the slide."""
-        return self.record.intensity
+        return dict(self.record.intensity)
 
     @property
     def comir_shape(self) -> tuple[int, int, int]:
@@ -230,23 +236,56 @@ class IndexedSlide:
         return self.word_counts
 
     def read_chunk(self, array: str, chunk: tuple[int, int]) -> NDArray[Any]:
-        """Read one written chunk from the disk, past the cache; DamagedChunk where it cannot be."""
-        try:
-            with_checks = self._array(array).get_block_selection((0,) * (self._array(array).ndim - 2) + chunk)
-        except DamagedChunk:
-            raise
-        except Exception as error:
-            problem = "checksum" if "checksum" in str(error) else str(error) or type(error).__name__
-            raise self._damaged(array, chunk, problem) from error
-        decoded: NDArray[Any] = np.asarray(with_checks)
-        # Zarr takes a missing chunk for an empty one; only written chunks get here.
-        if (decoded == _fill(array)).all() and not self._storage.exists(self.chunk_file(array, chunk)):
+        """Read one written chunk from the disk, past the cache.
+
+        Raises
+        ------
+        DamagedChunk
+            If it is missing or is not what was written.
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        self.check_array(array)
+        file, shape, dtype = self.chunk_file(array, chunk), self._chunk_shape(array), _dtype(array)
+        content = self._storage.read(file, max_bytes_of(shape, dtype))
+        if content is None:
+            self._storage.check_reachable()
             raise self._damaged(array, chunk, "missing")
-        return decoded
+        try:
+            whole = decode_chunk(content, shape, dtype)
+        except ValueError as error:
+            raise self._damaged(array, chunk, str(error)) from error
+        side = self.grid.chunk_side(array)
+        rows, columns = self.grid.shape(array)[-2:]
+        return whole[..., : rows - chunk[0] * side, : columns - chunk[1] * side]
 
     def check_array(self, array: str) -> None:
-        """Read an array's description; DamagedChunk where it is not the one that was written."""
-        self._array(array)
+        """Check an array's description, once.
+
+        Raises
+        ------
+        DamagedChunk
+            If it is missing or is not the one that was written.
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        if array in self._checked:
+            return
+        file = f"{self.folder}/{array}/zarr.json"
+        content = self._storage.read(file, _MAX_DESCRIPTION_BYTES)
+        if content is None:
+            self._storage.check_reachable()
+            raise self._damaged(array, None, "missing")
+        try:
+            description: ArrayDescription = decode(content, ArrayDescription, name=file, advice="")
+        except BadDocument as error:
+            raise self._damaged(array, None, error.problem) from error
+        difference = description.find_difference(
+            self.grid.shape(array), self._chunk_shape(array), _dtype(array), _fill(array)
+        )
+        if difference:
+            raise self._damaged(array, None, difference)
+        self._checked.add(array)
 
     def chunk_file(self, array: str, chunk: tuple[int, int]) -> str:
         """Return the name, within the index, of the file that holds a chunk."""
@@ -257,8 +296,9 @@ class IndexedSlide:
         """Write the descriptions of all arrays; chunks that are there stay."""
         import zarr
 
-        if self._storage.read(f"{self.folder}/zarr.json") is None:
-            zarr.create_group(self._store, path=self.folder, zarr_format=3)
+        with writing(f"{self._storage.location}/{self.folder}"):
+            if not self._storage.exists(f"{self.folder}/zarr.json"):
+                zarr.create_group(self._store, path=self.folder, zarr_format=3)
         for array in self.layout.arrays:
             self.create_array(array)
 
@@ -268,20 +308,22 @@ class IndexedSlide:
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
         self._storage.delete(f"{self.folder}/{array}/zarr.json")
-        shape, side = self.grid.shape(array), self.grid.chunk_side(array)
-        zarr.create_array(
-            self._store,
-            name=f"{self.folder}/{array}",
-            shape=shape,
-            chunks=(*shape[:-2], side, side),
-            dtype=_DTYPES.get(array, ("uint8", 0))[0],
-            fill_value=_fill(array),
-            compressors=[ZstdCodec(level=3), Crc32cCodec()],
-            config={"write_empty_chunks": True},
-            zarr_format=3,
-        )
+        shape = self.grid.shape(array)
+        with writing(f"{self._storage.location}/{self.folder}/{array}"):
+            zarr.create_array(
+                self._store,
+                name=f"{self.folder}/{array}",
+                shape=shape,
+                chunks=self._chunk_shape(array),
+                dtype=_dtype(array),
+                fill_value=_fill(array),
+                compressors=[ZstdCodec(level=3), Crc32cCodec()],
+                config={"write_empty_chunks": True},
+                zarr_format=3,
+            )
         with self._lock:
             self._arrays.pop(array, None)
+            self._checked.discard(array)
 
     def write_chunks(self, array: str, chunks: Iterable[tuple[tuple[int, int], NDArray[Any]]]) -> None:
         """Write chunks, and wait until the disk holds them.
@@ -301,15 +343,13 @@ class IndexedSlide:
             try:
                 target[..., y : min(y + side, rows), x : min(x + side, columns)] = values
             except OSError as error:
-                from comir_search.io.atomic import describe_write_failure
-
                 file = f"{self._storage.location}/{self.chunk_file(array, (row, column))}"
-                raise ComirSearchError(describe_write_failure(file, error)) from error
+                raise cannot_write(file, error) from error
             self._storage.flush(self.chunk_file(array, (row, column)))
         self._cache.forget(lambda key: isinstance(key, tuple) and key[:2] == (self._key, array))
 
     def _read(self, array: str, x: int, y: int, width: int, height: int) -> NDArray[Any]:
-        dtype, _ = _DTYPES.get(array, ("uint8", 0))
+        dtype = _dtype(array)
         shape, side, grid = self.grid.shape(array), self.grid.chunk_side(array), self.grid.chunk_grid(array)
         part = np.full((*shape[:-2], height, width), _fill(array), dtype)
         for row in range(max(y // side, 0), min((y + height - 1) // side + 1, grid.shape[0])):
@@ -333,27 +373,34 @@ class IndexedSlide:
         load: Callable[[], NDArray[Any]] = lambda: self.read_chunk(array, chunk)  # noqa: E731
         return self._cache.get((self._key, array, chunk), load)
 
+    def _chunk_shape(self, array: str) -> tuple[int, ...]:
+        side = self.grid.chunk_side(array)
+        return (*self.grid.shape(array)[:-2], side, side)
+
     def _array(self, array: str) -> zarr.Array[Any]:
+        """Return an array to write to."""
         import zarr
 
         with self._lock:
             if array not in self._arrays:
-                try:
-                    # Taken in on opening: a chunk that is all zero point must be written, or it looks lost.
-                    with _opening, zarr.config.set({"array.write_empty_chunks": True}):
-                        opened = zarr.open_array(
-                            self._store, path=f"{self.folder}/{array}", mode="r+", zarr_format=3
-                        )
-                    side = self.grid.chunk_side(array)
-                    if opened.shape != self.grid.shape(array) or opened.chunks[-2:] != (side, side):
-                        raise ValueError("another shape than slide.json says")
-                except Exception as error:
-                    raise self._damaged(array, None, str(error) or type(error).__name__) from error
-                self._arrays[array] = opened
+                self.check_array(array)
+                # Taken in on opening: a chunk that is all zero point must be written, or it looks lost.
+                with (
+                    writing(f"{self._storage.location}/{self.folder}/{array}"),
+                    _opening,
+                    zarr.config.set({"array.write_empty_chunks": True}),
+                ):
+                    self._arrays[array] = zarr.open_array(
+                        self._store, path=f"{self.folder}/{array}", mode="r+", zarr_format=3
+                    )
             return self._arrays[array]
 
     def _damaged(self, array: str, chunk: tuple[int, int] | None, problem: str) -> DamagedChunk:
         return DamagedChunk(self.name, self.fingerprint, array, chunk, problem, self._storage.location)
+
+
+def _dtype(array: str) -> str:
+    return _DTYPES.get(array, ("uint8", 0))[0]
 
 
 def _fill(array: str) -> int | bool:

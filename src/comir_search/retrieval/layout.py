@@ -7,11 +7,14 @@ arrays nest, so two tasks never write to the same chunk.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
+
+from comir_search.documents import Micrometres
 
 REGION_PX = 1024
 CHUNK_PX = 256
@@ -21,6 +24,9 @@ TISSUE_CHUNK_PX = 1024
 N_LEVELS = 4
 ZERO_POINT = 128
 NO_WORD = 65535
+MAX_REGION_PX = 4096
+# The largest slide, in model pixels: at 2 um a square of 26 cm. It bounds what the tissue mask takes.
+MAX_AREA_PX = 2**34
 
 BoolGrid = NDArray[np.bool_]
 Shape = tuple[int, ...]
@@ -53,13 +59,25 @@ class Layout:
         Side of a region, model pixels.
     """
 
-    model_pixel_size_um: float
-    stride: int
-    comir_channels: int
-    word_step_px: int
-    word_halo_px: int
-    word_maps: int
-    region_px: int = REGION_PX
+    model_pixel_size_um: Micrometres
+    stride: Annotated[int, Meta(ge=1, le=TISSUE_PX)]
+    comir_channels: Annotated[int, Meta(ge=1, le=256)]
+    word_step_px: Annotated[int, Meta(ge=1, le=CHUNK_PX)]
+    word_halo_px: Annotated[int, Meta(ge=0, le=MAX_REGION_PX)]
+    word_maps: Annotated[int, Meta(ge=1, le=64)]
+    region_px: Annotated[int, Meta(ge=8 * TISSUE_PX, le=MAX_REGION_PX)] = REGION_PX
+
+    def __post_init__(self) -> None:
+        side = self.region_px // self.stride
+        fits = (
+            TISSUE_PX % self.stride == 0
+            and self.region_px % (TISSUE_PX * 2 ** (N_LEVELS - 1)) == 0
+            and side % self.chunk_px == 0
+            and self.block_px % self.word_step_px == 0
+            and self.word_halo_px % self.word_step_px == 0
+        )
+        if not fits:
+            raise ValueError("regions, chunks and words of these sizes do not fit into each other")
 
     @property
     def chunk_px(self) -> int:
@@ -94,11 +112,6 @@ class Layout:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Layout:
-        """Build from `to_dict`'s values; KeyError where one is missing."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

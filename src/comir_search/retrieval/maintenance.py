@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from comir_search.documents import BadDocument
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick, finish
 from comir_search.retrieval.index import MODEL_FILE, Index, find_slide
@@ -20,23 +20,20 @@ from comir_search.retrieval.regions import (
     read_region,
     tissue_to_chunks,
 )
-from comir_search.retrieval.slide_progress import SlideProgress
-from comir_search.retrieval.slide_record import (
-    PROGRESS_FILE,
-    REMOVED_FILE,
-    SLIDE_FILE,
-    SLIDES,
-    SlideRecord,
-    is_slide_folder,
+from comir_search.retrieval.slide_group import (
+    delete_group,
+    delete_leftovers,
+    delete_leftovers_beside,
+    folder_of,
+    group_names,
+    is_recorded,
 )
-from comir_search.retrieval.storage import Storage
+from comir_search.retrieval.slide_progress import SlideProgress
+from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SlideRecord
+from comir_search.retrieval.storage import CannotRead
 from comir_search.retrieval.writer_lock import writer_lock
 
 Position = tuple[int, int]
-
-# What an index has in a slide's folder, and the names under which it writes its own documents.
-_OWN_PARTS = {"zarr.json", "comir", "words", "tissue", SLIDE_FILE, PROGRESS_FILE, REMOVED_FILE}
-_OWN_TEMPORARY = re.compile(r"\.(index|slide|progress|removed|model)\.[0-9a-f]+\.part(\.json|\.safetensors)")
 
 
 @dataclass(frozen=True)
@@ -167,9 +164,9 @@ def compact(index_path: str | Path, *, remove: Sequence[str] = ()) -> Compaction
 def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[Compaction]:
     """Delete what no longer belongs to an index.
 
-    That is removed slides, beginnings of slides of which nothing is finished,
-    and files that killed writers left. What an interrupted run has finished of
-    a slide is kept.
+    That is removed slides, and files that killed writers left. What an
+    interrupted run has finished of a slide is kept, and so is everything that
+    this program did not write, or does not know to have written.
 
     Parameters
     ----------
@@ -180,71 +177,53 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
     Raises
     ------
     ComirSearchError
-        If no slide, or more than one, has a name that is to be removed; or if
-        another process writes to the index.
+        If no slide, or more than one, has a name that is to be removed; if
+        another process writes to the index; or if a slide to remove lies behind a link.
     """
     index = Index.open(index_path, "cpu", leave_out_damaged=True)
     storage = index.storage
     with writer_lock(storage):
-        # A folder that no record of ours names is somebody else's, and stays.
-        groups = {
-            fingerprint: record
-            for fingerprint in storage.folders(SLIDES)
-            if is_slide_folder(fingerprint)
-            and ((record := _record_of(index, fingerprint)) is not None or _is_ours(storage, fingerprint))
-        }
-        for fingerprint in [_find_group(index, groups, wanted) for wanted in remove]:
-            _retire(index, fingerprint, groups[fingerprint])
-        freed_bytes = 0
+        groups = {name: _record_of(index, name) for name in group_names(storage)}
+        for name in [_find_group(index, groups, wanted) for wanted in remove]:
+            _retire(index, name)
+        freed_bytes = delete_leftovers_beside(storage)
         removed, interrupted = [], []
-        for number, (fingerprint, record) in enumerate(groups.items()):
+        for number, (name, record) in enumerate(groups.items()):
             yield Tick("compacting", number, len(groups))
-            folder = f"{SLIDES}/{fingerprint}"
-            if storage.exists(f"{folder}/{SLIDE_FILE}"):
+            if not storage.is_own(folder_of(name)) or not is_recorded(storage, name):
                 continue
-            if record is not None and not storage.exists(f"{folder}/{REMOVED_FILE}"):
-                interrupted.append(record.name)
-                continue
-            freed_bytes += sum(storage.sizes(folder).values())
-            # Without its progress a slide is not taken for an interrupted one if this is killed halfway.
-            storage.delete(f"{folder}/{PROGRESS_FILE}")
-            storage.delete(folder)
-            removed.append(fingerprint if record is None else record.name)
-        sizes = storage.sizes("")
-        own = [name for fingerprint in groups for name in storage.leftovers(f"{SLIDES}/{fingerprint}")]
-        own += [name for name in sizes if _OWN_TEMPORARY.fullmatch(name)]
-        for name in own:
-            freed_bytes += sizes.get(name, 0)
-            storage.delete(name)
+            known_as = name if record is None else record.name
+            if storage.exists(f"{folder_of(name)}/{SLIDE_FILE}"):
+                freed_bytes += delete_leftovers(storage, name)
+            elif storage.exists(f"{folder_of(name)}/{REMOVED_FILE}"):
+                freed_bytes += delete_group(storage, name)
+                removed.append(known_as)
+            else:
+                freed_bytes += delete_leftovers(storage, name)
+                interrupted.append(known_as)
     return Compaction(freed_bytes, tuple(removed), tuple(interrupted))
-
-
-def _is_ours(storage: Storage, fingerprint: str) -> bool:
-    """Return whether a slide's folder without a readable record holds our files and nothing besides."""
-    return all(
-        file.split("/")[0] in _OWN_PARTS or _OWN_TEMPORARY.fullmatch(file.split("/")[0])
-        for file in storage.sizes(f"{SLIDES}/{fingerprint}")
-    )
 
 
 def _check_model(index: Index) -> list[Damage]:
     try:
         _ = index.model
+    except CannotRead:
+        raise
     except ComirSearchError as error:
         return [Damage("", "", MODEL_FILE, None, str(error).rstrip("."))]
     return []
 
 
 def _check_records(index: Index) -> list[Damage]:
-    """Find the slides whose slide.json cannot be read."""
+    """Find the slides whose slide.json is not what was written."""
     damages = []
-    for fingerprint in index.storage.folders(SLIDES):
+    for name in group_names(index.storage):
         try:
-            index.read_record(fingerprint)
-        except ComirSearchError:
-            record = _record_of(index, fingerprint)
-            name = fingerprint if record is None else record.name
-            damages.append(Damage(name, fingerprint, SLIDE_FILE, None, "unreadable"))
+            index.read_record(name)
+        except BadDocument as error:
+            record = _record_of(index, name)
+            known_as = name if record is None else record.name
+            damages.append(Damage(known_as, name, SLIDE_FILE, None, error.problem))
     return damages
 
 
@@ -278,7 +257,7 @@ def _repair_record(index: Index, fingerprint: str) -> None:
             f"What the index {index.path} holds of slide {fingerprint} cannot be rebuilt; remove it with "
             f"`comir-search compact --index {index.path} --remove {fingerprint}` and index the slide again."
         )
-    index.storage.write_json(f"{progress.target.folder}/{SLIDE_FILE}", progress.target.record.to_dict())
+    index.write_record(progress.target.record)
 
 
 def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
@@ -325,14 +304,14 @@ def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
     return damages
 
 
-def _record_of(index: Index, fingerprint: str) -> SlideRecord | None:
+def _record_of(index: Index, name: str) -> SlideRecord | None:
     """Return what is known of a slide, finished or not."""
     try:
-        record = index.read_record(fingerprint)
-    except ComirSearchError:
+        record = index.read_record(name)
+    except BadDocument:
         record = None
     if record is None:
-        progress = SlideProgress.read(index, fingerprint)
+        progress = SlideProgress.read(index, name)
         record = None if progress is None else progress.target.record
     return record
 
@@ -355,13 +334,10 @@ def _find_group(index: Index, groups: dict[str, SlideRecord | None], wanted: str
     return found[0]
 
 
-def _retire(index: Index, fingerprint: str, record: SlideRecord | None) -> None:
+def _retire(index: Index, name: str) -> None:
     """Take a slide out of the index: readers look for its slide.json."""
-    folder = f"{SLIDES}/{fingerprint}"
-    if record is not None:
-        index.storage.write_json(f"{folder}/{REMOVED_FILE}", record.to_dict())
-    else:
-        index.storage.delete(f"{folder}/{PROGRESS_FILE}")
+    folder = folder_of(name)
+    index.storage.write_document(f"{folder}/{REMOVED_FILE}", {"fingerprint": name})
     index.storage.delete(f"{folder}/{SLIDE_FILE}")
 
 

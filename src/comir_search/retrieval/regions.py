@@ -23,7 +23,7 @@ from comir_search.retrieval.layout import (
     comir_array,
     tissue_chunks,
 )
-from comir_search.retrieval.slide_record import SlideRecord, pack_bits
+from comir_search.retrieval.slide_record import IntensityValues, SlideRecord, pack_bits
 
 if TYPE_CHECKING:
     from comir_search.comir.model import Model
@@ -101,7 +101,7 @@ def plan_slide(
         height_px=slide.info.height_px,
         scaled_width_px=width,
         scaled_height_px=height,
-        intensity=intensity_of(model, slide, modality).to_dict(),
+        intensity=cast("IntensityValues", intensity_of(model, slide, modality).to_dict()),
         stored=pack_bits(tissue_chunks(layout, height, width, tissue, TISSUE_MARGIN)),
     )
     return record, tissue

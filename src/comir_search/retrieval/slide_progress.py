@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from comir_search.errors import ComirSearchError
+from comir_search.documents import BadDocument
 from comir_search.progress import Job, Tick
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import comir_array
+from comir_search.retrieval.slide_group import folder_of
 from comir_search.retrieval.slide_record import (
     PROGRESS_FILE,
-    SLIDES,
+    Bits,
     SlideRecord,
     pack_bits,
     unpack_bits,
@@ -23,6 +25,15 @@ from comir_search.retrieval.storage import Storage
 Cell = tuple[int, int]
 Kind = Literal["regions", "blocks"]
 KINDS: tuple[Kind, Kind] = ("regions", "blocks")
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What progress.json holds."""
+
+    record: SlideRecord
+    regions: Bits
+    blocks: Bits
 
 
 class SlideProgress:
@@ -50,19 +61,29 @@ class SlideProgress:
         self.done: dict[Kind, set[Cell]] = {kind: set() for kind in KINDS}
 
     @classmethod
-    def read(cls, index: Index, fingerprint: str) -> SlideProgress | None:
-        """Return what an earlier run recorded; None where it recorded nothing of use."""
+    def read(cls, index: Index, name: str) -> SlideProgress | None:
+        """Return what an earlier run recorded of a slide; None where it recorded nothing of use.
+
+        Parameters
+        ----------
+        index : Index
+        name : str
+            The slide's name in the index.
+
+        Raises
+        ------
+        CannotRead
+            If the operating system does not let the record be read.
+        """
         try:
-            values = index.storage.read_json(f"{SLIDES}/{fingerprint}/{PROGRESS_FILE}")
-            if values is None:
+            document = index.storage.read_document(f"{folder_of(name)}/{PROGRESS_FILE}", _Document, "")
+            if document is None or document.record.fingerprint != name:
                 return None
-            if values["record"]["fingerprint"] != fingerprint:
-                return None  # the folder's name decides, never what a document in it says
-            progress = cls(index.storage, index.slide_of(SlideRecord.from_dict(values["record"])))
+            progress = cls(index.storage, index.slide_of(document.record))
             for kind, cells in progress.cells.items():
-                finished = unpack_bits(values[kind], (len(cells),))
+                finished = unpack_bits(getattr(document, kind), (len(cells),))
                 progress.done[kind] = {cell for cell, is_done in zip(cells, finished, strict=True) if is_done}
-        except (ComirSearchError, KeyError, TypeError, ValueError):
+        except (BadDocument, ValueError):
             return None
         return progress
 
@@ -71,7 +92,7 @@ class SlideProgress:
         values: dict[str, Any] = {"record": self.target.record.to_dict()}
         for kind, cells in self.cells.items():
             values[kind] = pack_bits(np.array([cell in self.done[kind] for cell in cells], bool))
-        self._storage.write_json(f"{self.target.folder}/{PROGRESS_FILE}", values)
+        self._storage.write_document(f"{self.target.folder}/{PROGRESS_FILE}", values)
 
     def mark(self, kind: Kind, cell: Cell) -> None:
         """Record that the disk holds a region or block."""

@@ -1,23 +1,45 @@
 """A folder, or an object store behind an fsspec URL, seen the same way.
 
 Names are relative, with forward slashes. A file is complete or absent: locally
-it is renamed into place, and an object store's PUT is atomic by itself.
+it is renamed into place, and an object store's PUT is atomic by itself. All that
+is written or deleted locally goes through `resolve_below`, so nothing that a
+received index holds can lead out of its folder.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from comir_search.documents import BadDocument, convert, decode, has_wrong_digest, with_digest
 from comir_search.errors import ComirSearchError
+from comir_search.files import UnsafeName, resolve_below
 from comir_search.io.atomic import atomic_path, writing
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
+
+T = TypeVar("T")
+
+INDEX_FILE = "index.json"  # a folder without it is no index, or is out of reach
+MAX_DOCUMENT_BYTES = 4 << 20
+_TOO_MANY = "too many files are open; close other programs, or raise the limit (ulimit -n)"
+WAYS_OUT = {
+    errno.EMFILE: _TOO_MANY,
+    errno.ENFILE: _TOO_MANY,
+    errno.EACCES: "you may not read it; change its permissions",
+    errno.EPERM: "you may not read it; change its permissions",
+    errno.EIO: "the disk reports an error; check the disk and its connection, and try again",
+    errno.ELOOP: "it is a link that leads back to itself; put the file that was there in its place",
+}
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def is_url(location: str | Path) -> bool:
@@ -25,8 +47,8 @@ def is_url(location: str | Path) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+(::|://)", str(location)) is not None
 
 
-class DamagedJson(ComirSearchError):
-    """A file that should hold a JSON object and does not."""
+class CannotRead(ComirSearchError):
+    """The operating system did not let a file be read, which says nothing about what it holds."""
 
 
 class Storage:
@@ -61,33 +83,92 @@ class Storage:
 
     def zarr_store(self) -> Store:
         """Return the same place as a Zarr store."""
-        from zarr.storage import FsspecStore, LocalStore
+        if self.folder is not None:
+            from comir_search.retrieval.guarded_store import GuardedStore
 
-        return LocalStore(self.folder) if self.folder is not None else FsspecStore.from_url(self.location)
+            return GuardedStore(self.folder)
+        from zarr.storage import FsspecStore
+
+        return FsspecStore.from_url(self.location)
 
     def exists(self, name: str) -> bool:
-        """Return whether a file of that name is there."""
-        if self.folder is not None:
-            return (self.folder / name).is_file()
-        return bool(self._fs.isfile(f"{self._root}/{name}"))
+        """Return whether a file of that name is there.
 
-    def read(self, name: str) -> bytes | None:
-        """Return a file's content, or None where there is no such file."""
+        Raises
+        ------
+        CannotRead
+            If the operating system does not say.
+        """
+        if self.folder is None:
+            return bool(self._fs.isfile(f"{self._root}/{name}"))
+        with self._reading(name), suppress(*_NOT_THERE):
+            return stat.S_ISREG(os.stat(self.folder / name).st_mode)
+        return False
+
+    def check_own(self, name: str) -> None:
+        """Make sure that a name lies inside, and that nothing on the way to it is a link; see `resolve_below`."""
+        if self.folder is not None:
+            resolve_below(self.folder, name)
+
+    def is_own(self, name: str) -> bool:
+        """Whether `check_own` passes."""
         try:
-            if self.folder is not None:
-                return (self.folder / name).read_bytes()
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise ComirSearchError(
-                f"{self.location}/{name} cannot be read: {error.strerror or error}."
-            ) from error
+            self.check_own(name)
+        except UnsafeName:
+            return False
+        return True
+
+    def check_reachable(self) -> None:
+        """Make sure that the index as a whole is where it was.
+
+        Raises
+        ------
+        CannotRead
+            If it is not, so that a file that is missing says nothing.
+        """
+        if not self.exists(INDEX_FILE):
+            raise CannotRead(
+                f"The index {self.location} is no longer there; put its folder back, or connect its disk again, and "
+                "try again."
+            )
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytes | None:
+        """Return a file's content, or None where there is no such file.
+
+        Parameters
+        ----------
+        name : str
+        max_bytes : int, optional
+            Read no more of a local file than one byte beyond this.
+
+        Raises
+        ------
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        with self._reading(name), suppress(*_NOT_THERE):
+            if self.folder is None:
+                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            # What is no regular file, such as a pipe, could be waited for for ever.
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            with open(os.open(self.folder / name, flags), "rb", buffering=0) as file:
+                about = os.fstat(file.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    return None
+                limit = about.st_size if max_bytes is None else min(about.st_size, max_bytes + 1)
+                return _read_exactly(file, limit)
+        return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all; locally it is on the disk before this returns."""
+        """Write a file, whole or not at all; locally it is on the disk before this returns.
+
+        Raises
+        ------
+        ComirSearchError
+            If it cannot be written, or the name leads out of the folder.
+        """
         if self.folder is not None:
-            target = self._resolve(name)
+            target = resolve_below(self.folder, name)
             with writing(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(target) as temporary:
@@ -97,112 +178,102 @@ class Storage:
             self._fs.makedirs(f"{self._root}/{name}".rsplit("/", 1)[0], exist_ok=True)
             self._fs.pipe_file(f"{self._root}/{name}", content)
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """Return a JSON object, or None where there is no such file.
+    def read_values(self, name: str, advice: str) -> dict[str, Any] | None:
+        """Return what a JSON document holds, whatever it is; None where there is no such file.
 
         Raises
         ------
-        DamagedJson
-            If the file is not a JSON object.
+        BadDocument
+            If the file holds no JSON object.
+        CannotRead
+            If the operating system does not let it be read.
         """
-        content = self.read(name)
+        content = self.read(name, MAX_DOCUMENT_BYTES)
         if content is None:
             return None
-        try:
-            values = json.loads(content)
-        except ValueError:
-            values = None
-        if not isinstance(values, dict):
-            raise DamagedJson(
-                f"{self.location}/{name} is damaged; run `comir-search repair --index {self.location}`."
-            )
+        known = f"{self.location}/{name}"
+        if len(content) > MAX_DOCUMENT_BYTES:
+            raise BadDocument(known, f"larger than {MAX_DOCUMENT_BYTES >> 20} MB", advice)
+        values: dict[str, Any] = decode(content, dict[str, Any], name=known, advice=advice)
         return values
 
-    def write_json(self, name: str, values: dict[str, Any]) -> None:
-        """Write a JSON object, whole or not at all."""
-        self.write(name, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+    def read_document(self, name: str, type: type[T], advice: str) -> T | None:
+        """Return a JSON document as a type, see `comir_search.documents`; None where there is no such file.
+
+        Raises
+        ------
+        BadDocument
+            If the file does not hold such a document, or its digest is not that of its content.
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        values = self.read_values(name, advice)
+        if values is None:
+            return None
+        known = f"{self.location}/{name}"
+        if has_wrong_digest(values):
+            raise BadDocument(known, "its content does not fit its digest", advice)
+        document: T = convert(values, type, name=known, advice=advice)
+        return document
+
+    def write_document(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON document with its digest, whole or not at all."""
+        self.write(name, (json.dumps(with_digest(values), indent=1, allow_nan=False) + "\n").encode())
 
     def flush(self, name: str) -> None:
         """Wait until the disk holds a file that another library wrote."""
         if self.folder is not None:
-            with writing(self.folder / name), (self.folder / name).open("r+b") as file:
+            target = resolve_below(self.folder, name)
+            with writing(target), target.open("r+b") as file:
                 os.fsync(file.fileno())
+
+    def entries(self, name: str) -> list[str]:
+        """Return the names of all that lies in a folder, sorted; none where there is no such folder."""
+        return sorted(entry for entry, _ in self._list(name))
 
     def folders(self, name: str) -> list[str]:
         """Return the names of the folders in a folder, sorted."""
-        if self.folder is not None:
-            parent = self.folder / name
-            return (
-                sorted(child.name for child in parent.iterdir() if child.is_dir()) if parent.is_dir() else []
-            )
-        try:
-            self._fs.invalidate_cache()
-            entries = self._fs.ls(f"{self._root}/{name}", detail=True)
-        except FileNotFoundError:
-            return []
-        return sorted(
-            entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"
-        )
+        return sorted(entry for entry, is_folder in self._list(name) if is_folder)
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Return the bytes of every file in a folder and below, by its name relative to that folder."""
+        """Return the bytes of every file in a folder and below, by its name relative to that folder.
+
+        What lies behind links is left out, and so are the links.
+        """
         if self.folder is not None:
-            parent = self.folder / name
-            return {
-                path.relative_to(parent).as_posix(): path.stat().st_size
-                for path in sorted(parent.rglob("*"))
-                if path.is_file()
-            }
+            with self._reading(name), suppress(*_NOT_THERE):
+                return dict(sorted(_walk_files(self.folder / name, "")))
+            return {}
         self._fs.invalidate_cache()
         prefix = f"{self._root}/{name}".rstrip("/")
         found = self._fs.find(prefix, detail=True)
         return {path[path.index(prefix) + len(prefix) + 1 :]: entry["size"] for path, entry in found.items()}
 
-    def leftovers(self, name: str) -> list[str]:
-        """Return what writers that were killed left in a folder and below: files under temporary names."""
-        files = ((file, file.rsplit("/", 1)[-1]) for file in self.sizes(name))
-        return [
-            f"{name}/{file}" if name else file
-            for file, last in files
-            if last.endswith(".partial") or (last.startswith(".") and ".part" in last)
-        ]
-
     def delete(self, name: str) -> None:
-        """Delete a file or a folder with all it holds, if it is there."""
-        if self.folder is not None:
-            target = self._resolve(name)
-            with writing(target):
-                if target.is_dir() and not target.is_symlink():
-                    shutil.rmtree(target)
-                else:
-                    target.unlink(missing_ok=True)
-            return
-        self._fs.invalidate_cache()
-        if self._fs.exists(f"{self._root}/{name}"):
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
-
-    def _resolve(self, name: str) -> Path:
-        """Return where a name is written or deleted: always below the folder, never through a link.
+        """Delete a file, if it is there.
 
         Raises
         ------
         ComirSearchError
-            If the name leads out of the folder, or one of its parts is a link.
+            If it cannot be deleted, or the name leads out of the folder.
         """
-        assert self.folder is not None
-        parts = name.split("/")
-        target = self.folder
-        for number, part in enumerate(parts):
-            if part in ("", ".", "..") or "\\" in part or Path(part).is_absolute():
-                raise ComirSearchError(
-                    f"{self.location} names a file outside itself ({name}); nothing was written or deleted there."
-                )
-            target = target / part
-            if target.is_symlink() and number < len(parts) - 1:
-                raise ComirSearchError(
-                    f"{target} is a link, and an index writes only in its own folder; replace it by a folder."
-                )
-        return target
+        if self.folder is not None:
+            target = resolve_below(self.folder, name)
+            with writing(target), suppress(NotADirectoryError):
+                target.unlink(missing_ok=True)
+            return
+        self._fs.invalidate_cache()
+        if self._fs.exists(f"{self._root}/{name}"):
+            self._fs.rm(f"{self._root}/{name}")
+
+    def prune(self, name: str) -> None:
+        """Delete a folder and those below it, as far as they hold nothing."""
+        if self.folder is None:  # an object store has no empty folders
+            return
+        folder = resolve_below(self.folder, name)
+        for inner, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):
+                os.rmdir(inner)
 
     def relative(self, path: Path) -> str | None:
         """Return a path relative to this folder, or None where there is no such way."""
@@ -212,3 +283,48 @@ class Storage:
             return Path(os.path.relpath(path, self.folder)).as_posix()
         except ValueError:  # another drive
             return None
+
+    def _list(self, name: str) -> Iterator[tuple[str, bool]]:
+        """Yield the name of each entry of a folder, and whether it is a folder."""
+        if self.folder is not None:
+            with self._reading(name), suppress(*_NOT_THERE), os.scandir(self.folder / name) as entries:
+                yield from [(entry.name, entry.is_dir()) for entry in entries]
+            return
+        self._fs.invalidate_cache()
+        with self._reading(name), suppress(*_NOT_THERE):
+            for entry in self._fs.ls(f"{self._root}/{name}", detail=True):
+                yield entry["name"].rstrip("/").rsplit("/", 1)[-1], entry["type"] == "directory"
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Turn an operating system's refusal to read a file into one sentence; that it is not there passes."""
+        try:
+            yield
+        except _NOT_THERE:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a name that the system cannot take
+            code, text = getattr(error, "errno", None), getattr(error, "strerror", None)
+            reason = WAYS_OUT.get(code or 0, text or str(error))
+            raise CannotRead(f"{self.location}/{name} cannot be read: {reason}.") from error
+
+
+def _read_exactly(file: Any, n_bytes: int) -> bytes:
+    """Read so many bytes of a file, or all that it has."""
+    parts = []
+    while n_bytes > 0 and (part := file.read(n_bytes)):
+        parts.append(part)
+        n_bytes -= len(part)
+    return b"".join(parts)
+
+
+def _walk_files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield the name and bytes of each file in a folder and below, nothing behind links."""
+    if not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk_files(Path(entry.path), f"{prefix}{entry.name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield prefix + entry.name, entry.stat(follow_symlinks=False).st_size
