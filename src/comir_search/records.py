@@ -45,6 +45,12 @@ class SlideInfo:
     notes : tuple of str
         What was chosen among several possibilities and the user should know,
         one sentence each ("image 1 of 3 ...", "read as colour because ...").
+    identity : str
+        Stronger hash that tells slides of one fingerprint apart; "" where it was
+        not computed.
+    bounds_origin_px : (int, int) or None
+        x and y of the corner of the part that holds tissue, where the file states
+        one (``openslide.bounds-x``): QuPath shows only that part.
     """
 
     name: str
@@ -59,6 +65,8 @@ class SlideInfo:
     pixel_size_source: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    identity: str = ""
+    bounds_origin_px: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""

@@ -112,12 +112,21 @@ def test_verdict_stays_with_its_place(project):
     assert list(verdicts) == [1] and verdicts[1].verdict is Verdict.REJECTED
 
 
-def test_removed_query_takes_its_verdicts_along(project):
-    query = project.add_query("q")
+def test_a_removed_query_comes_back_with_its_answer_and_verdicts(project):
+    query = project.add_query("q", image=np.ones((4, 5), np.uint8))
+    project.set_result(query, result())
     project.set_verdict(query, candidate(), Verdict.ACCEPTED)
+    before = project.queries
     project.remove_query(query)
-    assert project.queries == [] and project.history(query) == []
-    assert project.add_query("next") != query
+    assert project.queries == []
+    with pytest.raises(KeyError):
+        project.query(query)
+    other = project.add_query("next")
+    assert other != query
+    project.restore_query(query)
+    assert [entry.id for entry in project.queries] == [query, other] and project.queries[:1] == before
+    assert project.verdicts_of(query)[1].verdict is Verdict.ACCEPTED
+    assert project.query_image(query).shape == (4, 5)
 
 
 def test_verdict_survives_kill_9(tmp_path):

@@ -18,7 +18,7 @@ def test_rows_and_columns(tmp_path):
     ]
     verdicts = [{2: Judgement(Verdict.REJECTED, 'not "it"\nat all', "Ada", "2025-01-01T00:00:00+00:00")}, {}]
     write_csv(tmp_path / "out.csv", results, verdicts)
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
     assert tuple(reader.fieldnames) == COLUMNS
