@@ -239,6 +239,8 @@ def stating(path: Path) -> Iterator[None]:
         if refusal is None:
             raise BadDocument(str(path), _first_line(error), ADVICE) from error
         raise ComirSearchError(f"{path} {refusal}") from error
+    except UnicodeDecodeError as error:  # of a text, or of a name within SQLite's own messages
+        raise BadDocument(str(path), "a text in it is not UTF-8", ADVICE) from error
 
 
 def _first_line(error: Exception) -> str:
