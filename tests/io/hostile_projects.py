@@ -76,7 +76,9 @@ def make_project(path: Path) -> None:
         Candidate(rank, "a.svs", 100.0 * rank, 90.0, 0.5, 60.0, 50.0, 10.0 * rank, False, 0.5, 0.9 / rank, "f" * 32)
         for rank in (1, 2, 3)
     )  # fmt: skip
-    origin = Provenance("e" * 32, 1.0, "shg", {"top": 10, "mirror": False}, {"f" * 32: 0.5}, "/i", "m", "n", "1")
+    origin = Provenance(
+        "e" * 32, 1.0, "shg", {"top": 10, "mirror": False}, {"f" * 32: 0.5}, "/i", "m", "n", "1"
+    )
     with Project.create(path) as project:
         project.add_slide(
             SlideInfo(
@@ -92,7 +94,9 @@ def make_project(path: Path) -> None:
                 image=image,
                 source={"shape": [50, 60], "pixel size": "layer", "contrast": [0.0, 3000.0, 1.0]},
             )
-            project.set_result(query, SearchResult(name, True, "Found.", {"total": 1.0}, candidates, 0.4, provenance=origin))
+            project.set_result(
+                query, SearchResult(name, True, "Found.", {"total": 1.0}, candidates, 0.4, provenance=origin)
+            )
             project.set_verdict(query, candidates[1], Verdict.ACCEPTED, note="n", reviewer="Ada")
         project.settings = {"index": "/i", "model": "", "search": {"top": 10, "mirror": False}}
         project.view = {"query": query, "rank": 2, "slide": "f" * 32, "center": [0.0, 1.0, 2.0], "zoom": 2.0}
@@ -157,9 +161,13 @@ def use(path: Path, out: Path) -> None:
         verdicts = [project.verdicts_of(query.id) for query in queries]
         view, _, _ = decode_view(project.view), project.settings, project.missing_slides()
         assert view.zoom is None or view.zoom > 0
-        answered = [each for each in zip(queries, verdicts, states, strict=True) if each[0].result is not None]
+        answered = [
+            each for each in zip(queries, verdicts, states, strict=True) if each[0].result is not None
+        ]
         results = [query.result for query, _, _ in answered]
-        write_csv(out / "a.csv", results, [judged for _, judged, _ in answered], [state for _, _, state in answered])
+        write_csv(
+            out / "a.csv", results, [judged for _, judged, _ in answered], [state for _, _, state in answered]
+        )
         write_geojson(out / "a.geojson", results)
         write_report(out / "a.html", project)
         page = (out / "a.html").read_text(encoding="utf-8")
