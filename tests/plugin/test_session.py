@@ -115,12 +115,21 @@ def test_next_unverified_skips_what_is_judged(searched: Session) -> None:
 def test_partial_results_are_shown_but_not_judged(searched: Session) -> None:
     partial = make_result(2)
     searched.show_partial(searched.query.id, partial)
-    assert searched.candidates == partial.candidates
+    assert [each.center_x_px for each in searched.candidates] == [100, 200]
+    assert [each.confidence for each in searched.candidates] == [None, None]  # nobody can know it yet
     searched.judge(Verdict.ACCEPTED)
     assert searched.counts[Verdict.ACCEPTED] == 0
-    searched.end_search(searched.query.id)  # stopped: what was found is kept
-    assert searched.project.query(searched.query.id).result.candidates == partial.candidates
+    searched.end_search(searched.query.id)  # stopped or failed: the answer before it is shown again
+    assert searched.result == make_result() == searched.project.query(searched.query.id).result
     assert not searched.is_refining
+
+
+def test_an_unfinished_result_is_never_an_answer(searched: Session) -> None:
+    unfinished = replace(make_result(1), finished=False)
+    searched.end_search(searched.query.id, unfinished)
+    assert searched.result == make_result()
+    with pytest.raises(ValueError, match="unfinished"):
+        searched.project.set_result(searched.query.id, unfinished)
 
 
 def test_verdicts_stay_with_their_place_when_searched_again(searched: Session) -> None:

@@ -301,10 +301,13 @@ class Project:
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
     ) -> None:
         """Correct what is known of a query; what is not given stays."""
+        source = self.query(query_id).source
+        if pixel_size_um is not None:
+            source = source | {"pixel size": "user"}
         self._write(
-            "UPDATE query SET modality = coalesce(?, modality), pixel_size_um = coalesce(?, pixel_size_um)"
-            " WHERE id = ?",
-            (modality, pixel_size_um, query_id),
+            "UPDATE query SET modality = coalesce(?, modality), pixel_size_um = coalesce(?, pixel_size_um),"
+            " source = ? WHERE id = ?",
+            (modality, pixel_size_um, json.dumps(source), query_id),
         )
 
     def query_image(self, query_id: int) -> np.ndarray | None:

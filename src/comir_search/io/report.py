@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -133,6 +134,8 @@ def _open_slides(project: Project, stack: ExitStack) -> dict[str, Slide]:
 
     slides: dict[str, Slide] = {}
     for entry in project.slides:
+        if not entry.exists:
+            continue
         try:
             slide = stack.enter_context(open_slide(entry.path, pixel_size_um=entry.pixel_size_um))
         except ComirSearchError:
@@ -147,7 +150,7 @@ def _show_query(project: Project, query: ProjectQuery) -> NDArray[np.uint8] | No
     from comir_search.slides import open_slide
 
     image = project.query_image(query.id)
-    if image is None and query.path:
+    if image is None and os.path.exists(query.path):
         try:
             with open_slide(query.path, pixel_size_um=query.pixel_size_um) as slide:
                 image = slide.overview(2 * PICTURE_PX)[0]

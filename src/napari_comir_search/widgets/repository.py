@@ -207,10 +207,7 @@ class RepositoryWidget(QWidget):
         """Return what can be done with a slide."""
         menu = QMenu(self)
         if item.state is not IndexState.MISSING:
-            is_open = (
-                item.state not in (IndexState.DONE, IndexState.OTHER_SLIDE)
-                and not self.workbench.indexing.is_running
-            )
+            is_open = item in self._to_index() and not self.workbench.indexing.is_running
             is_open = is_open and not self._is_foreign
             menu.addAction("Show", lambda: self.workbench.view.show(item.fingerprint))
             menu.addAction("Index this slide", lambda: self.workbench.index([item])).setEnabled(is_open)
