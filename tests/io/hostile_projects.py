@@ -62,8 +62,7 @@ STATEMENTS = (
     "PRAGMA user_version = 99",
     "PRAGMA application_id = 1",
     "PRAGMA journal_mode = WAL",
-    "INSERT INTO query SELECT id + 10, name, relative_path, absolute_path, modality, pixel_size_um, source, image,"
-    " result, provenance, removed FROM query",
+    "INSERT INTO query (name, relative_path, absolute_path, modality, source, provenance) SELECT * FROM state",
     "INSERT INTO verdict (query_id, candidate, verdict, note, reviewer, time) VALUES (1, '{}', 'maybe', '', '', '')",
     "DELETE FROM query WHERE id = 1",
     "DELETE FROM verdict",

@@ -45,12 +45,12 @@ CREATE TABLE verdict (
 CREATE INDEX verdict_of_query ON verdict (query_id);
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-# What leads from each older format to the next.
-STEPS = {
+# The columns (table, name, type, constraint) that lead from each older format to the next.
+STEPS: dict[int, tuple[tuple[str, str, str, str], ...]] = {
     1: (
-        "ALTER TABLE slide ADD COLUMN identity TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE slide ADD COLUMN removed TEXT",
-        "ALTER TABLE query ADD COLUMN removed TEXT",
+        ("slide", "identity", "TEXT", "NOT NULL DEFAULT ''"),
+        ("slide", "removed", "TEXT", ""),
+        ("query", "removed", "TEXT", ""),
     ),
 }
 
@@ -155,10 +155,10 @@ def _check_schema(connection: sqlite3.Connection, path: Path, version: int) -> N
     if foreign:
         raise BadDocument(str(path), f"it holds a {foreign[0]}, which no project has", ADVICE)
     added = {
-        (words[2], f"{words[5]} {words[6]} 0")
-        for older, statements in STEPS.items()
+        (table, f"{name} {kind} 0")
+        for older, columns_then in STEPS.items()
         if older >= version
-        for words in (statement.split() for statement in statements)
+        for table, name, kind, _ in columns_then
     }
     for name, wanted in own_columns.items():
         then = {column for column in wanted if (name, column) not in added}
@@ -187,8 +187,8 @@ def _take_steps(connection: sqlite3.Connection, version: int) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         for older in range(version, FORMAT_VERSION):
-            for statement in STEPS[older]:
-                connection.execute(statement)
+            for table, name, kind, constraint in STEPS[older]:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind} {constraint}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
