@@ -203,7 +203,7 @@ class Project:
                 break
             try:
                 with open_slide(path) as slide:
-                    info = slide.info
+                    info = replace(slide.info, identity=slide.identity)
             except ComirSearchError:
                 continue  # a broken neighbour is not the slide that is sought
             found = known(info)
