@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comir_search.io.entries import ProjectQuery, ProjectSlide
+from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place
 from comir_search.io.freshness import Inputs, describe_state
 from comir_search.io.project import Project
 from comir_search.io.stored import View, decode_view
@@ -396,8 +396,15 @@ class Session(Review):
         self.select_query(query_id)
 
     def count_verdicts(self, query_id: int) -> int:
-        """Return how many candidates of a query, of this or an earlier answer, were judged."""
-        return sum(event.verdict is not Verdict.NONE for event in self.project.history(query_id))
+        """Return how many places of a query, of this or an earlier answer, are judged."""
+        last: list[Judgement] = []
+        for event in self.project.history(query_id):
+            place = event.candidate
+            last = [
+                other for other in last if place and other.candidate and not same_place(other.candidate, place)
+            ]
+            last.append(event)
+        return sum(event.verdict is not Verdict.NONE for event in last)
 
     def update_query(
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
