@@ -50,6 +50,9 @@ class SlideInfo:
     bounds_origin_px : (int, int)
         x and y of the corner of the scanned area in level-0 pixels, as OpenSlide
         states it: QuPath counts from there, this program from the slide's corner.
+    identity : str
+        Stronger hash that tells slides of one fingerprint apart; "" where it was
+        not computed.
     """
 
     name: str
@@ -66,6 +69,7 @@ class SlideInfo:
     notes: tuple[str, ...] = ()
     other_images: tuple[str, ...] = ()
     bounds_origin_px: tuple[int, int] = (0, 0)
+    identity: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""

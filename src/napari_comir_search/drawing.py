@@ -12,6 +12,7 @@ from comir_search.geometry import center_to_corner, rectangle_from_corners
 from comir_search.io.project import pack_image
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
+from napari_comir_search.jobs import describe_signal, lit_channels
 from napari_comir_search.layers import KEY
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Outline:
             angle_deg=angle_deg,
             mirrored=False,
             score=0.0,
-            confidence=0.0,
+            confidence=None,
             fingerprint=self.target.metadata.get(KEY, {}).get("fingerprint", ""),
         )
 
@@ -149,10 +150,14 @@ def upright_first(corners: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cut:
-    """A query's pixels, and the same packed for the project: packing is too slow for the window."""
+    """A query's pixels, and the same packed for the project: packing is too slow for the window.
+
+    `note` says where an image in colours was taken for a signal.
+    """
 
     image: np.ndarray
     packed: bytes
+    note: str = ""
 
 
 def cut_steps(data: Any, place: Candidate, name: str) -> Job[Cut]:
@@ -163,11 +168,20 @@ def cut_steps(data: Any, place: Candidate, name: str) -> Job[Cut]:
     yield Tick(f"cutting {name}", 0, 0)
     with slide_from_array(data, pixel_size_um=place.pixel_size_um, name=name) as slide:
         image = extract_candidate(slide, place, place.pixel_size_um)
-    return Cut(image, pack_image(image))
+    return _cut(image, name)
 
 
 def read_steps(data: Any, name: str) -> Job[Cut]:
     """Read a whole image."""
     yield Tick(f"reading {name}", 0, 0)
-    image = np.asarray(data)
-    return Cut(image, pack_image(image))
+    return _cut(np.asarray(data), name)
+
+
+def _cut(image: np.ndarray, name: str) -> Cut:
+    """Return an image as a query: grey where its colours hold one signal only."""
+    note = ""
+    if image.ndim == 3:
+        image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
+    if image.ndim == 3 and (seen := lit_channels(image)) != "colour":
+        image, note = np.ascontiguousarray(image.max(axis=2)), describe_signal(name, seen)
+    return Cut(image, pack_image(image), note)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from comir_search.io.project import Project
 
 
-def export_steps(kind: str, path: Path, project: Project, queries: Sequence[ProjectQuery]) -> Job[str]:
+def export_steps(
+    kind: str, path: Path, project: Project, queries: Sequence[ProjectQuery], states: Sequence[str]
+) -> Job[str]:
     """Write the results of queries with their verdicts.
 
     Parameters
@@ -28,6 +30,8 @@ def export_steps(kind: str, path: Path, project: Project, queries: Sequence[Proj
     project : Project
     queries : sequence of ProjectQuery
         All with a result.
+    states : sequence of str
+        What is to be said of each answer, such as that it is out of date and why.
 
     Returns
     -------
@@ -37,22 +41,27 @@ def export_steps(kind: str, path: Path, project: Project, queries: Sequence[Proj
     yield Tick(f"writing {path.name}", 0, 0)
     results = [query.result for query in queries if query.result is not None]
     verdicts = [project.verdicts_of(query.id) for query in queries]
+    stale = sum(state.startswith("out of date") for state in states)
+    warning = f" {stale} of {len(queries)} answers are out of date, as written there." if stale else ""
     count = sum(len(result.candidates) for result in results)
     if kind == "csv":
         from comir_search.io.tables import write_csv
 
-        write_csv(path, results, verdicts)
-        return f"{count} candidates written to {path.name}."
+        write_csv(path, results, verdicts, states)
+        return f"{count} candidates written to {path.name}.{warning}"
     if kind == "geojson":
-        from comir_search.io.geojson import write_geojson
+        from comir_search.io.geojson import qupath_origins_px, write_geojson
 
-        files = write_geojson(path, results, verdicts)
+        hit = {candidate.fingerprint for result in results for candidate in result.candidates}
+        slides = [slide for slide in project.slides if slide.fingerprint in hit and slide.exists]
+        origins = qupath_origins_px((slide.fingerprint, slide.path) for slide in slides)
+        files = write_geojson(path, results, verdicts, states=states, origins_px=origins)
         names = ", ".join(file.name for file in files)
-        return f"{count} candidates written; import into QuPath: {names}."
+        return f"{count} candidates written; import into QuPath: {names}.{warning}"
     from comir_search.io.report import write_report_steps
 
-    yield from write_report_steps(path, project, queries)
-    return f"Report written to {path.name}."
+    yield from write_report_steps(path, project, queries, states=states)
+    return f"Report written to {path.name}.{warning}"
 
 
 def write_picture(picture: QImage, path: Path) -> None:

@@ -17,6 +17,8 @@ class IndexState(str, Enum):
     PART = "partly indexed"
     DONE = "indexed"
     OTHER_MODEL = "other model"
+    STALE = "index again"  # its pixel size was corrected since
+    OTHER_SLIDE = "other slide in the index"  # of the same fingerprint
     DAMAGED = "damaged"
     MISSING = "file missing"
 
@@ -31,15 +33,33 @@ class SlideItem:
         The slide; `pixel_size_um` is the user's where it was corrected.
     state : IndexState
         Whether it can be searched.
+    indexed_um : float or None
+        Pixel size with which it was indexed, where it was.
     """
 
     info: SlideInfo
     state: IndexState = IndexState.NONE
+    indexed_um: float | None = None
 
     @property
     def fingerprint(self) -> str:
         """What knows the slide again."""
         return self.info.fingerprint
+
+    @property
+    def state_tip(self) -> str:
+        """The state in a sentence."""
+        if self.state is IndexState.STALE:
+            return (
+                f"Indexed with {self.indexed_um:g} µm per pixel, now {self.info.pixel_size_um:g} µm: index it again. "
+                "Until then it is not searched."
+            )
+        if self.state is IndexState.OTHER_SLIDE:
+            return (
+                "The index holds another slide in its place, whose sampled content is the same: choose another index "
+                "folder for this one. Until then it is not searched."
+            )
+        return self.state.value
 
     @property
     def pixels_text(self) -> str:
@@ -55,7 +75,8 @@ class SlideItem:
             return ""
         if self.info.pixel_size_um is None:
             return "pixel size missing"
-        return f"{self.info.pixel_size_um:.4g} µm ({self.info.pixel_size_source})"
+        indexed = f", indexed with {self.indexed_um:.4g}" if self.state is IndexState.STALE else ""
+        return f"{self.info.pixel_size_um:.4g} µm ({self.info.pixel_size_source}{indexed})"
 
     @property
     def size_text(self) -> str:
@@ -77,5 +98,6 @@ def missing_item(slide: ProjectSlide) -> SlideItem:
         pixel_size_um=slide.pixel_size_um,
         pixel_size_source=slide.pixel_size_source,
         fingerprint=slide.fingerprint,
+        identity=slide.identity,
     )
     return SlideItem(info, IndexState.MISSING)

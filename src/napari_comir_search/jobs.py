@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
 from comir_search.io.entries import ProjectQuery, ProjectSlide
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult, SlideInfo
@@ -28,16 +28,51 @@ if TYPE_CHECKING:
     from comir_search.slides import Slide
 
 THUMBNAIL_PX = 96
+LOOK_PX = 512  # of a query's longer side: enough to see which of its channels hold anything
+MOST_KEPT_PX = 2**26  # of a query whose grey values are kept in the project
 MOST_CORES = 4  # threads of more would hold the window up, which needs Python's lock as well
 
 
 @dataclass
 class Opened:
-    """Slides that were opened, a sentence for each file that could not be, and those that moved."""
+    """Slides that were opened, a sentence for each file that could not be, and those that moved.
+
+    `notes` are sentences on what was opened, such as a file that is left out
+    because it is the same as another.
+    """
 
     infos: list[SlideInfo] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     missing: list[ProjectSlide] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class OpenedQuery:
+    """A query's file, described.
+
+    Parameters
+    ----------
+    info : SlideInfo
+    is_signal : bool
+        Whether it shows one signal, in colour or not, rather than a stain.
+    image, packed : ndarray and bytes, or None
+        Its pixels as grey values, where the file holds them in one of its colours.
+    """
+
+    info: SlideInfo
+    is_signal: bool
+    image: np.ndarray | None = None
+    packed: bytes | None = None
+
+
+@dataclass
+class OpenedQueries:
+    """Queries that were opened, and a sentence for each file that could not be."""
+
+    queries: list[OpenedQuery] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,15 +129,19 @@ def leave_a_core() -> None:
     torch.set_num_threads(max(1, min((os.cpu_count() or 2) - 1, MOST_CORES)))
 
 
-def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] | None = None) -> Job[Opened]:
+def describe_slides_steps(
+    paths: Sequence[Path], known: Sequence[ProjectSlide | SlideInfo] = ()
+) -> Job[Opened]:
     """Find slides in files and folders and describe them.
 
     Parameters
     ----------
     paths : sequence of Path
         Files and folders; folders are searched whole.
-    sizes_um : mapping from fingerprint to float, optional
-        Pixel sizes that the user gave.
+    known : sequence of ProjectSlide or SlideInfo, optional
+        The project's slides. One of them that is opened again keeps its key and
+        the pixel size that the user gave; a copy of one is left out and noted; a
+        different slide of the same fingerprint goes by its identity.
     """
     from comir_search.slides import find_slides, open_slide
 
@@ -112,7 +151,86 @@ def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] |
         yield Tick(f"opening {path.name}", done, len(files))
         try:
             with open_slide(path) as slide:
-                info = slide.info
+                info = replace(slide.info, identity=slide.identity)
+            match = _find_known(info, [*known, *opened.infos])
+        except ComirSearchError as error:
+            LOGGER.error("%s", error)
+            opened.problems.append(str(error))
+            continue
+        if match is None:
+            opened.infos.append(_named_apart(info, [*known, *opened.infos]))
+        elif _is_other_file(match.path, info.path):
+            opened.notes.append(
+                f"{info.name} is the same image as {match.name}, which is listed already, and was left out."
+            )
+        else:
+            info = replace(info, fingerprint=match.fingerprint)
+            if match.pixel_size_source == "user" and match.pixel_size_um is not None:
+                info = replace(info, pixel_size_um=match.pixel_size_um, pixel_size_source="user")
+            opened.infos.append(info)
+    opened.notes += [note for info in opened.infos for note in info.notes]
+    return opened
+
+
+def _find_known(
+    info: SlideInfo, known: Sequence[ProjectSlide | SlideInfo]
+) -> ProjectSlide | SlideInfo | None:
+    """Return the slide that a file is, wherever it lies; slides that only sample alike are told apart."""
+    from comir_search.slides.fingerprint import is_same_content
+
+    for other in known:
+        if info.fingerprint != other.fingerprint and info.identity not in (other.identity, other.fingerprint):
+            continue
+        if other.identity and info.identity and other.identity != info.identity:
+            continue
+        if not _is_other_file(other.path, info.path) or is_same_content(other.path, info.path):
+            return other
+    return None
+
+
+def _named_apart(info: SlideInfo, known: Sequence[ProjectSlide | SlideInfo]) -> SlideInfo:
+    """Return a slide under a key that no other has."""
+    taken = {other.fingerprint for other in known}
+    return replace(info, fingerprint=info.identity) if info.fingerprint in taken else info
+
+
+def _is_other_file(known: str, path: str) -> bool:
+    """Whether both files are there, and are two."""
+    try:
+        return not os.path.samefile(known, path)
+    except (OSError, ValueError):
+        return False  # the known one is gone: it moved
+
+
+def describe_queries_steps(
+    paths: Sequence[Path], sizes_um: Mapping[str, float] | None = None
+) -> Job[OpenedQueries]:
+    """Find queries in files and folders and describe them.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    sizes_um : mapping from fingerprint to float, optional
+        Pixel sizes that the user gave.
+    """
+    from comir_search.io.project import pack_image
+    from comir_search.slides import find_slides, open_slide
+
+    yield Tick("looking for images", 0, 0)
+    files, opened = find_slides(paths), OpenedQueries()
+    for done, path in enumerate(files):
+        yield Tick(f"opening {path.name}", done, len(files))
+        try:
+            with open_slide(path) as slide:
+                info, is_signal, image = slide.info, True, None
+                if slide.channels == 3:
+                    seen = lit_channels(slide.overview(LOOK_PX)[0])
+                    is_signal = seen != "colour"
+                    if seen == "one" and info.width_px * info.height_px <= MOST_KEPT_PX:
+                        pixels = slide.read_level(0, 0, 0, info.width_px, info.height_px)
+                        image = np.ascontiguousarray(pixels.max(axis=2))
+                    if is_signal:
+                        opened.notes.append(describe_signal(info.name, seen))
         except ComirSearchError as error:
             LOGGER.error("%s", error)
             opened.problems.append(str(error))
@@ -120,8 +238,31 @@ def describe_slides_steps(paths: Sequence[Path], sizes_um: Mapping[str, float] |
         size_um = (sizes_um or {}).get(info.fingerprint)
         if size_um is not None:
             info = replace(info, pixel_size_um=size_um, pixel_size_source="user")
-        opened.infos.append(info)
+        packed = None if image is None else pack_image(image)
+        opened.queries.append(OpenedQuery(info, is_signal, image, packed))
+        opened.notes += info.notes
     return opened
+
+
+def lit_channels(image: np.ndarray) -> str:
+    """Return what an RGB image shows: "equal" channels, "one" lit channel, or "colour"."""
+    values = image.astype(np.float32)
+    if float(np.ptp(values, axis=2).max()) == 0:
+        return "equal"
+    spans = np.ptp(values.reshape(-1, values.shape[2]), axis=0)
+    return "one" if int((spans > 0).sum()) == 1 else "colour"
+
+
+def describe_signal(name: str, seen: str) -> str:
+    """Say why an RGB image is taken for a signal."""
+    why = "its three channels are the same" if seen == "equal" else "only one of its colours holds anything"
+    return f"{name} is taken for a grey image of a signal, as {why}; change its kind if that is wrong."
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """Say the first of several problems, and how many there are more."""
+    more = f" ({len(problems) - 1} more could not be opened.)" if len(problems) > 1 else ""
+    return problems[0] + more
 
 
 def pixel_sizes_given_um(slides: Iterable[ProjectSlide | SlideInfo]) -> dict[str, float]:
@@ -141,9 +282,9 @@ def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) ->
     yield Tick("looking for slides", 0, 0)
     if places:
         project.relocate_slides(places)
-    present = [Path(slide.path) for slide in project.slides if slide.exists]
-    sizes_um = pixel_sizes_given_um(project.slides)
-    opened = (yield from describe_slides_steps(present, sizes_um)) if present else Opened()
+    slides = project.slides
+    present = [Path(slide.path) for slide in slides if slide.exists]
+    opened = (yield from describe_slides_steps(present, slides)) if present else Opened()
     opened.missing = project.missing_slides()
     return opened
 
@@ -215,19 +356,42 @@ def index_steps(
     leave_a_core()
     if not options.modality and not (path / "index.json").exists():
         options = replace(options, modality=_guess_modality(repository, options))
-    index = None
+    index, left_out = None, []
     for item in items:
-        index = yield from index_slides_steps(
-            [Path(item.info.path)],
-            path,
-            model=options.model or None,
-            modality=options.modality or None,
-            pixel_size_um=item.info.pixel_size_um if item.info.pixel_size_source == "user" else None,
-            device=options.device,
-        )
+        try:
+            if item.state is IndexState.STALE:
+                yield Tick(f"taking {item.info.name} out of the index", 0, 0)
+                _take_out(path, item)
+            index = yield from index_slides_steps(
+                [Path(item.info.path)],
+                path,
+                model=options.model or None,
+                modality=options.modality or None,
+                pixel_size_um=item.info.pixel_size_um if item.info.pixel_size_source == "user" else None,
+                device=options.device,
+            )
+        except ComirSearchError as error:
+            if len(items) == 1:
+                raise
+            left_out.append(LeftOut(item.info.name, str(error)))  # the others are indexed all the same
+            continue
         now = OpenedIndex(path, index, _states_in(index, repository, options))
         yield Tick(f"{item.info.name} indexed", 1, 1, now)
-    return OpenedIndex(path, index, _states_in(index, repository, options))
+    if index is None:
+        index = _open_index(path, options.device)
+    opened = OpenedIndex(path, index, _states_in(index, repository, options))
+    if left_out:
+        raise BatchIncomplete(opened, tuple(left_out), len(items))
+    return opened
+
+
+def _take_out(path: Path, item: SlideItem) -> None:
+    """Take a slide out of an index, which it is to enter again with another pixel size."""
+    from comir_search.retrieval.index import Index
+
+    index = Index.open(path, "cpu")
+    if any(slide.fingerprint == item.fingerprint for slide in index.slides):
+        index.remove(item.fingerprint)
 
 
 def search_steps(
@@ -357,7 +521,7 @@ def _open_index(path: Path, device: str) -> Index | None:
     if not (path / "index.json").exists():
         return None
     index = Index.open(path, device=device)
-    index.model  # noqa: B018 - loads it here, not when the window asks for it
+    _ = index.model.embedding_fingerprint  # loaded and measured here, not when the window asks for it
     return index
 
 

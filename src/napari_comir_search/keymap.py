@@ -24,7 +24,7 @@ KEYS: tuple[Key, ...] = (
     Key("Shift-Y", "accept", "Accept the candidate"),
     Key("Shift-X", "reject", "Reject the candidate"),
     Key("Shift-Q", "unsure", "Be unsure about the candidate"),
-    Key("Shift-Z", "undo", "Take the last verdict back"),
+    Key("Shift-Z", "undo", "Undo the last verdict, move or removal"),
     Key("Shift-H", "toggle", "Show or hide the rectangles"),
     Key("Shift-M", "mode", "Change how query and candidate are compared"),
     Key("Shift-Left", "left", "Nudge the slide under the query to the left"),

@@ -29,9 +29,12 @@ UNITS_KNOWN, UNITS_MISSING = ("um", "um"), ("pixel", "pixel")
 
 
 def slide_layer(
-    slide: Slide, contrast_limits: tuple[float, float] | None = None
+    slide: Slide, contrast_limits: tuple[float, float] | None = None, key: str = ""
 ) -> tuple[Any, dict[str, Any], str]:
-    """Return a slide as napari's layer data: lazy levels, in um where the pixel size is known."""
+    """Return a slide as napari's layer data: lazy levels, in um where the pixel size is known.
+
+    `key` is what the slide goes by where that is not its fingerprint.
+    """
     levels = slide.levels
     size_um = slide.pixel_size_um
     options: dict[str, Any] = {
@@ -42,7 +45,7 @@ def slide_layer(
         "units": UNITS_KNOWN if size_um else UNITS_MISSING,
         "axis_labels": ("y", "x"),
         "metadata": {
-            KEY: {"fingerprint": slide.fingerprint, "path": slide.info.path, "pixel_size_um": size_um}
+            KEY: {"fingerprint": key or slide.fingerprint, "path": slide.info.path, "pixel_size_um": size_um}
         },
     }
     if contrast_limits is not None and slide.channels == 1:
@@ -202,7 +205,9 @@ class CandidateLayers:
         outlines.data = [(outline, "polygon") for outline in corners]
         outlines.features = {
             "rank": ranks,
-            "confidence": [candidate.confidence for candidate in candidates],
+            "confidence": [
+                np.nan if candidate.confidence is None else candidate.confidence for candidate in candidates
+            ],
             "angle_deg": [candidate.angle_deg for candidate in candidates],
             "slide": [candidate.slide for candidate in candidates],
             "verdict": [verdict.value for verdict in verdicts],

@@ -35,11 +35,14 @@ class QueryMaker(QObject):
         The rectangle being drawn.
     drawing_changed : Signal()
         A rectangle is being drawn, has been drawn, or is gone.
+    noted : Signal(str)
+        A sentence on a query that was added.
     failed : Signal(str)
-        What failed and how to mend it.
+        What failed and how to fix it.
     """
 
     drawing_changed = Signal()
+    noted = Signal(str)
     failed = Signal(str)
 
     def __init__(
@@ -57,31 +60,40 @@ class QueryMaker(QObject):
     def add_files(self, paths: Sequence[str | Path]) -> None:
         """Add queries from their files."""
         if paths:
-            job = jobs.describe_slides_steps([Path(path) for path in paths])
+            job = jobs.describe_queries_steps([Path(path) for path in paths])
             self.runner.run("Opening the query", job, self._add_files)
 
     def add_slide(self, item: SlideItem) -> None:
         """Make a query of a patch that was taken for a slide, with the pixel size that the user gave it."""
         sizes_um = jobs.pixel_sizes_given_um([item.info])
-        job = jobs.describe_slides_steps([Path(item.info.path)], sizes_um)
+        job = jobs.describe_queries_steps([Path(item.info.path)], sizes_um)
         self.runner.run("Opening the query", job, partial(self._turn_slide, item.fingerprint))
 
-    def _turn_slide(self, fingerprint: str, opened: jobs.Opened) -> None:
+    def _turn_slide(self, fingerprint: str, opened: jobs.OpenedQueries) -> None:
         self._add_files(opened)
-        if opened.infos:
+        if opened.queries:
             self.session.remove_slide(fingerprint)
 
-    def _add_files(self, opened: jobs.Opened) -> None:
-        if opened.problems:
-            self.failed.emit(opened.problems[0])
-        for info in opened.infos:
+    def _add_files(self, opened: jobs.OpenedQueries) -> None:
+        for query in opened.queries:
+            info = query.info
             self.session.add_query(
                 info.name,
+                query.image,
+                packed=query.packed,
                 path=info.path,
-                modality=self._guess_modality(info.channels),
+                modality=self._guess_modality(1 if query.is_signal else 3),
                 pixel_size_um=info.pixel_size_um,
-                source={"pixel size": info.pixel_size_source, "shape": [info.height_px, info.width_px]},
+                source={
+                    "pixel size": info.pixel_size_source,
+                    "shape": [info.height_px, info.width_px],
+                    "notes": list(info.notes),
+                },
             )
+        for note in opened.notes:
+            self.noted.emit(note)
+        if opened.problems:
+            self.failed.emit(jobs.first_of(opened.problems))
 
     def add_layer(self, layer: Image) -> None:
         """Add a whole image layer as a query."""
@@ -160,15 +172,16 @@ class QueryMaker(QObject):
 
     def _add_image(self, name: str, cut: drawing.Cut, size_um: float | None, source: dict[str, Any]) -> None:
         image = cut.image
-        channels = 3 if image.ndim == 3 and image.shape[2] >= 3 else 1
         self.session.add_query(
             name,
             image,
             packed=cut.packed,
-            modality=self._guess_modality(channels),
+            modality=self._guess_modality(3 if image.ndim == 3 else 1),
             pixel_size_um=size_um,
             source=source | {"shape": list(image.shape[:2])},
         )
+        if cut.note:
+            self.noted.emit(cut.note)
 
     def _guess_modality(self, channels: int) -> str:
         """Return the side that is not indexed if the channels allow it, else the other."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from psygnal import Signal, SignalGroup
@@ -24,6 +26,24 @@ class SessionEvents(SignalGroup):
     judgement = Signal()
 
 
+@dataclass(frozen=True)
+class Step:
+    """Something that was done and can be undone.
+
+    Parameters
+    ----------
+    undo : callable
+    said : str
+        What is said once it is undone, "" where the window shows it anyway.
+    moved_in : int or None
+        Of a place moved by hand: the query that it answers.
+    """
+
+    undo: Callable[[], None]
+    said: str = ""
+    moved_in: int | None = None
+
+
 class Review:
     """Candidates and verdicts of the current query; `Session` adds slides, index and queries."""
 
@@ -37,7 +57,7 @@ class Review:
         self._partial: SearchResult | None = None
         self._judgements: dict[int, Judgement] = {}
         self._rank: int | None = None
-        self._undo: list[tuple[int, Candidate, Judgement]] = []
+        self._undo: list[Step] = []
 
     @property
     def query(self) -> ProjectQuery | None:
@@ -73,26 +93,40 @@ class Review:
         return self._partial is not None
 
     def show_partial(self, query_id: int, result: SearchResult) -> None:
-        """Show what a running search has found so far."""
+        """Show what a running search has found so far; how sure it is nobody knows yet."""
         if query_id == self._query_id:
-            self._partial = result
+            candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
+            self._partial = replace(result, found=False, finished=False, candidates=candidates)
             self._take_answer(self._rank)
             self.events.result.emit()
             self.events.candidate.emit()
 
     def end_search(
         self, query_id: int, result: SearchResult | None = None, provenance: dict[str, Any] | None = None
-    ) -> None:
-        """Keep a search's answer; without one, keep what it had found when it stopped."""
-        result = self._partial if result is None and query_id == self._query_id else result
-        if result is not None:
-            self.project.set_result(query_id, result, provenance)
-            self._queries = self.project.queries
+    ) -> str:
+        """Keep a search's answer; of one that was stopped or failed nothing, the earlier answer stays.
+
+        Returns
+        -------
+        str
+            What became of the answer, "" where it was just kept.
+        """
+        said = ""
+        query = next((query for query in self._queries if query.id == query_id), None)
+        if result is not None and result.finished and query is not None:
+            said = _changed_since(query, result)
+            if not said:
+                whole = _with_moved(query, result, self.project.verdicts_of(query_id))
+                self.project.set_result(query_id, whole, provenance)
+                self._queries = self.project.queries
+                self._undo = [step for step in self._undo if step.moved_in != query_id]
+                said = _say_kept(whole, len(result.candidates))
         if query_id == self._query_id:
             self._partial = None
             self._take_answer(self._rank)
             self.events.result.emit()
             self.events.candidate.emit()
+        return said
 
     def _take_answer(self, rank: int | None) -> None:
         """Read the verdicts on the answer, and stay on a candidate of it."""
@@ -133,14 +167,32 @@ class Review:
             self.events.candidate.emit()
 
     def replace_candidate(self, candidate: Candidate) -> None:
-        """Correct a candidate's place; verdicts stay with the place on which they were given."""
+        """Move a candidate by hand; verdicts stay with the place on which they were given.
+
+        How sure the search was of the place that it found says nothing of this
+        one, so it has no confidence.
+        """
         query, result = self.query, self.result
-        if query is None or result is None or self.is_refining:
+        if query is None or result is None or self.is_refining or not result.finished:
+            return
+        before = next((other for other in result.candidates if other.rank == candidate.rank), None)
+        if before is None:
+            return
+        self._put(query.id, replace(candidate, by_hand=True, confidence=None))
+        said = f"Candidate {before.rank} is back where it was."
+        self._undo.append(Step(partial(self._put, query.id, before), said, moved_in=query.id))
+
+    def _put(self, query_id: int, candidate: Candidate) -> None:
+        """Put a candidate in the place of the one of its rank."""
+        if query_id != self._query_id:
+            self.select_query(query_id)
+        query = self.query
+        if query is None or query.result is None:
             return
         candidates = tuple(
-            candidate if other.rank == candidate.rank else other for other in result.candidates
+            candidate if other.rank == candidate.rank else other for other in query.result.candidates
         )
-        self.project.set_result(query.id, replace(result, candidates=candidates), query.provenance)
+        self.project.set_result(query.id, replace(query.result, candidates=candidates), query.provenance)
         self._queries = self.project.queries
         self._take_answer(candidate.rank)
         self.events.result.emit()
@@ -172,19 +224,30 @@ class Review:
         if query is None or candidate is None or self.is_refining:
             return
         before = self._judgements.get(candidate.rank, Judgement(Verdict.NONE))
-        self._undo.append((query.id, candidate, before))
         self._record(query.id, candidate, verdict, before.note if note is None else note)
+        self._undo.append(Step(partial(self._take_back, query.id, candidate, before)))
 
-    def undo(self) -> bool:
-        """Take the last verdict back, whichever query it was on; return False where none is left."""
+    @property
+    def can_undo(self) -> bool:
+        """Whether something was done that can be undone."""
+        return bool(self._undo)
+
+    def undo(self) -> Step | None:
+        """Undo what was done last, whichever query it was on; return it, None where nothing is left."""
         if not self._undo:
-            return False
-        query_id, candidate, before = self._undo.pop()
+            return None
+        step = self._undo[-1]
+        step.undo()
+        self._undo.remove(step)  # only now: where the disk refused, it can be tried again
+        return step
+
+    def _take_back(self, query_id: int, candidate: Candidate, before: Judgement) -> None:
+        if all(query.id != query_id for query in self._queries):
+            return
         if query_id != self._query_id:
             self.select_query(query_id)
         self._record(query_id, candidate, before.verdict, before.note)
         self.select_candidate(candidate.rank)
-        return True
 
     def _record(self, query_id: int, candidate: Candidate, verdict: Verdict, note: str) -> None:
         self.project.set_verdict(query_id, candidate, verdict, note=note, reviewer=self.reviewer)
@@ -196,6 +259,52 @@ class Review:
         """How many of the current candidates were given each verdict."""
         verdicts = [self.verdict(candidate.rank) for candidate in self.candidates]
         return {verdict: verdicts.count(verdict) for verdict in Verdict}
+
+
+def _changed_since(query: ProjectQuery, result: SearchResult) -> str:
+    """Return why an answer is not to this query as it is now, "" where it is."""
+    origin, size_um = result.provenance, query.pixel_size_um
+    if origin is None or size_um is None:
+        return ""
+    changed = ""
+    if abs(origin.pixel_size_um - size_um) > 1e-6 * size_um:
+        changed = (
+            f"The pixel size of {query.name} was changed from {origin.pixel_size_um:g} to {size_um:g} µm"
+        )
+    elif query.modality and origin.modality != query.modality:
+        changed = f"The kind of {query.name} was changed"
+    return f"{changed} during the search, so its answer was not kept: search again." if changed else ""
+
+
+def _with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Judgement]) -> SearchResult:
+    """Return an answer and, after it, the places that were moved by hand in the one before, unless rejected."""
+    if query.result is None:
+        return result
+    before, now = query.result.provenance, result.provenance
+    ratio = 1.0 if before is None or now is None else now.pixel_size_um / before.pixel_size_um
+    moved = []
+    for candidate in query.result.candidates:
+        judgement = verdicts.get(candidate.rank)
+        if candidate.by_hand and (judgement is None or judgement.verdict is not Verdict.REJECTED):
+            size_um = {} if now is None else now.slides
+            moved.append(
+                replace(
+                    candidate,
+                    rank=len(result.candidates) + len(moved) + 1,
+                    width_um=candidate.width_um * ratio,
+                    height_um=candidate.height_um * ratio,
+                    pixel_size_um=size_um.get(candidate.fingerprint, candidate.pixel_size_um),
+                )
+            )
+    return replace(result, candidates=(*result.candidates, *moved))
+
+
+def _say_kept(result: SearchResult, n_found: int) -> str:
+    ranks = [str(candidate.rank) for candidate in result.candidates[n_found:]]
+    if not ranks:
+        return ""
+    which = f"candidate {ranks[0]}" if len(ranks) == 1 else f"candidates {', '.join(ranks)}"
+    return f"What you moved by hand was kept, as {which}."
 
 
 def describe_counts(counts: dict[Verdict, int]) -> str:

@@ -11,19 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comir_search.io.entries import ProjectQuery, ProjectSlide
+from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place
+from comir_search.io.freshness import Inputs, describe_state
 from comir_search.io.project import Project
-from comir_search.records import Candidate, SlideInfo
+from comir_search.io.stored import View, decode_view
+from comir_search.records import Candidate, SlideInfo, Verdict
 from napari_comir_search.items import IndexState, SlideItem, missing_item
-from napari_comir_search.review import Review, SessionEvents
+from napari_comir_search.review import Review, SessionEvents, Step
 
 if TYPE_CHECKING:
     from comir_search.retrieval.index import Index
+    from comir_search.retrieval.indexed_slide import IndexedSlide
+
+SEARCHABLE = (IndexState.DONE, IndexState.OTHER_MODEL)
+INDEXED = (*SEARCHABLE, IndexState.STALE, IndexState.OTHER_SLIDE)
 
 
 class Session(Review):
@@ -49,6 +56,8 @@ class Session(Review):
         self._slides: dict[str, SlideItem] = {}
         self._missing: dict[str, SlideItem] = {}
         self.index: Index | None = None
+        self._states: dict[str, IndexState] = {}  # as the index was opened: corrected sizes left aside
+        self.left_out: frozenset[str] = frozenset()  # slides that the user does not want to be searched
         self._image: tuple[int, np.ndarray | None] | None = None
         Review.__init__(self)
 
@@ -90,10 +99,10 @@ class Session(Review):
         self.project = project
         self._clear()
         self._queries = project.queries
-        chosen = project.view.get("query")
+        view = self.view
         known = [query.id for query in self._queries]
-        self._query_id = chosen if chosen in known else known[-1] if known else None
-        self._take_answer(project.view.get("rank"))
+        self._query_id = view.query if view.query in known else known[-1] if known else None
+        self._take_answer(view.rank)
         self._tell_all()
 
     def new_project(self) -> None:
@@ -124,6 +133,11 @@ class Session(Review):
         self.project.close()
         if unused:
             self.project.path.unlink(missing_ok=True)
+
+    @property
+    def view(self) -> View:
+        """How the window looked when the project was left."""
+        return decode_view(self.project.view)
 
     def keep_view(self, **values: Any) -> None:
         """Remember more of how the window looks (JSON-ready)."""
@@ -170,25 +184,51 @@ class Session(Review):
         before = set(self._slides)
         for info in infos:
             self.project.add_slide(info)
-            state = self._slides[info.fingerprint].state if info.fingerprint in before else IndexState.NONE
-            self._slides[info.fingerprint] = SlideItem(info, state)
+            self._slides[info.fingerprint] = self._item(info)
             self._missing.pop(info.fingerprint, None)
         self.events.slides.emit()
         return [item for fingerprint, item in self._slides.items() if fingerprint not in before]
 
+    def _item(self, info: SlideInfo) -> SlideItem:
+        """Return a slide with its state: that of the index, unless it was indexed otherwise than it is now."""
+        state = self._states.get(info.fingerprint, IndexState.NONE)
+        record = self._indexed.get(info.fingerprint) if state in INDEXED else None
+        if record is None:
+            return SlideItem(info, state)
+        if _is_other_slide(record, info):
+            state = IndexState.OTHER_SLIDE
+        elif info.pixel_size_um is not None and _differ(record.pixel_size_um, info.pixel_size_um):
+            state = IndexState.STALE
+        return SlideItem(info, state, record.pixel_size_um)
+
+    @property
+    def _indexed(self) -> dict[str, IndexedSlide]:
+        return {} if self.index is None else {slide.fingerprint: slide for slide in self.index.slides}
+
     def remove_slide(self, fingerprint: str) -> None:
-        """Take a slide out of the project; neither file nor index are touched."""
+        """Take a slide out of the project; neither file nor index are touched, and it can be brought back."""
         self.project.remove_slide(fingerprint)
-        self._slides.pop(fingerprint, None)
-        self._missing.pop(fingerprint, None)
+        item = self._slides.pop(fingerprint, None) or self._missing.pop(fingerprint, None)
+        if item is not None:
+            self._undo.append(Step(partial(self._restore_slide, item), f"{item.info.name} is back."))
+        self.events.slides.emit()
+
+    def _restore_slide(self, item: SlideItem) -> None:
+        self.project.restore_slide(item.fingerprint)
+        if item.state is IndexState.MISSING:
+            self._missing[item.fingerprint] = item
+        else:
+            self._slides[item.fingerprint] = self._item(item.info)
+        order = [slide.fingerprint for slide in self.project.slides]
+        self._slides = {key: self._slides[key] for key in order if key in self._slides}
         self.events.slides.emit()
 
     def set_pixel_size(self, fingerprint: str, pixel_size_um: float) -> None:
-        """Correct a slide's pixel size."""
+        """Correct a slide's pixel size; where it was indexed with another, it has to be indexed again."""
         item = self._slides[fingerprint]
         info = replace(item.info, pixel_size_um=float(pixel_size_um), pixel_size_source="user")
         self.project.add_slide(info)
-        self._slides[fingerprint] = replace(item, info=info)
+        self._slides[fingerprint] = self._item(info)
         self.events.slides.emit()
 
     @property
@@ -219,26 +259,91 @@ class Session(Review):
     ) -> None:
         """Take in an index as just opened or written, and how far each slide has come."""
         self.index = index
-        self.project.settings = self.project.settings | {"index": str(path)}
-        states = states or {}
-        self._slides = {
-            fingerprint: replace(item, state=states.get(fingerprint, IndexState.NONE))
-            for fingerprint, item in self._slides.items()
-        }
+        if self.project.settings.get("index") != str(path):
+            self.project.settings = self.project.settings | {"index": str(path)}
+        self._states = dict(states or {})
+        self._slides = {fingerprint: self._item(item.info) for fingerprint, item in self._slides.items()}
         self.events.slides.emit()
 
     def mark_damaged(self, fingerprint: str) -> None:
         """Note that a slide's part of the index cannot be read."""
         item = self._slides.get(fingerprint)
         if item is not None:
-            self._slides[fingerprint] = replace(item, state=IndexState.DAMAGED)
+            self._states[fingerprint] = IndexState.DAMAGED
+            self._slides[fingerprint] = self._item(item.info)
             self.events.slides.emit()
 
     @property
     def searchable(self) -> list[SlideItem]:
         """The slides that can be searched."""
-        usable = (IndexState.DONE, IndexState.OTHER_MODEL)
-        return [item for item in self.slides if item.state in usable]
+        return [item for item in self.slides if item.state in SEARCHABLE]
+
+    # Searching
+
+    @property
+    def chosen(self) -> list[str]:
+        """The slides that would be searched now."""
+        return [item.fingerprint for item in self.searchable if item.fingerprint not in self.left_out]
+
+    @property
+    def scope(self) -> list[str] | None:
+        """What a search is to look through: all that the index holds (None), or these slides.
+
+        Never a slide that the index holds otherwise than it is now.
+        """
+        listed = {item.fingerprint: item.state in SEARCHABLE for item in self.slides}
+        indexed = list(self._indexed)
+        wanted = [key for key in indexed if listed.get(key, True) and key not in self.left_out]
+        return None if len(wanted) == len(indexed) else wanted
+
+    def set_search_options(self, top: int, mirror: bool) -> None:
+        """Note how queries are searched in this project."""
+        options = {"top": top, "mirror": mirror}
+        if self.search_options != options:
+            self.project.settings = self.project.settings | {"search": options}
+            self.events.result.emit()
+
+    @property
+    def search_options(self) -> dict[str, Any] | None:
+        """How queries are searched in this project, None where that was never said."""
+        kept = self.project.settings.get("search")
+        return None if kept is None else {"top": 10, "mirror": False} | kept
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a search would be computed from now."""
+        listed = [*self.slides, *self.missing]
+        scope = self.scope
+        model = None if self.index is None else self.index.model
+        return Inputs(
+            stated_um={
+                item.fingerprint: item.info.pixel_size_um
+                for item in listed
+                if item.info.pixel_size_um is not None
+            },
+            indexed_um=None if self.index is None else {k: v.pixel_size_um for k, v in self._indexed.items()},
+            chosen=None if scope is None else frozenset(scope),
+            names={item.fingerprint: item.info.name for item in listed},
+            options=self.search_options,
+            embedding=None if model is None else model.embedding_fingerprint,
+            words=None if model is None else model.words_fingerprint,
+            model=None if model is None else model.fingerprint,
+        )
+
+    @property
+    def answer_state(self) -> str:
+        """What has to be said of the current query's stored answer; see `describe_state`."""
+        return "" if self.query is None else describe_state(self.query, self.inputs)
+
+    @property
+    def coverage(self) -> str:
+        """How many of the slides the current answer looked through, "" where it was all of them."""
+        origin = None if self.result is None else self.result.provenance
+        if origin is None:
+            return ""
+        known = {item.fingerprint for item in (*self.slides, *self.missing)}
+        total = len(known | set(origin.slides))
+        return "" if len(origin.slides) >= total else f"{len(origin.slides)} of {total} slides searched."
 
     # Queries
 
@@ -268,12 +373,38 @@ class Session(Review):
         return self._image[1]
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out, with its result and verdicts."""
+        """Take a query out, with its result and verdicts; all of it can be brought back."""
+        query = self.project.query(query_id)
         self.project.remove_query(query_id)
+        places = [other.id for other in self._queries]
+        self._queries = self.project.queries
+        self._undo.append(
+            Step(
+                partial(self._restore_query, query_id), f"{query.name} is back, with its answer and verdicts."
+            )
+        )
+        was_current = query_id == self._query_id
+        if was_current:
+            near = min(places.index(query_id), len(self._queries) - 1)
+            self.select_query(self._queries[near].id if self._queries else None)
+        self.events.queries.emit()
+
+    def _restore_query(self, query_id: int) -> None:
+        self.project.restore_query(query_id)
         self._queries = self.project.queries
         self.events.queries.emit()
-        if query_id == self._query_id:
-            self.select_query(self._queries[-1].id if self._queries else None)
+        self.select_query(query_id)
+
+    def count_verdicts(self, query_id: int) -> int:
+        """Return how many places of a query, of this or an earlier answer, are judged."""
+        last: list[Judgement] = []
+        for event in self.project.history(query_id):
+            place = event.candidate
+            last = [
+                other for other in last if place and other.candidate and not same_place(other.candidate, place)
+            ]
+            last.append(event)
+        return sum(event.verdict is not Verdict.NONE for event in last)
 
     def update_query(
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
@@ -283,3 +414,14 @@ class Session(Review):
         self._queries = self.project.queries
         if query_id == self._query_id:
             self.events.query.emit()
+            self.events.result.emit()  # which may be out of date now
+
+
+def _differ(first_um: float, second_um: float) -> bool:
+    return abs(first_um / second_um - 1) > 1e-6
+
+
+def _is_other_slide(record: IndexedSlide, info: SlideInfo) -> bool:
+    """Whether an index holds another slide under a slide's name; older indexes know no identity."""
+    identity = getattr(record.record, "identity", "")
+    return bool(identity and info.identity and identity != info.identity)

@@ -84,7 +84,7 @@ class SlideView:
         self._wanted = fingerprint
         layer = self.layer(fingerprint)
         if layer is None:
-            self._open_slide(fingerprint, lambda slide, limits: self._add(slide, limits, then))
+            self._open_slide(fingerprint, lambda slide, limits: self._add(fingerprint, slide, limits, then))
             return
         is_other = self.shown != fingerprint
         self.shown = fingerprint
@@ -124,15 +124,21 @@ class SlideView:
             return
         self.candidates.show(candidates, self._verdicts(candidates), self._rank(), layer)
 
-    def _add(self, slide: Slide, limits: tuple[float, float] | None, then: Callable[[], None] | None) -> None:
-        if self.layer(slide.fingerprint) is not None:
+    def _add(
+        self,
+        key: str,
+        slide: Slide,
+        limits: tuple[float, float] | None,
+        then: Callable[[], None] | None,
+    ) -> None:
+        if self.layer(key) is not None:
             slide.close()
         else:
-            data, options, _ = slide_layer(slide, limits)
+            data, options, _ = slide_layer(slide, limits, key)
             active = self.viewer.layers.selection.active
-            self._slides[slide.fingerprint] = slide
+            self._slides[key] = slide
             layer = self.viewer.add_image(data, **options, visible=False)
-            self._layers[slide.fingerprint] = layer
+            self._layers[key] = layer
             layer.events.contrast_limits.connect(self._tell_contrast)
             layer.events.gamma.connect(self._tell_contrast)
             if not layer.rgb:
@@ -141,8 +147,8 @@ class SlideView:
             self.viewer.layers.move(len(self.viewer.layers) - 1, 0)
             self.viewer.layers.selection.active = active
             self.viewer.canvas.overlays.scale_bar.visible = slide.pixel_size_um is not None
-        if self._wanted == slide.fingerprint:
-            self.show(slide.fingerprint, then)
+        if self._wanted == key:
+            self.show(key, then)
 
     def _tell_contrast(self, event: Any) -> None:
         self.contrast_changed.emit()

@@ -10,8 +10,10 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
+from comir_search.io.entries import ProjectQuery
+from comir_search.io.freshness import describe_state
 from comir_search.io.project import Project
-from comir_search.records import Candidate, Verdict
+from comir_search.records import Candidate, SearchResult, Verdict
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
 from napari_comir_search.heat import HeatView
@@ -47,7 +49,9 @@ class Workbench(QObject):
     maker : QueryMaker
         Adds queries.
     failed, told : Signal(str)
-        A sentence to show: what failed and how to mend it, or what was done.
+        A sentence to show: what failed and how to fix it, or what was done.
+    noted : Signal(str)
+        A sentence that is shown beside the others, until it is dismissed.
     left : Signal()
         A project is being left: nothing of it is to be kept.
     slides_missed : Signal(list)
@@ -62,6 +66,7 @@ class Workbench(QObject):
 
     failed = Signal(str)
     told = Signal(str)
+    noted = Signal(str)
     left = Signal()
     slides_missed = Signal(list)
     query_pictured = Signal(object)
@@ -89,11 +94,13 @@ class Workbench(QObject):
         self.asked_for = (self.loading, self.indexing, self.searching, self.fitting, self.exporting)
         for runner in self.runners:
             runner.failed.connect(self._tell_failure)
+            runner.noted.connect(self.noted)
         self.housekeeper = Housekeeper(self.runners, viewer)
         self.view = SlideView(viewer, session, self._open_slide)
         self.heat = HeatView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
         self.maker.failed.connect(self.failed)
+        self.maker.noted.connect(self.noted)
 
     def close(self) -> None:
         """Stop all work and let go of the viewer and the project."""
@@ -178,16 +185,16 @@ class Workbench(QObject):
         self.session.note_missing(opened.missing)
         self.slides_missed.emit([slide.name for slide in opened.missing])
         self._take_slides(opened)  # what it says of spoilt slides comes last: they are listed nowhere
-        shown = self.session.slide(self.session.project.view.get("slide") or "")
+        shown = self.session.slide(self.session.view.slide or "")
         if shown is not None:
             self.view.show(shown.fingerprint, then=self._restore_camera)
         else:
             self.view.follow()
 
     def _restore_camera(self) -> None:
-        view = self.session.project.view
-        if "zoom" in view:
-            self.viewer.scene.camera.center, self.viewer.scene.camera.zoom = view["center"], view["zoom"]
+        view, camera = self.session.view, self.viewer.scene.camera
+        if view.center is not None and view.zoom is not None:
+            camera.center, camera.zoom = view.center, view.zoom
 
     def _stop_for_project(self) -> None:
         self.keep_view()
@@ -200,14 +207,15 @@ class Workbench(QObject):
 
     def add_slides(self, paths: Sequence[Path]) -> None:
         """Add slides and folders of slides."""
-        self.loading.run("Opening slides", jobs.describe_slides_steps(paths), self._take_slides)
+        job = jobs.describe_slides_steps(paths, self.session.project.slides)
+        self.loading.run("Opening slides", job, self._take_slides)
 
     def _take_slides(self, opened: jobs.Opened) -> None:
         new = self.session.add_slides(opened.infos)
+        for note in opened.notes:
+            self.noted.emit(note)
         if opened.problems:
-            first, *others = opened.problems
-            more = f" ({len(others)} more could not be opened.)" if others else ""
-            self.failed.emit(first + more)
+            self.failed.emit(jobs.first_of(opened.problems))
         if new and self.view.shown is None:
             self.view.show(new[0].fingerprint)
         if new and self.session.candidates:
@@ -264,14 +272,18 @@ class Workbench(QObject):
         """Index slides; what is done already is not done again."""
         path = self.session.index_path
         without = [item.info.name for item in items if item.info.pixel_size_um is None]
-        if without:
-            self.failed.emit(
-                f"{without[0]} states no pixel size: click “pixel size missing” in the list, then index again."
-            )
-        elif path is not None and items:
+        items = [item for item in items if item.info.pixel_size_um is not None]
+        if path is not None and items:
             job = jobs.index_steps(path, items, self.session.slides, self.options())
             what = items[0].info.name if len(items) == 1 else f"{len(items)} slides"
             self.indexing.run(f"Indexing {what}", job, self._take_index, self._take_index)
+        if without:
+            more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+            is_said = self.noted if items else self.failed
+            is_said.emit(
+                f"The pixel size of {without[0]}{more} is not known, so it is not indexed: click "
+                "“pixel size missing” in the list, then index again."
+            )
 
     def _take_index(self, opened: jobs.OpenedIndex) -> None:
         self.session.set_index(opened.path, opened.index, opened.states)
@@ -287,35 +299,39 @@ class Workbench(QObject):
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
     def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
-        """Search the current query, in the slides of these fingerprints or in all."""
+        """Search the current query, in the slides of these fingerprints or in all that can be searched."""
         query, index = self.session.query, self.session.index
         if query is None or index is None:
             return
+        self.session.set_search_options(top, mirror)
         image = self.session.query_image(query.id)
-        job = jobs.search_steps(index, query, image, top=top, mirror=mirror, slides=slides)
-        provenance = {
-            "index": str(index.path),
-            "model": index.model.fingerprint,
-            "options": {
-                "top": top,
-                "mirror": mirror,
-                "slides": [
-                    item.info.name for item in self.session.slides if item.fingerprint in (slides or ())
-                ],
-            },
-        }
-        self._searched = (query.id, provenance)
+        wanted = self.session.scope if slides is None else slides
+        job = jobs.search_steps(index, query, image, top=top, mirror=mirror, slides=wanted)
         self.searching.run(
             f"Searching {query.name}",
             job,
-            lambda result: self.session.end_search(query.id, result, provenance),
+            lambda result: self._end_search(query, result),
             lambda result: self.session.show_partial(query.id, result),
         )
 
-    def keep_partial(self) -> None:
-        """Keep what a search had found when it was stopped."""
-        if self.session.is_refining:
-            self.session.end_search(*self._searched[:1], provenance=self._searched[1] | {"stopped": True})
+    def _end_search(self, asked: ProjectQuery, result: SearchResult) -> None:
+        """Keep an answer, if it is still that to its query."""
+        now = next((query for query in self.session.queries if query.id == asked.id), None)
+        if now is None:
+            return  # the query was removed
+        if (now.pixel_size_um, now.modality) != (asked.pixel_size_um, asked.modality):
+            self.session.end_search(asked.id)
+            self.noted.emit(
+                f"Pixel size or kind of {asked.name} was changed during the search, so its answer was not kept: "
+                "search again."
+            )
+        elif said := self.session.end_search(asked.id, result):
+            self.noted.emit(said)
+
+    def drop_partial(self) -> None:
+        """Show the earlier answer again, after a search that was stopped or failed."""
+        if self.session.is_refining and self.session.query is not None:
+            self.session.end_search(self.session.query.id)
 
     def show_heat_map(self, is_wanted: bool) -> None:
         """Colour the slide by how well the query fits at each place, or stop doing so."""
@@ -374,7 +390,9 @@ class Workbench(QObject):
             for query in self.session.queries
             if query.result is not None and (all_queries or query == current)
         ]
-        job = exporting.export_steps(kind, path, self.session.project, queries)
+        inputs = self.session.inputs
+        states = [describe_state(query, inputs) for query in queries]
+        job = exporting.export_steps(kind, path, self.session.project, queries, states)
         self.exporting.run(f"Writing {path.name}", job, self.told.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:
@@ -389,10 +407,28 @@ class Workbench(QObject):
         if was_open and not self.session.counts[Verdict.NONE]:
             self.told.emit(describe_counts(self.session.counts))
 
+    def remove_query(self, query_id: int) -> None:
+        """Take a query out of the project; Undo brings it back."""
+        query = self.session.project.query(query_id)
+        self.session.remove_query(query_id)
+        self.told.emit(f"{query.name} was removed. Undo brings it back.")
+
+    def remove_slide(self, item: SlideItem) -> None:
+        """Take a slide out of the project; Undo brings it back."""
+        self.session.remove_slide(item.fingerprint)
+        self.told.emit(f"{item.info.name} was removed from the project; its file stays. Undo brings it back.")
+
     def undo(self) -> None:
-        """Take the last verdict back."""
-        if not self.session.undo():
-            self.told.emit("There is no verdict to take back.")
+        """Undo what was done last: a verdict, a place moved by hand, a removal."""
+        try:
+            step = self.session.undo()
+        except ComirSearchError as error:
+            self.failed.emit(str(error))
+            return
+        if step is None:
+            self.told.emit("There is nothing to undo.")
+        elif step.said:
+            self.told.emit(step.said)
 
     def step_unverified(self) -> None:
         """Go to the next candidate nobody has judged."""

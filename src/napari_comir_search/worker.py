@@ -12,7 +12,7 @@ from typing import Any
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal
 
-from comir_search.errors import ComirSearchError
+from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.progress import Job, Tick, TimeLeft
 from napari_comir_search.log import LOGGER
 
@@ -44,13 +44,17 @@ class JobRunner(QObject):
         With the tick and the seconds left in its stage (or None).
     ended : Signal(str)
         With "done", "cancelled" or "failed"; the last that is heard of a job.
+    noted : Signal(str)
+        With a sentence that the user must see and that stays, of a job that goes on.
     failed : Signal(object)
-        With a `ComirSearchError`. Other errors go to napari's own dialog.
+        With a `ComirSearchError`. Other errors go to napari's own dialog. A batch
+        that left members out hands over its result first.
     """
 
     started = Signal(str)
     ticked = Signal(object, object)
     ended = Signal(str)
+    noted = Signal(str)
     failed = Signal(object)
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -147,6 +151,9 @@ class JobRunner(QObject):
         worker = self._worker
         if self._closed or worker is None or worker.cancelled:
             return
+        if tick.note:
+            LOGGER.info("%s", tick.note)
+            self.noted.emit(tick.note)
         if tick.partial is not None:
             self._hand_over(self._on_partial, tick.partial)
             QTimer.singleShot(0, worker.shown.set)  # once what follows from it is painted
@@ -158,6 +165,8 @@ class JobRunner(QObject):
             return
         worker.succeeded = not isinstance(result, _Failure)
         if not worker.succeeded:
+            if isinstance(result.error, BatchIncomplete):
+                self._hand_over(self._on_result, result.error.result)
             LOGGER.error("%s", result.error)
             self.failed.emit(result.error)
         else:
@@ -231,7 +240,8 @@ def _drive(job: Job[Any], shown: Event) -> Generator[Tick, None, Any]:
         while True:
             tick = next(job)
             now_s = time.monotonic()
-            if tick.partial is not None or tick.stage != stage or now_s - shown_s >= TICK_INTERVAL_S:
+            is_wanted = tick.partial is not None or bool(tick.note)
+            if is_wanted or tick.stage != stage or now_s - shown_s >= TICK_INTERVAL_S:
                 shown_s, stage = now_s, tick.stage
                 shown.clear()
                 yield tick

@@ -259,7 +259,7 @@ def test_table(answer):
 
 def test_files_agree(answer):
     candidates = [each for result in json.loads(answer.json.read_text()) for each in result["candidates"]]
-    with answer.csv.open(newline="") as file:
+    with answer.csv.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["slide"] for row in rows] == [each["slide"] for each in candidates]
     annotations = read_geojson(answer.geojson)

@@ -88,3 +88,59 @@ def test_other_files_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ComirSearchError, match="is not a GeoJSON file"):
         read_geojson(path)
+
+
+def test_frame_of_a_slide_that_qupath_crops(tmp_path):
+    other = replace(BASE, rank=2, slide="b.svs", fingerprint="f2")
+    paths = write_geojson(tmp_path / "out.geojson", [result(BASE, other)], origins_px={"f1": (1000.0, 500.0)})
+    cropped, whole = (json.loads(path.read_text()) for path in paths)
+    (ring,) = cropped["features"][0]["geometry"]["coordinates"]
+    np.testing.assert_allclose(ring[:4], candidate_corners_px(BASE) - [1000, 500], atol=0.001)
+    (ring,) = whole["features"][0]["geometry"]["coordinates"]
+    np.testing.assert_allclose(ring[:4], candidate_corners_px(other), atol=0.001)
+    assert cropped["properties"]["origins_px"] == [
+        {"slide": "a.svs", "fingerprint": "f1", "origin": [1000.0, 500.0]}
+    ]
+    assert "add the origin" in cropped["properties"]["frame"] and "properties" not in whole
+    back = read_geojson(paths[0])[0].candidate  # in the slide's own frame again
+    assert (back.center_x_px, back.center_y_px) == pytest.approx((1234.56, 789.01), abs=0.01)
+
+
+def test_a_place_moved_by_hand_and_an_answer_out_of_date_say_so(tmp_path):
+    moved = replace(BASE, by_hand=True, confidence=None, scale=1.02)
+    write_geojson(tmp_path / "out.geojson", [result(moved)], states=["out of date: its pixel size"])
+    properties = json.loads((tmp_path / "out.geojson").read_text())["features"][0]["properties"]
+    assert "Confidence" not in properties["measurements"] and "Score" not in properties["measurements"]
+    assert properties["metadata"]["place"] == "moved by hand"
+    assert properties["metadata"]["state"] == "out of date: its pixel size"
+    back = read_geojson(tmp_path / "out.geojson")[0].candidate
+    assert back.by_hand and back.confidence is None and back.scale == 1.02
+
+
+def test_names_of_slides_cannot_leave_the_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    evil = [
+        replace(BASE, rank=rank, slide=name)
+        for rank, name in enumerate(("../../x", "a/../../y", "..", ""), 1)
+    ]
+    paths = write_geojson(tmp_path / "out" / "o.geojson", [result(*evil)])
+    assert len(set(paths)) == 4 and all(path.parent == tmp_path / "out" and path.exists() for path in paths)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"type": "Feature", "geometry": None, "properties": {}},
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": []}, "properties": None},
+        {"geometry": {"type": "Polygon", "coordinates": [[[1], [2], [3], [4], [5]]]},
+         "properties": {"measurements": {"Pixel size (um)": 1}}},
+        {"geometry": {"type": "Polygon", "coordinates": [[["a", "b"]] * 5]},
+         "properties": {"measurements": {"Pixel size (um)": 1, "Mirrored": 0, "Rank": 1}}},
+    ],
+)  # fmt: skip
+def test_spoilt_files_are_refused(tmp_path, feature):
+    path = tmp_path / "out.geojson"
+    path.write_text(json.dumps({"features": [feature]}))
+    with pytest.raises(ComirSearchError, match="is not a GeoJSON file"):
+        read_geojson(path)

@@ -1,18 +1,23 @@
 """Projects: durable, reopened exactly, moved, refused."""
 
+import json
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.project import Project
+from comir_search.io import database
+from comir_search.io.freshness import NOT_KNOWN, STOPPED, describe_state, inputs_of
+from comir_search.io.project import Project, pack_image
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 
 
@@ -112,12 +117,21 @@ def test_verdict_stays_with_its_place(project):
     assert list(verdicts) == [1] and verdicts[1].verdict is Verdict.REJECTED
 
 
-def test_removed_query_takes_its_verdicts_along(project):
-    query = project.add_query("q")
+def test_a_removed_query_comes_back_with_its_answer_and_verdicts(project):
+    query = project.add_query("q", image=np.ones((4, 5), np.uint8))
+    project.set_result(query, result())
     project.set_verdict(query, candidate(), Verdict.ACCEPTED)
+    before = project.queries
     project.remove_query(query)
-    assert project.queries == [] and project.history(query) == []
-    assert project.add_query("next") != query
+    assert project.queries == []
+    with pytest.raises(KeyError):
+        project.query(query)
+    other = project.add_query("next")
+    assert other != query
+    project.restore_query(query)
+    assert [entry.id for entry in project.queries] == [query, other] and project.queries[:1] == before
+    assert project.verdicts_of(query)[1].verdict is Verdict.ACCEPTED
+    assert project.query_image(query).shape == (4, 5)
 
 
 def test_verdict_survives_kill_9(tmp_path):
@@ -253,3 +267,128 @@ def test_locked_by_another_program_is_said(project):
     other.execute("ROLLBACK")
     other.close()
     project.add_query("q")
+
+
+# Projects of format 1
+
+OLD_SCHEMA = """
+CREATE TABLE slide (
+    fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL,
+    relative_path TEXT NOT NULL, absolute_path TEXT NOT NULL,
+    pixel_size_um REAL, pixel_size_source TEXT NOT NULL
+);
+CREATE TABLE query (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL,
+    relative_path TEXT NOT NULL, absolute_path TEXT NOT NULL,
+    modality TEXT NOT NULL, pixel_size_um REAL, source TEXT NOT NULL, image BLOB,
+    result TEXT, provenance TEXT NOT NULL
+);
+CREATE TABLE verdict (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, query_id INTEGER NOT NULL REFERENCES query (id) ON DELETE CASCADE,
+    candidate TEXT NOT NULL, verdict TEXT NOT NULL, note TEXT NOT NULL,
+    reviewer TEXT NOT NULL, time TEXT NOT NULL
+);
+CREATE INDEX verdict_of_query ON verdict (query_id);
+CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+PRAGMA application_id = 1129270610;
+PRAGMA user_version = 1;
+"""
+OLD_CANDIDATE = {
+    "rank": 1, "slide": "a.svs", "center_x_px": 100.0, "center_y_px": 90.0, "pixel_size_um": 0.5,
+    "width_um": 61.0, "height_um": 50.0, "angle_deg": 10.0, "mirrored": False, "score": 0.5, "confidence": 0.9,
+    "fingerprint": "0" * 32,
+}  # fmt: skip
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A project as format 1 wrote it."""
+    path = tmp_path / "old.comirproj"
+    answer = {
+        "query": "q", "found": True, "reason": "Found.", "seconds": {"total": 1.0}, "candidates": [OLD_CANDIDATE],
+        "signal": 0.4, "first_stage": {},
+    }  # fmt: skip
+    options = {"top": 10, "mirror": True, "slides": []}
+    made_by = {"index": "/i", "model": "m", "options": options}
+    query = ("q", "", "", "shg", 1.0, json.dumps({"shape": [50, 60]}), pack_image(np.eye(50, 60)))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLD_SCHEMA)
+        connection.execute("INSERT INTO slide VALUES (?, 'a.svs', '', '/no/a.svs', 0.5, 'user')", ("0" * 32,))
+        insert = (
+            "INSERT INTO query (name, relative_path, absolute_path, modality, pixel_size_um, source, image, result,"
+            " provenance) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        connection.execute(insert, (*query, json.dumps(answer), json.dumps(made_by)))
+        unfinished = json.dumps(answer | {"found": False, "reason": "still searching"})
+        connection.execute(insert, (*query, unfinished, json.dumps(made_by | {"stopped": True})))
+        connection.execute(
+            "INSERT INTO verdict (query_id, candidate, verdict, note, reviewer, time)"
+            " VALUES (1, ?, 'accepted', 'n', 'Ada', '2025-01-01T00:00:00+00:00')",
+            (json.dumps(OLD_CANDIDATE),),
+        )
+        connection.execute("""INSERT INTO state VALUES ('settings', '{"index": "/i"}')""")
+        connection.commit()
+    return path
+
+
+def check_old(project):
+    first, second = project.queries
+    assert first.result.found and first.result.candidates == (Candidate(**OLD_CANDIDATE),)
+    assert project.verdicts_of(first.id)[1].note == "n" and project.query_image(first.id).shape == (50, 60)
+    assert project.slides[0].pixel_size_um == 0.5 and project.settings == {"index": "/i"}
+    inputs = inputs_of(project)
+    assert describe_state(first, inputs) == NOT_KNOWN  # and not out of date
+    # What an older version stored of a stopped search is no answer, and its numbers mean nothing.
+    assert describe_state(second, inputs) == STOPPED
+    assert not second.result.found and second.result.candidates[0].confidence is None
+
+
+def test_a_project_of_format_1_goes_on(old):
+    with Project.open(old) as project:
+        check_old(project)
+        project.update_query(1, pixel_size_um=3.0)
+        state = describe_state(project.query(1), inputs_of(project))
+        assert state == "out of date: the query's pixel size was about 1.02 µm, now 3 µm"
+    with Project.open(old) as project:
+        assert project.query(1).pixel_size_um == 3.0
+        assert project._connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_a_project_of_format_1_on_a_read_only_disk_is_read(old, monkeypatch):
+    whole = database._take_steps
+
+    def refuse_on_disk(connection, version):
+        if connection.execute("PRAGMA database_list").fetchone()[2]:
+            connection.execute("PRAGMA query_only = ON")  # what SQLite says of a write-protected file
+        whole(connection, version)
+
+    monkeypatch.setattr(database, "_take_steps", refuse_on_disk)
+    before = old.read_bytes()
+    with Project.open(old) as project:
+        check_old(project)
+        with pytest.raises(ComirSearchError, match="is read-only: save the project under another name"):
+            project.add_query("r")
+        project.save_as(old.with_name("new.comirproj")).close()
+    assert old.read_bytes() == before
+    with Project.open(old.with_name("new.comirproj")) as project:
+        check_old(project)
+
+
+def test_a_way_up_that_fails_leaves_the_old_project(old, monkeypatch):
+    monkeypatch.setitem(database.STEPS, 1, (*database.STEPS[1], ("none", "x", "TEXT", "")))
+    before = old.read_bytes()
+    with pytest.raises(ComirSearchError):
+        Project.open(old)
+    assert old.read_bytes() == before
+
+
+def test_two_slides_of_one_fingerprint_are_two(project, tmp_path):
+    first = replace(slide_info(tmp_path / "a.tif"), identity="mine")
+    second = replace(slide_info(tmp_path / "b.tif"), identity="other", fingerprint="other")
+    project.add_slide(first)
+    project.add_slide(second)
+    assert [(slide.name, slide.fingerprint, slide.identity) for slide in project.slides] == [
+        ("a.tif", "f1", "mine"), ("b.tif", "other", "other"),
+    ]  # fmt: skip
+    project.add_slide(replace(first, identity=""))
+    assert project.slides[0].identity == "mine"  # what is known is not forgotten

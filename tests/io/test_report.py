@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from comir_search.errors import ComirSearchError
 from comir_search.io.project import Project
 from comir_search.io.report import write_report, write_report_steps
-from comir_search.records import Candidate, SearchResult, Verdict
+from comir_search.records import Candidate, Provenance, SearchResult, Verdict
 from comir_search.slides import open_slide
 
 
@@ -120,3 +122,60 @@ def test_report_on_some_queries(project, tmp_path):
     write_report(tmp_path / "report.html", project, project.queries[1:])
     _, text = outline_of(tmp_path / "report.html")
     assert "<q>.tif" not in text and "dark.tif" in text
+
+
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+
+
+def test_nothing_in_a_project_can_run(project, tmp_path):
+    query = project.queries[0]
+    first = replace(query.result.candidates[0], slide=EVIL)
+    project.set_result(
+        query.id,
+        replace(query.result, reason=EVIL, candidates=(first,)),
+        {EVIL: EVIL, "options": {EVIL: [EVIL]}},
+    )
+    project.set_verdict(query.id, first, Verdict.ACCEPTED, note=EVIL, reviewer=EVIL)
+    project._connection.execute("UPDATE query SET name = ?, modality = ?", (EVIL, EVIL))
+    project._connection.execute("UPDATE slide SET name = ?, pixel_size_source = ?", (EVIL, EVIL))
+    project._connection.execute("UPDATE verdict SET time = ?", (EVIL,))
+    project.settings = {"index": EVIL, EVIL: EVIL}
+    path = tmp_path / "report.html"
+    write_report(path, project, states=[EVIL, EVIL])
+    outline, text = outline_of(path)
+    assert "script" not in outline.counts and "alert(1)" in text
+    assert all(link.startswith("data:image/jpeg") for link in outline.links)
+    page = path.read_text(encoding="utf-8")
+    assert page.index("Content-Security-Policy") < page.index("<title>")
+    assert "default-src 'none'" in page and "script-src" not in page
+
+
+def test_a_rank_that_is_a_script_is_refused(project, tmp_path):
+    text = project._connection.execute("SELECT result FROM query WHERE id = 1").fetchone()[0]
+    spoilt = text.replace('"rank": 1,', '"rank": "<script>alert(1)</script>",')
+    assert spoilt != text
+    project._connection.execute("UPDATE query SET result = ? WHERE id = 1", (spoilt,))
+    with pytest.raises(ComirSearchError, match="is damaged"):
+        write_report(tmp_path / "report.html", project)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_places_moved_by_hand_and_answers_out_of_date_are_said(project, tmp_path):
+    query = project.queries[0]
+    moved = replace(query.result.candidates[0], by_hand=True, confidence=None)
+    uncalibrated = replace(query.result.candidates[1], confidence=None)
+    project.set_result(query.id, replace(query.result, candidates=(moved, uncalibrated)))
+    write_report(tmp_path / "report.html", project, states=["out of date: the query's pixel size was 1", ""])
+    _, text = outline_of(tmp_path / "report.html")
+    assert "Confidence moved by hand" in text and "Confidence none" in text
+    assert "found, out of date" in text and "Out of date: the query's pixel size was 1" in text
+
+
+def test_the_project_alone_knows_of_corrected_pixel_sizes(project, tmp_path):
+    query = project.queries[0]
+    origin = Provenance("q", 1.0, "shg", {}, {project.slides[0].fingerprint: 1.0}, "/i", "e", "m", "1")
+    project.set_result(query.id, replace(query.result, provenance=origin))
+    project.update_query(query.id, pixel_size_um=3.0)
+    write_report(tmp_path / "report.html", project)
+    _, text = outline_of(tmp_path / "report.html")
+    assert "Out of date: the query's pixel size was 1 µm, now 3 µm" in text

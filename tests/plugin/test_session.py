@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from comir_search.errors import ComirSearchError
+from comir_search.io import project as project_module
 from comir_search.io.project import pack_image
-from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
+from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
 
@@ -115,12 +116,21 @@ def test_next_unverified_skips_what_is_judged(searched: Session) -> None:
 def test_partial_results_are_shown_but_not_judged(searched: Session) -> None:
     partial = make_result(2)
     searched.show_partial(searched.query.id, partial)
-    assert searched.candidates == partial.candidates
+    assert [each.center_x_px for each in searched.candidates] == [100, 200]
+    assert [each.confidence for each in searched.candidates] == [None, None]  # nobody can know it yet
     searched.judge(Verdict.ACCEPTED)
     assert searched.counts[Verdict.ACCEPTED] == 0
-    searched.end_search(searched.query.id)  # stopped: what was found is kept
-    assert searched.project.query(searched.query.id).result.candidates == partial.candidates
+    searched.end_search(searched.query.id)  # stopped or failed: the answer before it is shown again
+    assert searched.result == make_result() == searched.project.query(searched.query.id).result
     assert not searched.is_refining
+
+
+def test_an_unfinished_result_is_never_an_answer(searched: Session) -> None:
+    unfinished = replace(make_result(1), finished=False)
+    searched.end_search(searched.query.id, unfinished)
+    assert searched.result == make_result()
+    with pytest.raises(ValueError, match="unfinished"):
+        searched.project.set_result(searched.query.id, unfinished)
 
 
 def test_verdicts_stay_with_their_place_when_searched_again(searched: Session) -> None:
@@ -215,3 +225,220 @@ def test_of_two_slides_with_one_name_only_the_damaged_one_is_marked(session: Ses
     session.set_index("/slides/x.comirindex", None, done)
     session.mark_damaged("print of another")
     assert [item.state for item in session.slides] == [IndexState.DONE, IndexState.DAMAGED]
+
+
+# What an answer was computed from
+
+
+def make_origin(**changes) -> Provenance:
+    origin = Provenance(
+        "q", 1.0, "shg", {"top": 10, "mirror": False}, {"print of a.tif": 0.5}, "/i", "networks", "whole", "1"
+    )
+    return replace(origin, **changes)
+
+
+@dataclass
+class FakeRecord:
+    identity: str = ""
+
+
+@dataclass
+class FakeSlide:
+    fingerprint: str
+    pixel_size_um: float
+    record: FakeRecord = field(default_factory=FakeRecord)
+
+
+@dataclass
+class FakeModel:
+    embedding_fingerprint: str = "networks"
+    words_fingerprint: str = "words"
+    fingerprint: str = "whole"
+
+
+@dataclass
+class FakeIndex:
+    """As much of an index as a session looks at."""
+
+    slides: list[FakeSlide]
+    model: FakeModel = field(default_factory=FakeModel)
+
+
+@pytest.fixture
+def answered(session: Session) -> Session:
+    session.add_slides([make_info("a.tif"), make_info("b.tif")])
+    session.set_index(
+        "/i", FakeIndex([FakeSlide("print of a.tif", 0.5)]), {"print of a.tif": IndexState.DONE}
+    )
+    query = session.add_query("q", np.zeros((50, 60), np.uint8), modality="shg", pixel_size_um=1.0)
+    session.end_search(query.id, replace(make_result(), provenance=make_origin()))
+    assert session.answer_state == ""
+    return session
+
+
+def test_a_corrected_query_makes_its_answer_out_of_date(answered: Session) -> None:
+    answered.update_query(answered.query.id, pixel_size_um=3.0)
+    assert answered.answer_state == "out of date: the query's pixel size was 1 µm, now 3 µm"
+    answered.update_query(answered.query.id, pixel_size_um=1.0, modality="bf")
+    assert answered.answer_state == "out of date: the query was taken for shg, now for bf"
+
+
+def test_a_search_for_another_pixel_size_is_not_kept(answered: Session) -> None:
+    late = replace(make_result(1), provenance=make_origin(pixel_size_um=3.0))
+    said = answered.end_search(answered.query.id, late)
+    assert said.startswith("The pixel size of q was changed from 3 to 1 µm during the search")
+    assert len(answered.candidates) == 3 and answered.answer_state == ""
+
+
+def test_a_slide_with_a_corrected_pixel_size_is_not_searched_until_it_is_indexed_again(
+    answered: Session,
+) -> None:
+    answered.set_pixel_size("print of a.tif", 1.0)
+    item = answered.slide("print of a.tif")
+    assert item.state is IndexState.STALE and "indexed with 0.5" in item.pixel_size_text
+    assert "Indexed with 0.5 µm per pixel, now 1 µm: index it again" in item.state_tip
+    assert answered.searchable == [] and answered.scope == []
+    assert answered.answer_state == "out of date: the pixel size of a.tif was 0.5 µm, now 1 µm"
+    answered.set_index(
+        "/i", FakeIndex([FakeSlide("print of a.tif", 1.0)]), {"print of a.tif": IndexState.DONE}
+    )
+    assert answered.slide("print of a.tif").state is IndexState.DONE and answered.scope is None
+    answered.set_pixel_size("print of a.tif", 0.5)
+    assert answered.slide("print of a.tif").state is IndexState.STALE
+    answered.set_pixel_size("print of a.tif", 1.0)  # put right again: nothing is to be done
+    assert answered.slide("print of a.tif").state is IndexState.DONE
+
+
+def test_slides_options_and_models_that_changed_are_said(answered: Session) -> None:
+    both = [FakeSlide("print of a.tif", 0.5), FakeSlide("print of b.tif", 0.5)]
+    done = {slide.fingerprint: IndexState.DONE for slide in both}
+    answered.set_index("/i", FakeIndex(both), done)
+    assert answered.answer_state == "out of date: indexed since, and not searched: b.tif"
+    answered.left_out = frozenset({"print of b.tif"})  # and it is not to be
+    assert answered.answer_state == "" and answered.scope == ["print of a.tif"]
+    answered.set_index("/i", FakeIndex(both[1:]), done)
+    assert answered.answer_state == "out of date: no longer in the index: a.tif"
+    answered.set_index("/i", FakeIndex(both[:1], FakeModel(fingerprint="other")), done)
+    assert answered.answer_state == "out of date: the model of the index was calibrated again"
+    answered.set_index("/i", FakeIndex(both[:1], FakeModel("other", "other", "other")), done)
+    assert answered.answer_state == "out of date: the index has another model now"
+    answered.set_index("/i", FakeIndex(both[:1]), done)
+    answered.set_search_options(5, True)
+    assert answered.answer_state == "out of date: mirrored places are looked for now"
+
+
+def test_a_part_of_the_slides_is_said(answered: Session) -> None:
+    assert answered.coverage == "1 of 2 slides searched."
+    answered.remove_slide("print of b.tif")
+    assert answered.coverage == ""
+
+
+def test_another_slide_of_the_same_fingerprint_is_not_taken_for_it(session: Session) -> None:
+    session.add_slides([replace(make_info("a.tif"), identity="mine")])
+    other = FakeSlide("print of a.tif", 0.5, FakeRecord("theirs"))
+    session.set_index("/i", FakeIndex([other]), {"print of a.tif": IndexState.DONE})
+    assert session.slides[0].state is IndexState.OTHER_SLIDE and session.scope == []
+
+
+# What is done by hand, and undone
+
+
+def test_a_place_moved_by_hand_says_so_until_it_is_undone(answered: Session) -> None:
+    found = answered.candidate
+    answered.replace_candidate(replace(found, center_x_px=150.0))
+    moved = answered.candidate
+    assert moved.by_hand and moved.confidence is None and moved.center_x_px == 150.0
+    assert answered.project.query(answered.query.id).result.candidates[0] == moved
+    assert answered.answer_state == ""
+    step = answered.undo()
+    assert step.said == "Candidate 1 is back where it was." and answered.candidate == found
+    assert not answered.can_undo
+
+
+def test_a_search_keeps_places_moved_by_hand_but_the_rejected(answered: Session) -> None:
+    for rank in (1, 2):
+        answered.select_candidate(rank)
+        answered.replace_candidate(replace(answered.candidate, center_y_px=300.0))
+    answered.judge(Verdict.REJECTED)
+    said = answered.end_search(answered.query.id, replace(make_result(), provenance=make_origin()))
+    assert said == "What you moved by hand was kept, as candidate 4."
+    assert [each.by_hand for each in answered.candidates] == [False, False, False, True]
+    assert (answered.candidates[3].center_x_px, answered.candidates[3].center_y_px) == (100, 300)
+    assert answered.candidates[3].confidence is None and answered.candidates[0].confidence == 0.9
+
+
+def test_a_removed_query_comes_back_with_all_that_was_said_of_it(answered: Session) -> None:
+    answered.judge(Verdict.ACCEPTED, "collagen agrees")
+    answered.add_query("r", np.zeros((50, 60), np.uint8), modality="shg", pixel_size_um=1.0)
+    first = answered.queries[0]
+    answered.remove_query(first.id)
+    assert [query.name for query in answered.queries] == ["r"] and answered.query.name == "r"
+    assert answered.undo().said == "q is back, with its answer and verdicts."
+    assert answered.query == first and answered.verdict(1) is Verdict.ACCEPTED
+    assert answered.undo() is not None  # the verdict, which was given before
+    assert answered.verdict(1) is Verdict.NONE and not answered.undo()
+
+
+def test_the_last_query_can_be_removed_and_brought_back(answered: Session) -> None:
+    answered.judge(Verdict.UNSURE)
+    answered.remove_query(answered.query.id)
+    assert answered.query is None and answered.candidates == () and answered.can_undo
+    assert answered.undo() and answered.query.name == "q" and answered.verdict(1) is Verdict.UNSURE
+
+
+def test_what_cannot_be_undone_now_can_be_later(answered: Session) -> None:
+    answered.judge(Verdict.ACCEPTED)
+    answered.project._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(ComirSearchError, match="read-only"):
+        answered.undo()
+    answered.project._connection.execute("PRAGMA query_only = OFF")
+    assert answered.undo() and answered.verdict(1) is Verdict.NONE
+
+
+def test_a_removed_slide_comes_back_in_its_place_with_its_pixel_size(answered: Session) -> None:
+    answered.set_pixel_size("print of a.tif", 0.75)
+    before = answered.slides
+    answered.remove_slide("print of a.tif")
+    assert [item.info.name for item in answered.slides] == ["b.tif"]
+    assert answered.undo().said == "a.tif is back."
+    assert answered.slides == before
+    assert [slide.pixel_size_um for slide in answered.project.slides] == [0.75, 0.5]
+
+
+def test_an_answer_that_an_older_version_stored_unfinished_is_none(session: Session) -> None:
+    query = session.add_query("q", np.zeros((50, 60), np.uint8), modality="shg", pixel_size_um=1.0)
+    session.project.set_result(query.id, make_result(), {"stopped": True})
+    session.save_as(session.project.path.parent.parent / "named.comirproj")
+    session.open_project(session.project.path)
+    assert not session.result.finished and session.candidate.confidence is None
+    assert "stopped before its end" in session.answer_state
+
+
+def test_a_key_press_does_not_decode_other_answers(answered: Session, monkeypatch) -> None:
+    for name in "abc":
+        query = answered.add_query(name, np.zeros((50, 60), np.uint8), modality="shg", pixel_size_um=1.0)
+        answered.end_search(query.id, make_result())
+    decoded = []
+    whole = project_module.decode_result
+    monkeypatch.setattr(project_module, "decode_result", lambda *args: decoded.append(1) or whole(*args))
+    answered.judge(Verdict.ACCEPTED)
+    answered.step_candidate(1)
+    assert decoded == []
+    answered.end_search(answered.query.id, make_result(2))
+    assert len(decoded) == 1
+
+
+def test_settings_and_view_of_a_received_project_are_checked(session: Session) -> None:
+    session.project.view = {"query": "<b>", "rank": [1], "zoom": -1, "center": ["a", "b"], "slide": 7}
+    session.project.settings = {"index": "/i", "search": {"top": 5, "mirror": True}}
+    session.save_as(session.project.path.parent.parent / "named.comirproj")
+    session.open_project(session.project.path)
+    view = session.view
+    assert (view.query, view.rank, view.zoom, view.center, view.slide) == (None,) * 5
+    assert session.search_options == {"top": 5, "mirror": True}
+    session.project.settings = {"index": 7}
+    with pytest.raises(ComirSearchError, match=r"settings\) is damaged"):
+        _ = session.index_path
+    with pytest.raises(ComirSearchError, match=r"settings\) is damaged"):
+        session.open_project(session.project.path)
+    session.project.settings = {}

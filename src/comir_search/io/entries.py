@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from comir_search.geometry import angle_difference_deg, place_error_px
@@ -24,18 +24,23 @@ class Judgement:
 
 @dataclass(frozen=True)
 class ProjectSlide:
-    """A slide of the project; `path` is where it was last seen."""
+    """A slide of the project; `path` is where it was last seen.
+
+    `fingerprint` is its key in the project: its fingerprint, or its `identity`
+    where another slide of the same fingerprint is there already.
+    """
 
     name: str
     path: str
     fingerprint: str
     pixel_size_um: float | None
     pixel_size_source: str
+    identity: str = ""
 
     @property
     def exists(self) -> bool:
         """Whether the file is still there."""
-        return Path(self.path).exists()
+        return os.path.exists(self.path)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class ProjectQuery:
     result : SearchResult or None
         The last answer.
     provenance : dict
-        What made the result: index, model, options.
+        What made the result, to be shown: index, model, options. What is compared
+        is ``result.provenance``.
     """
 
     id: int

@@ -1,15 +1,19 @@
 """Candidates as QuPath annotations (GeoJSON), and back.
 
 QuPath takes polygons in level-0 pixels with (0, 0) at the top-left corner of the
-slide, which is our frame. It imports a file into the one image that is open, so
-results on several slides are also written as one file per slide.
+slide, which is our frame, but for slides that state where their tissue lies
+(``openslide.bounds-x``, as MRXS do): of these it shows that part alone, and (0, 0)
+is its corner. Such a slide's origin is subtracted, and the file says so.
+
+QuPath imports a file into the one image that is open, so results on several
+slides are also written as one file per slide.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +37,64 @@ class Annotation:
     judgement: Judgement
 
 
-def candidate_to_feature(query: str, candidate: Candidate, judgement: Judgement) -> dict[str, Any]:
+Origin = tuple[float, float]
+WHOLE: Origin = (0.0, 0.0)
+
+
+def qupath_origins_px(paths: Iterable[tuple[str, str | Path]]) -> dict[str, Origin]:
+    """Return where on the slide QuPath's (0, 0) lies, of the slides where that is not the slide's own corner.
+
+    Parameters
+    ----------
+    paths : iterable of (str, path)
+        Fingerprint and file of each slide; those that are not there are left out.
+
+    Returns
+    -------
+    dict from fingerprint to (x, y)
+        In level-0 pixels.
+    """
+    from comir_search.slides import open_slide
+
+    origins = {}
+    for fingerprint, path in paths:
+        try:
+            with open_slide(path) as slide:
+                origin = slide.info.bounds_origin_px
+        except ComirSearchError:
+            continue
+        if origin is not None and any(origin):
+            origins[fingerprint] = (float(origin[0]), float(origin[1]))
+    return origins
+
+
+def candidate_to_feature(
+    query: str, candidate: Candidate, judgement: Judgement, *, state: str = "", origin_px: Origin = WHOLE
+) -> dict[str, Any]:
     """Return one candidate as a GeoJSON feature that QuPath reads as an annotation.
 
     The ring starts where the query's top-left corner lies and follows its top
     edge, so the rectangle's turn can be read back from it.
     """
-    corners = [[round(float(x), 3), round(float(y), 3)] for x, y in candidate_corners_px(candidate)]
+    corners_px = candidate_corners_px(candidate) - origin_px
+    corners = [[round(float(x), 3), round(float(y), 3)] for x, y in corners_px]
     name = f"{query} #{candidate.rank}"
+    numbers = {
+        "Rank": candidate.rank,
+        "Confidence": candidate.confidence,
+        "Score": None if candidate.by_hand else candidate.score,
+        "Angle (deg)": candidate.angle_deg,
+        "Mirrored": int(candidate.mirrored),
+        "By hand": int(candidate.by_hand),
+        "Scale": candidate.scale,
+        "Center X (um)": candidate.center_x_um,
+        "Center Y (um)": candidate.center_y_um,
+        "Width (um)": candidate.width_um,
+        "Height (um)": candidate.height_um,
+        "Pixel size (um)": candidate.pixel_size_um,
+    }
+    if origin_px != WHOLE:
+        numbers |= {"QuPath origin X (px)": origin_px[0], "QuPath origin Y (px)": origin_px[1]}
     metadata = {
         "query": query,
         "slide": candidate.slide,
@@ -48,6 +102,8 @@ def candidate_to_feature(query: str, candidate: Candidate, judgement: Judgement)
         "reviewer": judgement.reviewer,
         "time": judgement.time,
         "note": judgement.note,
+        "place": "moved by hand" if candidate.by_hand else "",
+        "state": state,
     }
     return {
         "type": "Feature",
@@ -61,18 +117,7 @@ def candidate_to_feature(query: str, candidate: Candidate, judgement: Judgement)
                 "color": list(VERDICT_COLOURS[judgement.verdict]),
             },
             "isLocked": True,
-            "measurements": {
-                "Rank": candidate.rank,
-                **({} if candidate.confidence is None else {"Confidence": float(candidate.confidence)}),
-                "Score": float(candidate.score),
-                "Angle (deg)": float(candidate.angle_deg),
-                "Mirrored": int(candidate.mirrored),
-                "Center X (um)": float(candidate.center_x_um),
-                "Center Y (um)": float(candidate.center_y_um),
-                "Width (um)": float(candidate.width_um),
-                "Height (um)": float(candidate.height_um),
-                "Pixel size (um)": float(candidate.pixel_size_um),
-            },
+            "measurements": {key: value for key, value in numbers.items() if value is not None},
             "metadata": {key: value for key, value in metadata.items() if value},
         },
     }
@@ -82,21 +127,54 @@ def candidates_to_geojson(
     results: Sequence[SearchResult],
     verdicts: Sequence[Mapping[int, Judgement]] | None = None,
     slide: tuple[str, str] | None = None,
+    *,
+    states: Sequence[str] | None = None,
+    origins_px: Mapping[str, Origin] | None = None,
 ) -> dict[str, Any]:
-    """Return candidates as a FeatureCollection, of all slides or of one (name, fingerprint)."""
-    features = [
-        candidate_to_feature(result.query, candidate, judged.get(candidate.rank, Judgement(Verdict.NONE)))
-        for result, judged in zip(results, verdicts or [{}] * len(results), strict=True)
+    """Return candidates as a FeatureCollection, of all slides or of one (name, fingerprint).
+
+    See `write_geojson` for the other parameters.
+    """
+    origins = origins_px or {}
+    shown = [
+        (result.query, candidate, judged.get(candidate.rank, Judgement(Verdict.NONE)), state)
+        for result, judged, state in zip(
+            results, verdicts or [{}] * len(results), states or [""] * len(results), strict=True
+        )
         for candidate in result.candidates
         if slide is None or (candidate.slide, candidate.fingerprint) == slide
     ]
-    return {"type": "FeatureCollection", "features": features}
+    features = [
+        candidate_to_feature(
+            query, candidate, judgement, state=state, origin_px=origins.get(candidate.fingerprint, WHOLE)
+        )
+        for query, candidate, judgement, state in shown
+    ]
+    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    moved = {
+        candidate.fingerprint: candidate.slide
+        for _, candidate, _, _ in shown
+        if candidate.fingerprint in origins
+    }
+    if moved:
+        collection["properties"] = {
+            "frame": "Pixels of QuPath, which shows of these slides only the part that holds tissue: "
+            "add the origin (x, y) for pixels of the whole slide.",
+            "origins_px": [
+                {"slide": name, "fingerprint": fingerprint, "origin": list(origins[fingerprint])}
+                for fingerprint, name in moved.items()
+            ],
+        }
+    return collection
 
 
 def write_geojson(
     path: str | Path,
     results: Sequence[SearchResult],
     verdicts: Sequence[Mapping[int, Judgement]] | None = None,
+    *,
+    states: Sequence[str] | None = None,
+    origins_px: Mapping[str, Origin] | None = None,
 ) -> list[Path]:
     """Write candidates for QuPath.
 
@@ -112,6 +190,11 @@ def write_geojson(
         One per query.
     verdicts : sequence of mapping from rank to Judgement, optional
         What was judged of each result's candidates.
+    states : sequence of str, optional
+        What is to be said of each answer, such as that it is out of date and why.
+    origins_px : mapping from fingerprint to (x, y), optional
+        Where QuPath's (0, 0) lies on a slide, level-0 pixels; see
+        `qupath_origins_px`.
 
     Returns
     -------
@@ -124,18 +207,29 @@ def write_geojson(
         When a file cannot be written.
     """
     path = Path(path)
-    write_text(path, json.dumps(candidates_to_geojson(results, verdicts), allow_nan=False))
+    more: dict[str, Any] = {"states": states, "origins_px": origins_px}
+    write_text(path, json.dumps(candidates_to_geojson(results, verdicts, **more), allow_nan=False))
     slides = sorted({(each.slide, each.fingerprint) for result in results for each in result.candidates})
     if len(slides) < 2:
         return [path]
-    names = [name for name, _ in slides]
-    paths = []
-    for name, fingerprint in slides:
-        label = Path(name).name if names.count(name) == 1 else f"{Path(name).name}.{fingerprint[:8]}"
-        paths.append(path.with_name(f"{path.stem}.{label}{path.suffix or '.geojson'}"))
-        features = candidates_to_geojson(results, verdicts, (name, fingerprint))
+    names = [_file_name(name) for name, _ in slides]
+    paths: list[Path] = []
+    for (name, fingerprint), label in zip(slides, names, strict=True):
+        if names.count(label) > 1:
+            label = f"{label}.{_file_name(fingerprint)[:8]}"
+        other = path.with_name(f"{path.stem}.{label}{path.suffix or '.geojson'}")
+        while other in paths:
+            other = other.with_name(f"{other.stem}+{other.suffix}")
+        paths.append(other)
+        features = candidates_to_geojson(results, verdicts, (name, fingerprint), **more)
         write_text(paths[-1], json.dumps(features, allow_nan=False))
     return paths
+
+
+def _file_name(name: str) -> str:
+    """Return a slide's name as a part of a file's name, whatever a received project calls it."""
+    plain = "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in name)
+    return plain[-100:] or "slide"
 
 
 def read_geojson(path: str | Path) -> list[Annotation]:
@@ -157,7 +251,15 @@ def read_geojson(path: str | Path) -> list[Annotation]:
         raise ComirSearchError(
             f"{path} could not be read ({error.strerror}): choose another file."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ComirSearchError(f"{path} is not a GeoJSON file of candidates: choose another file.") from error
 
 
@@ -172,6 +274,7 @@ def _feature_to_annotation(feature: dict[str, Any]) -> Annotation:
     measured, metadata = properties["measurements"], properties.get("metadata", {})
     mirrored, pixel_size_um = bool(measured["Mirrored"]), float(measured["Pixel size (um)"])
     corners = np.array(feature["geometry"]["coordinates"][0][:4], float)
+    corners += [float(measured.get(f"QuPath origin {axis} (px)", 0.0)) for axis in "XY"]
     center, width_px, height_px, angle_deg = rectangle_from_corners(corners)
     candidate = Candidate(
         rank=int(measured["Rank"]),
@@ -184,9 +287,11 @@ def _feature_to_annotation(feature: dict[str, Any]) -> Annotation:
         # A mirrored query's top edge runs from right to left on the slide.
         angle_deg=normalise_angle_deg(180.0 - angle_deg) if mirrored else angle_deg,
         mirrored=mirrored,
-        score=float(measured["Score"]),
-        confidence=None if "Confidence" not in measured else float(measured["Confidence"]),
+        score=float(measured.get("Score", 0.0)),
+        confidence=float(measured["Confidence"]) if "Confidence" in measured else None,
         fingerprint=metadata.get("slide fingerprint", ""),
+        scale=float(measured.get("Scale", 1.0)),
+        by_hand=bool(measured.get("By hand", 0)),
     )
     label = properties.get("classification", {}).get("name", "")
     verdict = next((verdict for verdict, name in VERDICT_LABELS.items() if name == label), Verdict.NONE)

@@ -2,19 +2,18 @@
 
 Every change is on the disk before the call that makes it returns, so killing
 the program loses nothing. Verdicts are never overwritten: each is appended with
-its reviewer, time and note, and the last one on a place counts.
+its reviewer, time and note, and the last one on a place counts. What is removed
+stays in the file and can be brought back.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
 import threading
-import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,18 +21,30 @@ from typing import Any
 
 import numpy as np
 
+from comir_search.documents import convert
 from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import atomic_path
-from comir_search.io.database import both_paths, create_database, open_database, resolve_path, stating
+from comir_search.io.database import ADVICE, both_paths, create_database, open_database, resolve_path, stating
 from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place, user_name
+from comir_search.io.stored import (
+    QueryRow,
+    SlideRow,
+    VerdictRow,
+    decode_candidate,
+    decode_object,
+    decode_result,
+    decode_settings,
+    decode_shown,
+    decode_source,
+    pack_image,
+    unpack_image,
+)
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 
-
-def pack_image(image: np.ndarray) -> bytes:
-    """Return an image as a project keeps it."""
-    with io.BytesIO() as buffer:
-        np.save(buffer, image, allow_pickle=False)
-        return zlib.compress(buffer.getvalue(), 1)
+__all__ = ["Project", "pack_image"]
+SLIDE_COLUMNS = "name, relative_path, absolute_path, fingerprint, pixel_size_um, pixel_size_source, identity"
+QUERY_COLUMNS = "id, name, relative_path, absolute_path, modality, pixel_size_um, source, result, provenance"
+VERDICT_COLUMNS = "verdict, note, reviewer, time, candidate"
 
 
 class Project:
@@ -46,6 +57,7 @@ class Project:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
+        self._known: dict[int, tuple[tuple[Any, ...], ProjectQuery]] = {}  # row and record, by the query's id
 
     @classmethod
     def create(cls, path: str | Path) -> Project:
@@ -63,7 +75,19 @@ class Project:
             For a missing file, a file that is not a project, a project of a
             newer format and a damaged one.
         """
-        return cls(Path(path), open_database(Path(path)))
+        project = cls(Path(path), open_database(Path(path)))
+        try:
+            project._check()
+        except BaseException:
+            project.close()
+            raise
+        return project
+
+    def _check(self) -> None:
+        """Read all but pixels once, so that damage is known before anything is shown."""
+        for query in self.queries:
+            self.history(query.id)
+        _ = self.slides, self.settings, self.view
 
     def save_as(self, path: str | Path) -> Project:
         """Write a copy under another name and return it open; this one stays open."""
@@ -104,32 +128,49 @@ class Project:
     @property
     def slides(self) -> list[ProjectSlide]:
         """The slides in the order they were added."""
-        rows = self._read(
-            "SELECT name, relative_path, absolute_path, fingerprint, pixel_size_um, pixel_size_source"
-            " FROM slide ORDER BY rowid"
-        )
-        return [ProjectSlide(name, self._resolve(rel, full), *rest) for name, rel, full, *rest in rows]
+        rows = self._read(f"SELECT {SLIDE_COLUMNS} FROM slide WHERE removed IS NULL ORDER BY rowid")
+        slides = []
+        for values in rows:
+            row: SlideRow = self._convert(values, SlideRow, f"slide {values[0]}")
+            slides.append(
+                ProjectSlide(
+                    row.name,
+                    self._resolve(row.relative_path, row.absolute_path),
+                    row.fingerprint,
+                    row.pixel_size_um,
+                    row.pixel_size_source,
+                    row.identity,
+                )
+            )
+        return slides
 
     def add_slide(self, info: SlideInfo) -> None:
-        """Add a slide, or note its new place and pixel size if it is known already."""
+        """Add a slide, or note its new place and pixel size if its key (`info.fingerprint`) is known already."""
         self._write(
             "INSERT INTO slide"
-            " (fingerprint, name, relative_path, absolute_path, pixel_size_um, pixel_size_source)"
-            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint) DO UPDATE SET name = excluded.name,"
+            " (fingerprint, name, relative_path, absolute_path, pixel_size_um, pixel_size_source, identity)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint) DO UPDATE SET name = excluded.name,"
             " relative_path = excluded.relative_path, absolute_path = excluded.absolute_path,"
-            " pixel_size_um = excluded.pixel_size_um, pixel_size_source = excluded.pixel_size_source",
+            " pixel_size_um = excluded.pixel_size_um, pixel_size_source = excluded.pixel_size_source,"
+            " identity = CASE excluded.identity WHEN '' THEN identity ELSE excluded.identity END,"
+            " removed = NULL",
             (
                 info.fingerprint,
                 info.name,
                 *both_paths(info.path, self.path.parent),
                 info.pixel_size_um,
                 info.pixel_size_source,
+                info.identity,
             ),
         )
 
     def remove_slide(self, fingerprint: str) -> None:
         """Take a slide out of the project; its file, results and verdicts stay."""
-        self._write("DELETE FROM slide WHERE fingerprint = ?", (fingerprint,))
+        self._write("UPDATE slide SET removed = ? WHERE fingerprint = ?", (_now(), fingerprint))
+
+    def restore_slide(self, fingerprint: str) -> None:
+        """Bring back a slide that was removed."""
+        self._write("UPDATE slide SET removed = NULL WHERE fingerprint = ?", (fingerprint,))
 
     def missing_slides(self) -> list[ProjectSlide]:
         """Return the slides whose file is no longer where it was."""
@@ -138,12 +179,22 @@ class Project:
     def relocate_slides(self, paths: Iterable[str | Path]) -> list[ProjectSlide]:
         """Look for missing slides among files and in folders; return those still missing.
 
-        A slide is known by its fingerprint; files that carry a missing slide's
-        name are tried first.
+        A slide is known by its identity, of older projects by its fingerprint; files
+        that carry a missing slide's name are tried first.
         """
         from comir_search.slides import find_slides, open_slide
 
         missing = {slide.fingerprint: slide for slide in self.missing_slides()}
+
+        def known(info: SlideInfo) -> ProjectSlide | None:
+            for slide in missing.values():
+                if slide.identity and info.identity:
+                    if slide.identity == info.identity:
+                        return slide
+                elif slide.fingerprint == info.fingerprint:
+                    return slide
+            return None
+
         names = {slide.name for slide in missing.values()}
         for path in sorted(
             find_slides([Path(path) for path in paths]), key=lambda path: path.name not in names
@@ -152,14 +203,15 @@ class Project:
                 break
             try:
                 with open_slide(path) as slide:
-                    info = slide.info
+                    info = replace(slide.info, identity=slide.identity)
             except ComirSearchError:
                 continue  # a broken neighbour is not the slide that is sought
-            known = missing.pop(info.fingerprint, None)
-            if known is not None:
+            found = known(info)
+            if found is not None:
+                del missing[found.fingerprint]
                 self._write(
                     "UPDATE slide SET name = ?, relative_path = ?, absolute_path = ? WHERE fingerprint = ?",
-                    (info.name, *both_paths(str(path), self.path.parent), info.fingerprint),
+                    (info.name, *both_paths(str(path), self.path.parent), found.fingerprint),
                 )
         return list(missing.values())
 
@@ -168,30 +220,39 @@ class Project:
     @property
     def queries(self) -> list[ProjectQuery]:
         """The queries in the order they were added, with their results."""
-        rows = self._read(
-            "SELECT id, name, relative_path, absolute_path, modality, pixel_size_um, source, result,"
-            " provenance FROM query ORDER BY id"
-        )
-        return [
-            ProjectQuery(
-                id=key,
-                name=name,
-                path=self._resolve(relative, absolute),
-                modality=modality,
-                pixel_size_um=pixel_size_um,
-                source=json.loads(source),
-                result=None if result is None else _result_from_json(result),
-                provenance=json.loads(provenance),
-            )
-            for key, name, relative, absolute, modality, pixel_size_um, source, result, provenance in rows
-        ]
+        rows = self._read(f"SELECT {QUERY_COLUMNS} FROM query WHERE removed IS NULL ORDER BY id")
+        return [self._query(row) for row in rows]
 
     def query(self, query_id: int) -> ProjectQuery:
-        """Return one query; KeyError if it is not in the project."""
-        for query in self.queries:
-            if query.id == query_id:
-                return query
-        raise KeyError(query_id)
+        """Return one query; KeyError if it is not in the project, or removed."""
+        rows = self._read(f"SELECT {QUERY_COLUMNS} FROM query WHERE id = ? AND removed IS NULL", (query_id,))
+        if not rows:
+            raise KeyError(query_id)
+        return self._query(rows[0])
+
+    def _query(self, values: tuple[Any, ...]) -> ProjectQuery:
+        """Return a row as a record, decoded once as long as it stays the same."""
+        known = self._known.get(values[0])
+        if known is not None and known[0] == values:
+            return known[1]
+        row: QueryRow = self._convert(values, QueryRow, f"query {values[0]}")
+        name = f"{self.path} (answer to {row.name})"
+        shown = decode_shown(row.provenance, name)
+        result = None if row.result is None else decode_result(row.result, name)
+        if result is not None and shown.get("stopped"):
+            result = _unfinished(result)  # older versions kept what a stopped search knew
+        query = ProjectQuery(
+            id=row.id,
+            name=row.name,
+            path=self._resolve(row.relative_path, row.absolute_path),
+            modality=row.modality,
+            pixel_size_um=row.pixel_size_um,
+            source=decode_source(row.source, f"{self.path} (query {row.name})"),
+            result=result,
+            provenance=shown,
+        )
+        self._known[row.id] = values, query
+        return query
 
     def add_query(
         self,
@@ -240,10 +301,13 @@ class Project:
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
     ) -> None:
         """Correct what is known of a query; what is not given stays."""
+        source = self.query(query_id).source
+        if pixel_size_um is not None:
+            source = source | {"pixel size": "user"}
         self._write(
-            "UPDATE query SET modality = coalesce(?, modality), pixel_size_um = coalesce(?, pixel_size_um)"
-            " WHERE id = ?",
-            (modality, pixel_size_um, query_id),
+            "UPDATE query SET modality = coalesce(?, modality), pixel_size_um = coalesce(?, pixel_size_um),"
+            " source = ? WHERE id = ?",
+            (modality, pixel_size_um, json.dumps(source), query_id),
         )
 
     def query_image(self, query_id: int) -> np.ndarray | None:
@@ -251,19 +315,41 @@ class Project:
         rows = self._read("SELECT image FROM query WHERE id = ?", (query_id,))
         if not rows or rows[0][0] is None:
             return None
-        return np.load(io.BytesIO(zlib.decompress(rows[0][0])), allow_pickle=False)
+        return unpack_image(rows[0][0], f"{self.path} (query {query_id})")
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out, with its result and verdicts."""
-        self._write("DELETE FROM query WHERE id = ?", (query_id,))
+        """Take a query out, with its result and verdicts; all of it can be brought back."""
+        self._write("UPDATE query SET removed = ? WHERE id = ?", (_now(), query_id))
+
+    def restore_query(self, query_id: int) -> None:
+        """Bring back a query that was removed, with its result and verdicts."""
+        self._write("UPDATE query SET removed = NULL WHERE id = ?", (query_id,))
 
     def set_result(
         self, query_id: int, result: SearchResult, provenance: dict[str, Any] | None = None
     ) -> None:
-        """Keep a query's answer, replacing an earlier one; verdicts stay with their places."""
+        """Keep a query's answer, replacing an earlier one; verdicts stay with their places.
+
+        Parameters
+        ----------
+        query_id : int
+        result : SearchResult
+            Finished: what a running search knows so far is no answer.
+        provenance : dict, optional
+            What made it, to be shown; by default its own provenance.
+
+        Raises
+        ------
+        ValueError
+            If the result is not finished.
+        """
+        if not result.finished:
+            raise ValueError("an unfinished result is not an answer")
+        if provenance is None:
+            provenance = {} if result.provenance is None else asdict(result.provenance)
         self._write(
             "UPDATE query SET result = ?, provenance = ? WHERE id = ?",
-            (json.dumps(asdict(result) | {"first_stage": {}}), json.dumps(provenance or {}), query_id),
+            (json.dumps(asdict(result) | {"first_stage": {}}), json.dumps(provenance), query_id),
         )
 
     # Verdicts
@@ -293,7 +379,7 @@ class Project:
             By default the name of the user who is logged in.
         """
         reviewer = user_name() if reviewer is None else reviewer
-        judgement = Judgement(verdict, note, reviewer, datetime.now(UTC).isoformat(), candidate)
+        judgement = Judgement(verdict, note, reviewer, _now(), candidate)
         self._write(
             "INSERT INTO verdict (query_id, candidate, verdict, note, reviewer, time)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -320,26 +406,23 @@ class Project:
 
     def history(self, query_id: int, candidate: Candidate | None = None) -> list[Judgement]:
         """Return all verdicts on a query, or on one candidate's place, oldest first."""
-        rows = self._read(
-            "SELECT verdict, note, reviewer, time, candidate FROM verdict WHERE query_id = ? ORDER BY id",
-            (query_id,),
-        )
-        events = [
-            Judgement(Verdict(verdict), note, reviewer, time, Candidate(**json.loads(judged)))
-            for verdict, note, reviewer, time, judged in rows
-        ]
-        return [
-            event
-            for event in events
-            if candidate is None or (event.candidate is not None and same_place(candidate, event.candidate))
-        ]
+        events = []
+        for values in self._read(
+            f"SELECT {VERDICT_COLUMNS} FROM verdict WHERE query_id = ? ORDER BY id", (query_id,)
+        ):
+            part = f"verdict on query {query_id}"
+            row: VerdictRow = self._convert(values, VerdictRow, part)
+            judged = decode_candidate(row.candidate, f"{self.path} ({part})")
+            if candidate is None or same_place(candidate, judged):
+                events.append(Judgement(row.verdict, row.note, row.reviewer, row.time, judged))
+        return events
 
     # Settings and view
 
     @property
     def settings(self) -> dict[str, Any]:
         """JSON-ready settings of the project (index folder, model, search options, ...)."""
-        return self._state("settings")
+        return self._state("settings", decode_settings)
 
     @settings.setter
     def settings(self, values: dict[str, Any]) -> None:
@@ -348,7 +431,7 @@ class Project:
     @property
     def view(self) -> dict[str, Any]:
         """JSON-ready state of the window (camera, open slide, selection, ...)."""
-        return self._state("view")
+        return self._state("view", decode_object)
 
     @view.setter
     def view(self, values: dict[str, Any]) -> None:
@@ -356,9 +439,16 @@ class Project:
 
     # The file
 
-    def _state(self, name: str) -> dict[str, Any]:
+    def _state(self, name: str, decode: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
         rows = self._read("SELECT value FROM state WHERE name = ?", (name,))
-        return json.loads(rows[0][0]) if rows else {}
+        if not rows:
+            return {}
+        part = f"{self.path} ({name})"
+        text: str = convert(rows[0][0], str, name=part, advice=ADVICE)
+        return decode(text, part)
+
+    def _convert(self, values: tuple[Any, ...], type: Any, part: str) -> Any:
+        return convert(values, type, name=f"{self.path} ({part[:100]})", advice=ADVICE)
 
     def _set_state(self, name: str, values: dict[str, Any]) -> None:
         self._write("INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)", (name, json.dumps(values)))
@@ -376,7 +466,11 @@ class Project:
         return resolve_path(relative, absolute, self.path.parent)
 
 
-def _result_from_json(text: str) -> SearchResult:
-    values = json.loads(text)
-    candidates = tuple(Candidate(**candidate) for candidate in values.pop("candidates"))
-    return SearchResult(**values, candidates=candidates)
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _unfinished(result: SearchResult) -> SearchResult:
+    """Return a result without the numbers that only a finished search can give."""
+    candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
+    return replace(result, found=False, finished=False, candidates=candidates)

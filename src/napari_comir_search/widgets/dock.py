@@ -175,7 +175,8 @@ class SearchDock(LeavingWidget):
         workbench, events = self.workbench, self.session.events
         workbench.failed.connect(self.message.show_error)
         workbench.told.connect(self.message.show_info)
-        workbench.left.connect(self.message.hide)  # it was about the project that is left
+        workbench.noted.connect(self.message.add_note)
+        workbench.left.connect(self.message.dismiss)  # it was about the project that is left
         workbench.slides_missed.connect(self._offer_search)
         for event in (
             events.project,
@@ -328,7 +329,7 @@ class SearchDock(LeavingWidget):
 
     def _begin(self, title: str) -> None:
         if title != OPENING_INDEX:  # that follows on its own; what went before has yet to be read
-            self.message.hide()
+            self.message.dismiss()
 
     def _open_project(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a project", "", "Projects (*.comirproj)")

@@ -34,12 +34,19 @@ class WrappedLabel(QLabel):
         self.setMinimumHeight(max(0, self.heightForWidth(self.width())))
 
 
+MOST_NOTES = 4
+MOST_LINES = 12
+
+
 class MessageBar(QWidget):
-    """The last message, until it is dismissed or replaced."""
+    """The last message and the notes beside it, until they are dismissed or other work begins."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._message, self._kind = "", "info"
+        self._notes: list[str] = []
         self.label = WrappedLabel()
+        self.label.setTextFormat(Qt.TextFormat.PlainText)  # names come from files and projects
         self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.copy_button = QPushButton("Copy details")
         self.copy_button.setToolTip(
@@ -49,7 +56,7 @@ class MessageBar(QWidget):
         self.close_button = QToolButton()
         self.close_button.setText("×")
         self.close_button.setToolTip("Dismiss this message.")
-        self.close_button.clicked.connect(self.hide)
+        self.close_button.clicked.connect(self.dismiss)
         self._frame = QWidget()
         self._frame.setObjectName("comir-message")
         layout = QGridLayout(self._frame)
@@ -64,23 +71,41 @@ class MessageBar(QWidget):
         self.hide()
 
     def show_error(self, sentence: str) -> None:
-        """Say what failed and how to mend it."""
-        self._show(sentence, "error")
+        """Say what failed and how to fix it."""
+        self._message, self._kind = sentence, "error"
+        self._show()
 
     def show_info(self, sentence: str) -> None:
         """Say what was done."""
-        self._show(sentence, "info")
+        self._message, self._kind = sentence, "info"
+        self._show()
+
+    def add_note(self, sentence: str) -> None:
+        """Say something that stays beside what is said next."""
+        if sentence not in self._notes:
+            self._notes.append(sentence)
+        self._show()
+
+    def dismiss(self) -> None:
+        """Say nothing any more."""
+        self._message, self._kind, self._notes = "", "info", []
+        self.hide()
 
     @property
     def text(self) -> str:
         """What is shown, "" when nothing is."""
         return "" if self.isHidden() else self.label.text()
 
-    def _show(self, sentence: str, kind: str) -> None:
-        self.label.setText(sentence)
-        self.copy_button.setVisible(kind == "error")
+    def _show(self) -> None:
+        n_more = len(self._notes) - MOST_NOTES
+        notes = [*self._notes[:MOST_NOTES], *([f"And {n_more} more; see the log."] if n_more > 0 else [])]
+        lines = [*self._message.splitlines(), *notes]
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], f"And {len(lines) - MOST_LINES + 1} more; see the log."]
+        self.label.setText("\n".join(lines))
+        self.copy_button.setVisible(self._kind == "error")
         self._frame.setStyleSheet(
-            f"#comir-message {{ {STYLES[kind]} border-radius: 4px; }}"
+            f"#comir-message {{ {STYLES[self._kind]} border-radius: 4px; }}"
             "#comir-message QLabel { color: white; background: transparent; }"
         )
         self.show()

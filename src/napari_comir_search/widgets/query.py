@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QMenu,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -26,6 +27,7 @@ from qtpy.QtWidgets import (
 from comir_search.io.entries import ProjectQuery
 from napari_comir_search.jobs import QueryPreview
 from napari_comir_search.layers import KEY
+from napari_comir_search.widgets.message_bar import WrappedLabel
 from napari_comir_search.widgets.slide_list import to_pixmap
 from napari_comir_search.workbench import Workbench
 
@@ -79,7 +81,9 @@ class QueryWidget(QWidget):
         self.choice.activated.connect(self._choose)
         self.remove_button = QToolButton()
         self.remove_button.setText("×")
-        self.remove_button.setToolTip("Take this query out of the project, with its results and verdicts.")
+        self.remove_button.setToolTip(
+            "Take this query out of the project, with its results and verdicts. Undo brings all of it back."
+        )
         self.remove_button.clicked.connect(self._remove)
         self.preview = QLabel(HINT)
         self.preview.setFixedSize(PREVIEW_PX, PREVIEW_PX)
@@ -101,6 +105,9 @@ class QueryWidget(QWidget):
         self.pixel_size.setKeyboardTracking(False)
         self.pixel_size.valueChanged.connect(self._set_pixel_size)
         self.size_label = QLabel()
+        self.size_note = WrappedLabel()  # why the file's own pixel size is not taken, and the like
+        self.size_note.setTextFormat(Qt.TextFormat.PlainText)
+        self.size_note.setStyleSheet("font-size: 9pt;")
         self.gauge = QProgressBar()
         self.gauge.setRange(0, 100)
         self.gauge.setFixedHeight(18)
@@ -128,6 +135,7 @@ class QueryWidget(QWidget):
         layout.addWidget(self.drawing)
         layout.addLayout(choice_row)
         layout.addLayout(detail)
+        layout.addWidget(self.size_note)
 
         self.session.events.queries.connect(self.refresh)
         self.session.events.query.connect(self.refresh)
@@ -160,8 +168,8 @@ class QueryWidget(QWidget):
             self.preview.setText(HINT)
         else:
             self.choice.setCurrentIndex(self.choice.findData(query.id))
-        for part in (self.choice, self.remove_button):
-            part.setEnabled(query is not None)
+        self.choice.setEnabled(bool(self.session.queries))
+        self.remove_button.setEnabled(query is not None)
         self.form_frame.setVisible(query is not None)
         self.preview.setFixedWidth(PREVIEW_PX if query is not None else 16777215)
         self._show_description(query)
@@ -169,6 +177,8 @@ class QueryWidget(QWidget):
             self.workbench.preview_query()
 
     def _show_description(self, query: ProjectQuery | None) -> None:
+        self.size_note.setText("" if query is None else describe_source(query))
+        self.size_note.setVisible(bool(self.size_note.text()))
         if query is None:
             return
         self.modality.clear()
@@ -181,9 +191,9 @@ class QueryWidget(QWidget):
         source = query.source.get("pixel size", "user")
         self.pixel_size.setToolTip(
             "Micrometres per pixel of the query. "
-            + ("Nobody states it: type it in." if query.pixel_size_um is None else f"Taken from: {source}.")
+            + ("It is not known: type it in." if query.pixel_size_um is None else f"Taken from: {source}.")
         )
-        height, width = query.source.get("shape", (0, 0))
+        height, width = query.source.get("shape") or (0, 0)
         text = f"{width} × {height} px"
         if query.pixel_size_um is not None:
             text = f"{width * query.pixel_size_um:.0f} × {height * query.pixel_size_um:.0f} µm"
@@ -253,8 +263,24 @@ class QueryWidget(QWidget):
         self.session.select_query(self.choice.itemData(row))
 
     def _remove(self) -> None:
-        if self.session.query is not None:
-            self.session.remove_query(self.session.query.id)
+        query = self.session.query
+        if query is not None and self._is_agreed(query):
+            self.workbench.remove_query(query.id)
+
+    def _is_agreed(self, query: ProjectQuery) -> bool:
+        """Ask before verdicts go."""
+        n_verdicts = self.session.count_verdicts(query.id)
+        if not n_verdicts:
+            return True
+        verdicts = "1 verdict" if n_verdicts == 1 else f"{n_verdicts} verdicts"
+        answer = QMessageBox.question(
+            self,
+            "Remove the query?",
+            f"{query.name} has {verdicts}. Remove it with its answer and its verdicts? Undo brings all of it back.",
+            QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
+            QMessageBox.StandardButton.No,
+        )
+        return answer == QMessageBox.StandardButton.Yes
 
     def _set_modality(self) -> None:
         if self.session.query is not None:
@@ -263,3 +289,13 @@ class QueryWidget(QWidget):
     def _set_pixel_size(self, value: float) -> None:
         if self.session.query is not None and value > 0:
             self.session.update_query(self.session.query.id, pixel_size_um=value)
+
+
+def describe_source(query: ProjectQuery) -> str:
+    """Return what has to be known of where a query and its pixel size come from, "" where nothing."""
+    said = list(query.source.get("notes", ()))
+    source = str(query.source.get("pixel size", ""))
+    if query.pixel_size_um is None:
+        reason = "" if source in ("", "missing", "user") else f" ({source.removeprefix('missing: ')})"
+        said.insert(0, f"The pixel size is not known{reason}: type it in.")
+    return "\n".join(said)

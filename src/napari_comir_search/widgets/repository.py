@@ -137,7 +137,11 @@ class RepositoryWidget(QWidget):
         busy = self.workbench.indexing.is_running
         self.index_button.setEnabled(bool(left) and not busy and not self._is_foreign)
         self.index_button.setText(
-            "Resume" if any(item.state is IndexState.PART for item in left) else "Index all"
+            "Resume"
+            if any(item.state is IndexState.PART for item in left)
+            else "Index again"
+            if left and all(item.state is IndexState.STALE for item in left)
+            else "Index all"
         )
         self.index_button.setToolTip(self._index_tip(items, left, busy))
         self.place_button.setEnabled(bool(items) and not busy)
@@ -154,7 +158,8 @@ class RepositoryWidget(QWidget):
         return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
 
     def _to_index(self) -> list[SlideItem]:
-        return [item for item in self.session.slides if item.state is not IndexState.DONE]
+        done = (IndexState.DONE, IndexState.OTHER_SLIDE)
+        return [item for item in self.session.slides if item.state not in done]
 
     @property
     def _is_foreign(self) -> bool:
@@ -202,14 +207,14 @@ class RepositoryWidget(QWidget):
         """Return what can be done with a slide."""
         menu = QMenu(self)
         if item.state is not IndexState.MISSING:
-            is_open = item.state is not IndexState.DONE and not self.workbench.indexing.is_running
+            is_open = item in self._to_index() and not self.workbench.indexing.is_running
             is_open = is_open and not self._is_foreign
             menu.addAction("Show", lambda: self.workbench.view.show(item.fingerprint))
             menu.addAction("Index this slide", lambda: self.workbench.index([item])).setEnabled(is_open)
             menu.addAction("Set pixel size …", lambda: self._ask_pixel_size(item))
             menu.addSeparator()
             menu.addAction("Use as query instead", lambda: self.workbench.maker.add_slide(item))
-        menu.addAction("Remove from the project", lambda: self.session.remove_slide(item.fingerprint))
+        menu.addAction("Remove from the project", lambda: self.workbench.remove_slide(item))
         return menu
 
     def _ask_pixel_size(self, item: SlideItem) -> None:

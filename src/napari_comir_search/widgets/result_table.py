@@ -26,7 +26,7 @@ HEADER_TIPS = (
     "The slide the candidate lies on.",
     "Centre in micrometres from the slide's left and upper border.",
     "By how much the slide's content was turned counter-clockwise to give the query.",
-    "Probability that this is the place, in percent.",
+    "Probability that this is the place, in percent. A place that was moved by hand has none.",
     "What was said of it.",
 )
 VERDICT_SIGNS = {Verdict.NONE: "", Verdict.ACCEPTED: "✓", Verdict.REJECTED: "✗", Verdict.UNSURE: "?"}
@@ -114,8 +114,7 @@ class ResultModel(QAbstractTableModel):
             return (
                 f"{candidate.slide}\n{candidate.width_um:.0f} × {candidate.height_um:.0f} µm at "
                 f"{candidate.center_x_um:.1f}, {candidate.center_y_um:.1f} µm, "
-                f"{candidate.angle_deg:.1f}°{mirrored}\nscore {candidate.score:.3f}, "
-                f"confidence {candidate.confidence:.2f}\nClick to go there."
+                f"{candidate.angle_deg:.1f}°{mirrored}\n{_describe_confidence(candidate)}\nClick to go there."
             )
         return None
 
@@ -195,13 +194,27 @@ def _plain_icon(pixmap: QPixmap) -> QIcon:
     return icon
 
 
+def _confidence_text(candidate: Candidate) -> str:
+    if candidate.by_hand:
+        return "by\nhand"
+    return "–" if candidate.confidence is None else f"{100 * candidate.confidence:.0f}\u00a0%"
+
+
+def _describe_confidence(candidate: Candidate) -> str:
+    if candidate.by_hand:
+        return "moved by hand, so without confidence"
+    if candidate.confidence is None:
+        return f"score {candidate.score:.3f}, confidence not known"
+    return f"score {candidate.score:.3f}, confidence {candidate.confidence:.2f}"
+
+
 def _texts(candidate: Candidate, verdict: Verdict) -> tuple[str, ...]:
     return (
         str(candidate.rank),
         SEAMS.sub("\u200b", candidate.slide),
         f"x {candidate.center_x_um:.0f}\ny {candidate.center_y_um:.0f}",
         f"{candidate.angle_deg:.0f}°" + ("\nflipped" if candidate.mirrored else ""),
-        f"{100 * candidate.confidence:.0f}\u00a0%",
+        _confidence_text(candidate),
         VERDICT_SIGNS[verdict],
     )
 
@@ -212,6 +225,6 @@ def _sort_values(candidate: Candidate, verdict: Verdict) -> tuple[Any, ...]:
         candidate.slide,
         candidate.center_y_um,
         candidate.angle_deg,
-        -candidate.confidence,
+        1.0 if candidate.confidence is None else -candidate.confidence,
         verdict.value,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
@@ -13,6 +14,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from comir_search.io.freshness import NOT_KNOWN
 from napari_comir_search.settings import read_preferences
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.workbench import Workbench
@@ -44,16 +46,22 @@ class SearchWidget(QWidget):
         self.slides_button.setToolTip("Search all indexed slides, or only some of them.")
         self.slides_button.setMenu(QMenu(self.slides_button))
         self.slides_button.menu().aboutToShow.connect(self._fill_slides)
-        self._left_out: set[str] = set()
         self.go_button = QPushButton("Search")
         self.go_button.setMinimumHeight(30)
         self.go_button.setStyleSheet("font-weight: bold;")
         self.go_button.clicked.connect(self._search)
         self.progress = ProgressRow(
-            workbench.searching, "Stop", "Stop the search. Candidates that were found by then are kept."
+            workbench.searching, "Stop", "Stop the search. The answer before it, if there is one, stays."
         )
         self.answer = QLabel()
+        self.answer.setTextFormat(Qt.TextFormat.PlainText)
         self.answer.setWordWrap(True)
+        self.state = QLabel()  # where the answer is not, or no longer, that to the query as it is
+        self.state.setTextFormat(Qt.TextFormat.PlainText)
+        self.state.setWordWrap(True)
+        self.state.setStyleSheet("color: #e69f00; font-weight: bold;")
+        self.top.valueChanged.connect(self._keep_options)
+        self.mirror.toggled.connect(self._keep_options)
 
         options = QHBoxLayout()
         options.addWidget(QLabel("Candidates"))
@@ -69,8 +77,10 @@ class SearchWidget(QWidget):
         layout.addLayout(go_row)
         layout.addWidget(self.progress)
         layout.addWidget(self.answer)
+        layout.addWidget(self.state)
 
         events = self.session.events
+        events.project.connect(self._take_options)
         for event in (events.slides, events.query, events.result):
             event.connect(self.refresh)
         workbench.searching.started.connect(self.refresh)
@@ -80,6 +90,7 @@ class SearchWidget(QWidget):
     def close_down(self) -> None:
         """Listen no more."""
         events = self.session.events
+        events.project.disconnect(self._take_options)
         for event in (events.slides, events.query, events.result):
             event.disconnect(self.refresh)
 
@@ -89,28 +100,46 @@ class SearchWidget(QWidget):
         result = self.session.result
         if self.workbench.searching.is_running:
             return "searching …"
-        return "" if result is None else "found" if result.found else "not found"
+        if result is None:
+            return ""
+        if not result.finished:
+            return "not finished"
+        answer = "found" if result.found else "not found"
+        return f"{answer}, out of date" if self._outdated else answer
+
+    @property
+    def _outdated(self) -> bool:
+        return self.session.answer_state.startswith("out of date")
 
     def refresh(self) -> None:
         """Show the session as it is now."""
         obstacle = self._obstacle()
         self.go_button.setEnabled(not obstacle)
         self.go_button.setToolTip(obstacle or "Find where the query lies on the indexed slides.")
-        chosen = self._chosen()
-        total = len(self.session.searchable)
+        chosen = self.session.chosen
+        total = len(self.session.slides) + len(self.session.missing)
         self.slides_button.setText(
             "All slides" if len(chosen) == total else f"{len(chosen)} of {total} slides"
         )
-        self.slides_button.setEnabled(total > 1)
+        self.slides_button.setEnabled(len(self.session.searchable) > 1)
         result = self.session.result
-        if self.workbench.searching.is_running:
-            self.answer.setText("First candidates, still being refined." if result is not None else "")
+        self.answer.setToolTip("")
+        state = ""
+        if self.session.is_refining:
+            self.answer.setText("First candidates; the search goes on, so there is no confidence yet.")
         elif result is not None:
             seconds = result.seconds.get("total")
-            self.answer.setText(result.reason + (f" ({seconds:.1f} s)" if seconds else ""))
+            said = [result.reason + (f" ({seconds:.1f} s)" if seconds else ""), self.session.coverage]
+            self.answer.setText(" ".join(text for text in said if text))
+            state = self.session.answer_state
         else:
-            self.answer.setText(obstacle)
-        self.answer.setVisible(bool(self.answer.text()))
+            self.answer.setText("" if self.workbench.searching.is_running else obstacle)
+        if state == NOT_KNOWN:  # nothing that can be seen has changed: not worth a line
+            self.answer.setToolTip(f"{state[:1].upper()}{state[1:]}.")
+            state = ""
+        self.state.setText(f"{state[:1].upper()}{state[1:]}. Search again." if state else "")
+        for label in (self.answer, self.state):
+            label.setVisible(bool(label.text()))
 
     def _obstacle(self) -> str:
         """Return why a search cannot start, "" when it can."""
@@ -123,12 +152,20 @@ class SearchWidget(QWidget):
             return "Choose a query first."
         if query.pixel_size_um is None:
             return "Type in the query's pixel size first."
-        return "" if self._chosen() else "Choose at least one slide to search."
+        return "" if self.session.chosen else "Choose at least one slide to search."
 
-    def _chosen(self) -> list[str]:
-        return [
-            item.fingerprint for item in self.session.searchable if item.fingerprint not in self._left_out
-        ]
+    def _keep_options(self) -> None:
+        self.session.set_search_options(self.top.value(), self.mirror.isChecked())
+
+    def _take_options(self) -> None:
+        """Show how the project that is open now is searched."""
+        preferences, kept = read_preferences(), self.session.search_options or {}
+        for part in (self.top, self.mirror):
+            part.blockSignals(True)
+        self.top.setValue(int(kept.get("top", preferences.candidates)))
+        self.mirror.setChecked(bool(kept.get("mirror", preferences.mirrored)))
+        for part in (self.top, self.mirror):
+            part.blockSignals(False)
 
     def _fill_slides(self) -> None:
         menu = self.slides_button.menu()
@@ -136,21 +173,19 @@ class SearchWidget(QWidget):
         for item in self.session.searchable:
             action = menu.addAction(item.info.name)
             action.setCheckable(True)
-            action.setChecked(item.fingerprint not in self._left_out)
+            action.setChecked(item.fingerprint not in self.session.left_out)
             action.setData(item.fingerprint)
             action.toggled.connect(self._choose_slides)
 
     def _choose_slides(self) -> None:
         actions = self.slides_button.menu().actions()
-        self._left_out = {action.data() for action in actions if not action.isChecked()}
+        self.session.left_out = frozenset(action.data() for action in actions if not action.isChecked())
         self.refresh()
 
     def _search(self) -> None:
-        chosen = self._chosen()
-        slides = None if len(chosen) == len(self.session.searchable) else chosen
-        self.workbench.search(self.top.value(), self.mirror.isChecked(), slides)
+        self.workbench.search(self.top.value(), self.mirror.isChecked())
 
     def _end(self, how: str) -> None:
         if how != "done":
-            self.workbench.keep_partial()
+            self.workbench.drop_partial()
         self.refresh()

@@ -18,6 +18,8 @@ STATE_COLOURS = {
     IndexState.PART: "#e69f00",
     IndexState.DONE: "#009e73",
     IndexState.OTHER_MODEL: "#d55e00",
+    IndexState.STALE: "#d55e00",
+    IndexState.OTHER_SLIDE: "#d55e00",
     IndexState.DAMAGED: "#d55e00",
     IndexState.MISSING: "#d55e00",
 }
@@ -98,8 +100,16 @@ class SlideListModel(QAbstractListModel):
                 f"{item.info.path}\nThe file is not there. Click Look for moved slides, "
                 "or right-click to take it out of the project."
                 if item.state is IndexState.MISSING
-                else f"{item.info.path}\n{item.info.format}, {item.size_text}\n{item.state.value}\n"
-                "Double-click to show it; click its pixel size to correct it; right-click for more."
+                else "\n".join(
+                    [
+                        item.info.path,
+                        f"{item.info.format}, {item.size_text}",
+                        *item.info.notes,
+                        item.state_tip,
+                        "",
+                    ]
+                )
+                + "Double-click to show it; click its pixel size to correct it; right-click for more."
             )
         if role == ITEM_ROLE:
             return item

@@ -47,7 +47,9 @@ class VerdictBar(QWidget):
             self.buttons[verdict] = button
             layout.addWidget(button, 0, column)
         self.undo_button = QPushButton("Undo")
-        self.undo_button.setToolTip(f"Take the last verdict back. ({key_of('undo')})")
+        self.undo_button.setToolTip(
+            f"Undo what was done last: a verdict, a place moved by hand, a removal. ({key_of('undo')})"
+        )
         self.undo_button.clicked.connect(workbench.undo)
         layout.addWidget(self.undo_button, 0, 3)
         self.note = QLineEdit()
@@ -60,14 +62,14 @@ class VerdictBar(QWidget):
         self.next_button.clicked.connect(workbench.step_unverified)
         layout.addWidget(self.next_button, 1, 3)
         events = self.session.events
-        for event in (events.candidate, events.judgement, events.result):
+        for event in (events.candidate, events.judgement, events.result, events.queries, events.slides):
             event.connect(self.refresh)
         self.refresh()
 
     def close_down(self) -> None:
         """Listen no more."""
         events = self.session.events
-        for event in (events.candidate, events.judgement, events.result):
+        for event in (events.candidate, events.judgement, events.result, events.queries, events.slides):
             event.disconnect(self.refresh)
 
     def refresh(self) -> None:
@@ -78,8 +80,9 @@ class VerdictBar(QWidget):
         for own, button in self.buttons.items():
             button.setEnabled(can_judge)
             button.setChecked(own is verdict)
-        for part in (self.note, self.undo_button, self.next_button):
+        for part in (self.note, self.next_button):
             part.setEnabled(can_judge)
+        self.undo_button.setEnabled(self.session.can_undo)
         if not self.note.hasFocus() or not can_judge:
             self.note.setText(self._saved_note())
 
