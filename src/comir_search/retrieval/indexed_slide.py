@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from comir_search.errors import ComirSearchError
 from comir_search.retrieval.chunk_cache import ChunkCache
-from comir_search.retrieval.layout import NO_WORD, ZERO_POINT, BoolGrid, Layout, comir_array
+from comir_search.retrieval.layout import NO_WORD, TISSUE_PX, ZERO_POINT, BoolGrid, Layout, comir_array
 from comir_search.retrieval.slide_record import SLIDES, SlideRecord
 from comir_search.retrieval.storage import Storage
 
@@ -131,6 +131,11 @@ class IndexedSlide:
         return self.record.height_px
 
     @property
+    def size_um(self) -> tuple[float, float]:
+        """Height and width."""
+        return self.height_px * self.pixel_size_um, self.width_px * self.pixel_size_um
+
+    @property
     def intensity(self) -> dict[str, Any]:
         """The normalisation that was measured on the slide."""
         return self.record.intensity
@@ -150,6 +155,11 @@ class IndexedSlide:
     def tissue_pixel_size_um(self) -> float:
         """Pixel size of the tissue mask."""
         return self.layout.tissue_pixel_size_um
+
+    @property
+    def tissue_step_px(self) -> float:
+        """CoMIR pixels per pixel of the tissue mask."""
+        return TISSUE_PX / self.layout.stride
 
     @cached_property
     def tissue(self) -> BoolGrid:
