@@ -23,6 +23,7 @@ TRUTH = Candidate(1, "", 352.0, 296.0, 1.0, 256.0, 256.0, 0.0, False, 1.0, 1.0)
 KEYS = (
     "rank",
     "slide",
+    "fingerprint",
     "center_x_px",
     "center_y_px",
     "center_x_um",
@@ -31,6 +32,7 @@ KEYS = (
     "height_um",
     "angle_deg",
     "mirrored",
+    "scale",
     "score",
     "confidence",
 )
@@ -51,6 +53,7 @@ def folder(tmp_path_factory):
     from comir_search.comir.model import BF, SHG, Model
     from comir_search.comir.networks import build_network
     from comir_search.evaluation.tissue import simulate_tissue
+    from comir_search.retrieval.confidence import Calibration
     from comir_search.retrieval.indexing import index_slides
     from comir_search.retrieval.vocabulary import Vocabulary
     from comir_search.slides import open_slide
@@ -93,6 +96,7 @@ def folder(tmp_path_factory):
         comir_channels=4,
         pixel_size_um=2.0,
         vocabulary=vocabulary,
+        calibration=Calibration((12.0, 25.0, 0.0, 0.0, -6.0), 0.9),
     )
     index_slides([folder / "slides"], folder / "index", model=model, modality="bf", device="cpu")
     return folder
@@ -126,7 +130,12 @@ def test_json(answer):
     results = json.loads(answer.json.read_text())
     assert [result["query"] for result in results] == ["patch.tif", "absent.tif"]
     for result in results:
-        assert set(result) == {"query", "found", "reason", "seconds", "candidates"}
+        assert set(result) == {
+            *("query", "found", "reason", "seconds"),
+            *("options", "pixel_size_um", "modality", "candidates"),
+        }
+        assert (result["pixel_size_um"], result["modality"]) == (1.0, "bf")
+        assert result["options"] == {"top": 4, "mirror": False, "slides": None}
         assert len(result["reason"]) > 20 and result["seconds"]["total"] > 0
         candidates = result["candidates"]
         assert 1 <= len(candidates) <= 4 and all(tuple(each) == KEYS for each in candidates)
@@ -204,7 +213,7 @@ def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch,
     def see_both_closer(scanner, *arguments, **options):
         flipped = scanner.query.mirrored
         place = Place(number, 352 / size_um, 296 / size_um, 0.0, 0.5 if flipped else 1.0, mirrored=flipped)
-        yield 1, 1, [place] if scanner.level < scan.COARSE_LEVELS[0] else []
+        yield 1, 1, [place] if scanner.level < scan.FIRST_LEVEL else []
 
     monkeypatch.setattr(scan, "scan_slides", see_both_closer)
     monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
@@ -223,7 +232,7 @@ def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
 
     def miss_coarsely(scanner, *arguments, **options):
         for done, total, places in scan_slides(scanner, *arguments, **options):
-            yield done, total, places if scanner.level < scan.COARSE_LEVELS[0] else []
+            yield done, total, places if scanner.level < scan.FIRST_LEVEL else []
 
     monkeypatch.setattr(scan, "scan_slides", miss_coarsely)
     monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))

@@ -23,11 +23,15 @@ CHANNELS = 3
 class MemorySlide:
     """An indexed slide that lies in memory."""
 
+    fingerprint = "f" * 32
+
     def __init__(self, comir: np.ndarray) -> None:
         self.comir_shape = comir.shape
         coded = (comir + 1) * 127.5
         self._levels = [np.rint(shrink(coded, 2**level)).astype(np.uint8) for level in range(4)]
         self.tissue = np.ones((comir.shape[1] // 8, comir.shape[2] // 8), bool)
+        self.tissue_step_px = 8.0
+        self.size_um = comir.shape[1] * 4.0, comir.shape[2] * 4.0
 
     def read_comir(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         whole = self._levels[level]
@@ -176,7 +180,9 @@ def test_tiles_of_given_places_are_scanned_first(comir):
 
 
 @pytest.mark.parametrize(
-    ("side_um", "levels"), [(128, (2, 1)), (384, (2, 1)), (700, (2, 1)), (1000, (2, None)), (2000, (3, None))]
+    ("side_um", "levels"),
+    [(128, (2, 1)), (384, (2, 1)), (700, (2, 1)), (1000, (2, None)), (2000, (3, None)),
+     (4000, (4, None)), (8000, (5, None)), (15000, (6, None))]
 )
 def test_large_queries_are_scanned_more_coarsely(side_um, levels):
     side = side_um // 4

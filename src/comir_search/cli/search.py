@@ -144,7 +144,6 @@ def search_all_steps(
     queries, left_out = _list_queries(paths)
     n_members = len(queries) + len(left_out)
     answers = []
-    failures: list[Exception] = [error for _, error in left_out]
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
         for number, path in enumerate(queries, 1):
             who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from comir_search.geometry import cells_at
 from comir_search.progress import Job, Tick
-from comir_search.retrieval.index import Index
+from comir_search.retrieval.index import Index, IndexedSlide
 from comir_search.retrieval.levels import coarsen_to
-from comir_search.retrieval.query import check_fits, check_query, prepare_query
+from comir_search.retrieval.query import Query, check_fits, check_query, prepare_query
 from comir_search.retrieval.scan import Scanner
 from comir_search.retrieval.threads import run_side_by_side
 from comir_search.slides import Slide
@@ -83,12 +84,21 @@ def heat_map_steps(
     """
     slide = index.slide(fingerprint)
     check_query(index.model, image, modality)
-    check_fits(image, [slide.size_um])
+    check_fits(image, [each.size_um for each in index.slides])
     yield Tick("embedding the query", 0, 1)
     queries = [
         prepare_query(index.model, image, modality, mirrored=flipped)
         for flipped in (False, True)[: 1 + mirror]
     ]
+    made = yield from draw_map_steps(slide, queries, index.model.comir_pixel_size_um)
+    return made
+
+
+def draw_map_steps(slide: IndexedSlide, queries: Sequence[Query], comir_pixel_size_um: float) -> Job[HeatMap]:
+    """Correlate a query, and its mirror image if that is given too, with every place of a slide.
+
+    Memory is bounded: the map of a large query is coarser.
+    """
     level = coarsen_to(queries[0].diagonal_px, WIDEST_TEMPLATE_PX, LEVEL)
     scanners = [Scanner(query, level, N_ANGLES) for query in queries]
     factor, step_px = 2**level, scanners[0].step_px
@@ -104,9 +114,9 @@ def heat_map_steps(
     for done, _ in run_side_by_side(compare, tiles, scanners[0].bytes_each):
         yield Tick("comparing every place", done, len(tiles))
     scores[~_spread(slide.tissue, slide.tissue_step_px / factor, shape)] = np.nan
-    pixel_um = factor * index.model.comir_pixel_size_um
+    pixel_um = factor * comir_pixel_size_um
     step = max(1, -(-max(shape) // LONGEST_PX))
-    return HeatMap(fingerprint, _keep_best(scores, step), pixel_um * step, pixel_um * (step - 1) / 2)
+    return HeatMap(slide.fingerprint, _keep_best(scores, step), pixel_um * step, pixel_um * (step - 1) / 2)
 
 
 def _spread(mask: NDArray[np.bool_], cell: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
