@@ -157,3 +157,15 @@ def test_queries_cut_by_rotation_lie_where_the_matrix_says(angle_deg, mirrored, 
 
 def test_place_error():
     assert geometry.place_error_px(candidate(x=3, y=4), 0, 0) == 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cells_of_a_coarser_grid_never_drift(seed):
+    rng = np.random.default_rng(seed)
+    cell, count = float(rng.uniform(0.3, 60)), int(rng.integers(1, 5000))
+    numbers = np.arange(count)
+    middles = (numbers + 0.5) * cell
+    assert np.array_equal(geometry.cells_at(middles, cell, count), numbers)
+    assert geometry.cells_at([-1.0, cell * (count + 3)], cell, count).tolist() == [0, count - 1]
+    first, last = sorted(rng.integers(0, count, 2).tolist())
+    assert geometry.cells_under(middles[first], middles[last] + cell / 4, cell) == slice(first, last + 1)

@@ -93,6 +93,28 @@ def center_frame_matrix(matrix: ArrayLike) -> FloatArray:
     return np.linalg.inv(half) @ np.asarray(matrix, float) @ half
 
 
+def cells_at(positions: ArrayLike, cell: float, count: int) -> NDArray[np.intp]:
+    """Return which cell of a coarser grid holds each position; both grids share their first corner.
+
+    Cells are `cell` wide in the positions' unit: never a width that was rounded, or
+    the cells of a large slide drift away from what they stand for.
+
+    Parameters
+    ----------
+    positions : array_like
+    cell : float
+    count : int
+        Cells there are; what lies beyond the last is taken to be in it.
+    """
+    numbers = np.floor(np.asarray(positions, float) / cell).astype(np.intp)
+    return np.clip(numbers, 0, count - 1)
+
+
+def cells_under(start: float, stop: float, cell: float) -> slice:
+    """Return the cells of a coarser grid that [start, stop) touches; see `cells_at`."""
+    return slice(int(start // cell), int(-(-stop // cell)))
+
+
 def transform(matrix: ArrayLike, points: ArrayLike) -> FloatArray:
     """Apply a 3 x 3 matrix to points (..., 2)."""
     matrix, points = np.asarray(matrix, float), np.asarray(points, float)

@@ -142,8 +142,11 @@ class TestQuery:
 
         return run
 
-    def test_larger_than_four_slides(self, search):
-        assert_stated(search(paint_signal(1200, 1200)), "patch.ome.tif")
+    def test_larger_than_every_slide(self, search):
+        assert_stated(search(paint_signal(800, 800)), "patch.ome.tif", "largest slide", "--pixel-size")
+
+    def test_print_density_given_by_hand_is_refused_at_once(self, search):
+        assert_stated(search(paint_signal(192, 256), 84.67), "patch.ome.tif", "84.67 um", "--pixel-size")
 
     @pytest.mark.parametrize(("shape", "size_um"), [((31, 100), 2.0), ((100, 20), 2.0), ((100, 100), 0.5)])
     def test_smaller_than_32_px_of_the_model(self, search, shape, size_um):

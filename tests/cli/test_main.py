@@ -163,3 +163,75 @@ print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
     assert run_python(code.format("")).endswith("PASSIVE False\n")
     told = "os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'"
     assert run_python(code.format(told)).endswith("ACTIVE False\n")
+
+
+RUN_CLOSED = """
+import sys
+import comir_search.cli as cli
+from comir_search.cli.progress import show
+from comir_search.progress import Tick
+from types import SimpleNamespace
+
+def work():
+    yield Tick("working", 0, 2, note="a note")
+    open({written!r}, "w").write("kept")
+    return 0
+
+def run(args):
+    print("result")
+    {body}
+    return show(work())
+
+module = SimpleNamespace(HELP="h", __doc__="", add_arguments=lambda parser: None, run=run)
+cli._command_modules = lambda: [("work", module)]
+sys.exit(cli.main({arguments}))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Windows closes no stream")
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize(
+    ("body", "arguments", "code"),
+    [
+        ("pass", ["work"], 0),
+        ("raise cli.ComirSearchError('no')", ["work"], 1),
+        ("raise KeyboardInterrupt", ["work"], 130),
+        ("pass", ["--help"], 0),
+        ("pass", [], 0),
+        ("pass", ["nonsense"], 2),
+    ],
+)
+def test_closed_streams_change_no_answer(tmp_path, closed, body, arguments, code):
+    written = tmp_path / "written.txt"
+    script = tmp_path / "script.py"
+    script.write_text(RUN_CLOSED.format(written=str(written), body=body, arguments=arguments))
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} {script} {redirections}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr + done.stdout and "AttributeError" not in done.stderr + done.stdout
+    if 2 in closed:
+        assert "no" not in done.stdout.split()  # a complaint is no result
+    if code == 0 and arguments == ["work"]:
+        assert written.read_text() == "kept"  # and nothing that was printed
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_device_is_a_stated_failure(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(RUN_CLOSED.format(written=str(tmp_path / "w"), body="pass", arguments=["work"]))
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} {script} > /dev/full"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_reader_of_both_streams_that_goes_away_is_no_failure(tmp_path):
+    script = tmp_path / "script.py"
+    body = "print('x' * 80 * 100_000); sys.stdout.flush()"
+    script.write_text(RUN_CLOSED.format(written=str(tmp_path / "w"), body=body, arguments=["work"]))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141

@@ -5,7 +5,10 @@ are found on brightfield slides: enough to test everything but the learning.
 """
 
 import csv
+import dataclasses
 import json
+import os
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+import comir_search
 from comir_search.io.geojson import read_geojson
 from comir_search.io.pictures import extract_candidate
 from comir_search.records import Candidate
@@ -53,6 +57,7 @@ def folder(tmp_path_factory):
     from comir_search.comir.model import BF, SHG, Model
     from comir_search.comir.networks import build_network
     from comir_search.evaluation.tissue import simulate_tissue
+    from comir_search.retrieval.confidence import Calibration
     from comir_search.retrieval.indexing import index_slides
     from comir_search.retrieval.vocabulary import Vocabulary
     from comir_search.slides import open_slide
@@ -95,6 +100,7 @@ def folder(tmp_path_factory):
         comir_channels=4,
         pixel_size_um=2.0,
         vocabulary=vocabulary,
+        calibration=Calibration((12.0, 25.0, 0.0, 0.0, -6.0), 0.9),
     )
     index_slides([folder / "slides"], folder / "index", model=model, modality="bf", device="cpu")
     return folder
@@ -129,15 +135,11 @@ def test_json(answer):
     assert [result["query"] for result in results] == ["patch.tif", "absent.tif"]
     for result in results:
         assert set(result) == {
-            "query",
-            "found",
-            "reason",
-            "seconds",
-            "candidates",
-            "options",
-            "pixel_size_um",
-            "modality",
+            *("query", "found", "reason", "seconds"),
+            *("options", "pixel_size_um", "modality", "candidates"),
         }
+        assert (result["pixel_size_um"], result["modality"]) == (1.0, "bf")
+        assert result["options"] == {"top": 4, "mirror": False, "slides": None}
         assert len(result["reason"]) > 20 and result["seconds"]["total"] > 0
         candidates = result["candidates"]
         assert 1 <= len(candidates) <= 4 and all(tuple(each) == KEYS for each in candidates)
@@ -215,7 +217,7 @@ def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch,
     def see_both_closer(scanner, *arguments, **options):
         flipped = scanner.query.mirrored
         place = Place(number, 352 / size_um, 296 / size_um, 0.0, 0.5 if flipped else 1.0, mirrored=flipped)
-        yield 1, 1, [place] if scanner.level < scan.COARSE_LEVELS[0] else []
+        yield 1, 1, [place] if scanner.level < scan.FIRST_LEVEL else []
 
     monkeypatch.setattr(scan, "scan_slides", see_both_closer)
     monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
@@ -234,7 +236,7 @@ def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
 
     def miss_coarsely(scanner, *arguments, **options):
         for done, total, places in scan_slides(scanner, *arguments, **options):
-            yield done, total, places if scanner.level < scan.COARSE_LEVELS[0] else []
+            yield done, total, places if scanner.level < scan.FIRST_LEVEL else []
 
     monkeypatch.setattr(scan, "scan_slides", miss_coarsely)
     monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
@@ -305,3 +307,193 @@ def test_missing_index_is_one_sentence(command, folder, tmp_path):
 @pytest.mark.parametrize("option", [("--top", 0), ("--top", "x"), ("--pixel-size", -1), ("--nonsense",)])
 def test_wrong_usage(search, folder, option):
     assert search(folder / "patch.tif", *option).code == 2
+
+
+class TestBatch:
+    """One bad query never stops the others."""
+
+    @pytest.fixture
+    def mixed(self, folder, tmp_path):
+        """A folder with two good patches, one that is no image, one without a pixel size."""
+        queries = tmp_path / "queries"
+        (queries / "deeper").mkdir(parents=True)
+        shutil.copy(folder / "absent.tif", queries / "deeper" / "absent.tif")
+        shutil.copy(folder / "patch.tif", queries / "patch.tif")
+        (queries / "broken.tif").write_text("no image")
+        tifffile.imwrite(queries / "plain.tif", np.full((200, 200), 7, np.uint8), metadata=None)
+        return queries
+
+    def test_the_others_are_printed_and_written(self, search, mixed, tmp_path):
+        files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "geojson", "png")}
+        options = [f"--{kind}" for kind in ("json", "csv", "geojson")] + ["--overlay"]
+        wanted = [part for pair in zip(options, files.values(), strict=True) for part in pair]
+        answer = search(mixed, tmp_path / "missing.tif", *wanted)
+        assert answer.code == 1 and "Traceback" not in answer.err
+        assert "patch.tif: found" in answer.out and "absent.tif: not found" in answer.out
+        assert [result["query"] for result in json.loads(files["json"].read_text())] == [
+            "absent.tif",
+            "patch.tif",
+        ]
+        assert all(file.stat().st_size > 100 for file in files.values())
+        told = answer.err[answer.err.index("3 of 5 were left out:") :].splitlines()[1:]
+        assert len(told) == 3
+        for line, words in zip(
+            sorted(told),
+            (("broken.tif",), ("missing.tif", "not exist"), ("plain.tif", "--pixel-size")),
+            strict=True,
+        ):
+            assert all(word in line for word in words)
+
+    def test_where_none_is_left_nothing_is_written(self, search, tmp_path):
+        for name in ("a.tif", "b.tif"):
+            (tmp_path / name).write_text("no image")
+        answer = search(tmp_path, "--json", tmp_path / "out.json")
+        assert answer.code == 1 and "2 of 2 were left out:" in answer.err and answer.out == ""
+        assert not (tmp_path / "out.json").exists()
+
+    def test_a_folder_without_images_is_one_sentence(self, search, tmp_path):
+        (tmp_path / "empty").mkdir()
+        answer = search(tmp_path / "empty")
+        assert answer.code == 1 and "empty" in answer.sentence
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows counts open files otherwise")
+    def test_more_queries_than_files_may_be_open(self, folder, tmp_path, run_python):
+        for number in range(60):
+            os.link(folder / "patch.tif", tmp_path / f"{number}.tif")
+        code = f"""
+import resource
+from comir_search.cli.search import search_all_steps
+from comir_search.retrieval.index import Index
+import comir_search.retrieval.search as module
+index = Index.open({str(folder / "index")!r}, "cpu")
+index.model
+first, n = module.search_steps, 0
+def search_steps(*arguments, **options):  # the first is searched, the others are opened
+    global n
+    n += 1
+    if n == 1:
+        return (yield from first(*arguments, **options))
+module.search_steps = search_steps
+import os, pathlib, comir_search.slides.tiff
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, 4096))
+from comir_search.progress import finish
+paths = [pathlib.Path({str(tmp_path)!r})]
+print(len(finish(search_all_steps(index, paths, modality="bf"))))
+"""
+        assert run_python(code) == "60\n"
+
+
+def test_a_slide_that_is_not_there_is_named_with_those_that_are(folder):
+    from comir_search.errors import ComirSearchError
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import search
+
+    index = Index.open(folder / "index", "cpu")
+    for names in (["typo"], ["one.tif", "typo"]):
+        with pytest.raises(ComirSearchError, match=r"no slide 'typo'; it holds one\.tif, two\.tif"):
+            search(folder / "patch.tif", index, modality="bf", slides=names)
+    with pytest.raises(ComirSearchError, match=r"one\.tif, two\.tif"):
+        search(folder / "patch.tif", index, modality="bf", slides=[])
+
+
+def test_what_is_not_found_on_some_slides_says_how_many(folder, tmp_path):
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import search
+
+    index = Index.open(folder / "index", "cpu")
+    whole = search(folder / "absent.tif", index, modality="bf")
+    assert not whole.found and "slides were searched" not in whole.reason
+    result = search(folder / "patch.tif", index, modality="bf", slides=["two.tif"])
+    assert not result.found and "only 1 of 2 slides were searched" in result.reason
+    shutil.copytree(folder / "index", tmp_path / "index")
+    begun = tmp_path / "index" / "slides" / ("e" * 32)
+    begun.mkdir()
+    (begun / "progress.json").write_text("{}")
+    result = search(folder / "absent.tif", Index.open(tmp_path / "index", "cpu"), modality="bf")
+    assert not result.found and "only 2 of 3 slides were searched" in result.reason
+
+
+def test_an_answer_says_what_it_was_computed_from(folder):
+    from comir_search.progress import finish
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import search_steps
+    from comir_search.slides import open_slide
+
+    index = Index.open(folder / "index", "cpu")
+    partials = []
+    job = search_steps(index, folder / "patch.tif", modality="bf", top=3, slides=["one.tif"])
+    result = finish(job, lambda tick: partials.append(tick.partial) if tick.partial else None)
+    with open_slide(folder / "patch.tif") as query:
+        fingerprint = query.fingerprint
+    (slide,) = [slide for slide in index.slides if slide.name == "one.tif"]
+    origin = result.provenance
+    assert (origin.query, origin.pixel_size_um, origin.modality) == (fingerprint, 1.0, "bf")
+    assert origin.options == {"top": 3, "mirror": False, "slides": ["one.tif"]}
+    assert origin.slides == {slide.fingerprint: 1.0} and origin.index == str(folder / "index")
+    assert (origin.embedding, origin.model) == (index.model.embedding_fingerprint, index.model.fingerprint)
+    assert origin.version == comir_search.__version__
+    assert result.finished and partials
+    for partial in partials:
+        assert not partial.finished and partial.provenance is None
+        assert {each.confidence for each in partial.candidates} == {None}
+
+
+def test_a_model_that_was_never_calibrated_finds_nothing(folder, monkeypatch, capsys):
+    from comir_search.cli.search import print_result
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import search
+
+    index = Index.open(folder / "index", "cpu")
+    calibrated = search(folder / "patch.tif", index, modality="bf")
+    monkeypatch.setattr(index.model, "calibration", None)
+    result = search(folder / "patch.tif", index, modality="bf")
+    assert calibrated.found and not result.found and "never calibrated" in result.reason
+    assert (result.candidates[0].slide, result.candidates[0].confidence) == ("one.tif", None)
+    scores = [each.score for each in result.candidates]
+    assert scores == sorted(scores, reverse=True)
+    print_result(result)
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "-"
+    assert json.loads(json.dumps(result.to_dict()))["candidates"][0]["confidence"] is None
+
+
+@pytest.mark.parametrize("top", [1, 25, 60])
+def test_top_gives_as_many_distinct_places(folder, top):
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import DISTINCT_SHARE, search
+    from comir_search.slides import open_slide, slide_from_array
+
+    index = Index.open(folder / "index", "cpu")
+    with open_slide(folder / "patch.tif") as whole:
+        patch = slide_from_array(
+            np.asarray(whole.read_level(0, 90, 90, 80, 80)), pixel_size_um=1.0, name="small"
+        )
+    result = search(patch, index, modality="bf", top=top)
+    assert [each.rank for each in result.candidates] == list(range(1, top + 1))
+    for number, one in enumerate(result.candidates):
+        for other in result.candidates[:number]:
+            apart = np.hypot(one.center_x_um - other.center_x_um, one.center_y_um - other.center_y_um)
+            assert one.slide != other.slide or apart >= DISTINCT_SHARE * 80 - 1e-6
+    assert "distinct places" not in result.reason
+    with pytest.raises(comir_search.ComirSearchError, match="ask for one or more"):
+        search(patch, index, modality="bf", top=0)
+
+
+def test_fewer_than_asked_for_is_said(search, folder):
+    answer = search(folder / "patch.tif", "--top", 5000)
+    assert answer.code == 0
+    rows = len(answer.out.strip().splitlines()) - 2
+    assert 10 < rows < 5000 and f"no more than {rows} distinct places" in answer.out
+
+
+def test_notes_on_a_query_are_shown(folder, monkeypatch, search):
+    from comir_search.slides import slide
+
+    first = slide.Slide.__init__
+
+    def init(self, **options):
+        first(self, **options)
+        self.info = dataclasses.replace(self.info, notes=(f"{self.info.name}: image 1 of 2 was taken.",))
+
+    monkeypatch.setattr(slide.Slide, "__init__", init)
+    answer = search(folder / "patch.tif")
+    assert answer.code == 0 and "patch.tif: image 1 of 2 was taken." in answer.err.splitlines()

@@ -10,12 +10,15 @@ import torch
 from comir_search.comir.embedding import decode
 from comir_search.geometry import angle_difference_deg, turn_matrix
 from comir_search.opencv import cv2
+from comir_search.progress import finish
 from comir_search.retrieval.correlation import correlate_window, transform_templates
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.pose import PoseFinder
 from comir_search.retrieval.query import Query
-from comir_search.retrieval.scan import Scanner, choose_scan_levels, scan_slides
+from comir_search.retrieval.runner import LocalSearchRunner
+from comir_search.retrieval.scan import Scanner, choose_finest_level, choose_scan_levels, scan_slides
 from comir_search.retrieval.templates import shrink, turn_templates
+from comir_search.retrieval.verification import Verifier
 
 CHANNELS = 3
 
@@ -23,11 +26,15 @@ CHANNELS = 3
 class MemorySlide:
     """An indexed slide that lies in memory."""
 
+    fingerprint = "f" * 32
+
     def __init__(self, comir: np.ndarray) -> None:
         self.comir_shape = comir.shape
         coded = (comir + 1) * 127.5
         self._levels = [np.rint(shrink(coded, 2**level)).astype(np.uint8) for level in range(4)]
         self.tissue = np.ones((comir.shape[1] // 8, comir.shape[2] // 8), bool)
+        self.tissue_step_px = 8.0
+        self.size_um = comir.shape[1] * 4.0, comir.shape[2] * 4.0
 
     def read_comir(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         whole = self._levels[level]
@@ -176,7 +183,17 @@ def test_tiles_of_given_places_are_scanned_first(comir):
 
 
 @pytest.mark.parametrize(
-    ("side_um", "levels"), [(128, (2, 1)), (384, (2, 1)), (700, (2, 1)), (1000, (2, None)), (2000, (3, None))]
+    ("side_um", "levels"),
+    [
+        (128, (2, 1)),
+        (384, (2, 1)),
+        (700, (2, 1)),
+        (1000, (2, None)),
+        (2000, (3, None)),
+        (4000, (4, None)),
+        (8000, (5, None)),
+        (15000, (6, None)),
+    ],
 )
 def test_large_queries_are_scanned_more_coarsely(side_um, levels):
     side = side_um // 4
@@ -193,6 +210,67 @@ def test_templates_follow_the_convention(comir):
     mask = templates.masks[0].numpy() > 0.99
     assert mask.sum() == pytest.approx(60 * 90, rel=0.08)
     assert np.corrcoef(templates.pixels[0].numpy()[:, mask].ravel(), own[:, mask].ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("wanted", [10, 30, 100])
+def test_as_many_distinct_places_are_verified_as_are_asked_for(comir, wanted):
+    slide, query = MemorySlide(comir), cut(comir, 200, 310, 0.0, (32, 32))
+    radius_px = 0.2 * query.short_side_px
+    for _, _, places in scan_slides(Scanner(query, 2, 24), [(0, slide)], 4000, radius_px, per_tile=4000):
+        pass
+    verifier = Verifier([query], [slide], 15.0, radius_px, wanted, LocalSearchRunner())
+    best, coarsest = finish(verifier.verify_steps(places, wanted=wanted))
+    assert len(coarsest) > wanted
+    assert wanted <= len(best) <= max(wanted, 12)
+    centers = np.array([(place.x, place.y) for place in best])
+    apart = np.hypot(*(centers[:, None] - centers[None]).T)
+    assert apart[np.triu_indices(len(best), 1)].min() >= radius_px
+    assert np.hypot(best[0].x - 200, best[0].y - 310) < 1
+    quick, _ = finish(
+        Verifier([query], [slide], 15.0, radius_px, 10, LocalSearchRunner()).verify_steps(places)
+    )
+    assert [place.score for place in quick[:3]] == pytest.approx([place.score for place in best[:3]])
+
+
+def test_fewer_are_verified_only_where_there_are_no_more(comir):
+    slide, query = MemorySlide(comir), cut(comir, 200, 310, 0.0, (64, 64))
+    places = [Place(0, 200 + 4 * number, 310, 0.0, 1.0 - number / 100) for number in range(3)]
+    places += [Place(0, 400, 100 + 90 * number, 0.0, 0.5) for number in range(3)]
+    best, _ = finish(
+        Verifier([query], [slide], 15.0, 12.8, 10, LocalSearchRunner()).verify_steps(places, wanted=10)
+    )
+    assert 4 <= len(best) < 6  # the first three are one
+
+
+def test_a_large_query_is_placed_on_levels_that_the_index_does_not_store():
+    rng = np.random.default_rng(4)
+    coarse = np.stack([cv2.GaussianBlur(rng.standard_normal((200, 220)).astype(np.float32), (0, 0), 1.5)] * 2)
+    coarse[1] = cv2.GaussianBlur(rng.standard_normal((200, 220)).astype(np.float32), (0, 0), 1.5)
+    large = np.stack(
+        [cv2.resize(np.tanh(6 * each), (2640, 2400), interpolation=cv2.INTER_CUBIC) for each in coarse]
+    )
+    slide = MemorySlide(np.clip(large, -1, 1))
+    query = cut(large, 1400.0, 1150.0, 21.0, (1500, 1400))
+    levels = choose_scan_levels(query)
+    assert levels == (5, None) and choose_finest_level(query) == 3
+    for _, _, places in scan_slides(Scanner(query, levels[0], 90), [(0, slide)], 40, 280.0):
+        pass
+    best, _ = finish(Verifier([query], [slide], 4.0, 280.0, 3, LocalSearchRunner(), 3).verify_steps(places))
+    assert np.hypot(best[0].x - 1400, best[0].y - 1150) < 4
+    assert angle_difference_deg(best[0].angle_deg, 21.0) < 0.3
+
+
+def test_tissue_near_the_far_edge_of_a_wide_slide_is_scanned():
+    """The last tile whose tissue lies in the first part of a pixel of the mask."""
+    slide = MemorySlide(np.zeros((2, 96, 8 * 170 * 4 + 1), np.float32))
+    slide.tissue = np.zeros((12, 170 * 4 + 1), bool)
+    scanner = Scanner(Query("q", np.zeros((2, 32, 32), np.float32), (32, 32), 128, 128, 1.0), 2, 4)
+    for column in range(slide.tissue.shape[1]):
+        slide.tissue[:] = False
+        slide.tissue[:, column] = True
+        first, last = column * 8 // 4, (column * 8 + 7) // 4
+        expected = {pixel // scanner.step_px * scanner.step_px for pixel in (first, last)}
+        assert {x for x, _ in scanner.tiles(slide)} == expected
 
 
 def test_keep_distinct_keeps_the_best_of_neighbours():

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a stated failure (one sentence on stderr), 2 wrong usage,
         130 stopped by Ctrl-C, 141 the reader of the output went away.
     """
+    _open_closed_streams()
     # Before torch is loaded: else its threads wait by spinning, and beside other busy programs a search
     # takes several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -56,27 +57,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            sys.stdout.flush()
+            return DONE
     except SystemExit as stop:
         return int(stop.code or 0)
-    if args.command is None:
-        parser.print_help()
-        return DONE
+    except BrokenPipeError:
+        _drop_output()
+        return READER_GONE
     try:
         code = args.run(args)
         sys.stdout.flush()
         return int(code)
     except BrokenPipeError:
-        # What is still buffered has no reader: drop it, or Python complains at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return READER_GONE
     except KeyboardInterrupt:
-        print(args.stopped, file=sys.stderr)
+        _complain(args.stopped)
         return INTERRUPTED
     except Exception as error:
         if "debug" in args:
             raise
-        print(_sentence(error), file=sys.stderr)
+        _complain(describe_failure(error))
         return STATED_FAILURE
+
+
+def _open_closed_streams() -> None:
+    """Give what the caller closed (``>&-``) somewhere to go.
+
+    Python has None for such a stream, and the system gives its number to the next
+    file that is opened: what a library prints would end up in there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the process's life)
+
+
+def _complain(sentence: str) -> None:
+    """Print a sentence on stderr, and drop what nobody can take any longer."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except OSError:  # of a full disk, or a reader that went away
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, or Python complains at exit that it cannot be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,8 +143,8 @@ def _command_modules() -> list[tuple[str, ModuleType]]:
     return [(name, import_module(f"{__name__}.{name.replace('-', '_')}")) for name in COMMANDS]
 
 
-def _sentence(error: Exception) -> str:
-    """Say a failure in one sentence."""
+def describe_failure(error: Exception) -> str:
+    """Return a failure in one sentence."""
     if isinstance(error, ComirSearchError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -13,18 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
-from comir_search.cli.search import draw_overlay, search_all_steps
+from comir_search.cli.search import draw_overlay, format_confidence, search_all_steps
 
 if TYPE_CHECKING:
     from comir_search.records import SearchResult
     from comir_search.retrieval.index import Index
-    from comir_search.slides import Slide
 
 HELP = "simulate slides and patches, index, search, draw"
 
@@ -47,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
     from comir_search.comir.model import load_model
     from comir_search.evaluation.synthesis import make_sample_steps
     from comir_search.retrieval.indexing import index_slides_steps
-    from comir_search.slides import open_slide
 
     started_s = time.monotonic()
     model = load_model(device=args.device)
@@ -56,13 +54,11 @@ def run(args: argparse.Namespace) -> int:
         sample.slides, args.out / "index", model=model, modality="bf", device=args.device
     )
     index = show(job)
-    with ExitStack() as stack:
-        queries = [stack.enter_context(open_slide(path)) for path in sample.queries]
-        results = show(search_all_steps(index, queries))
-        draw_overlay(args.out / "overlay.png", index, results, queries)
-        project = args.out / "demo.comirproj"
-        if not project.exists():  # it may hold somebody's verdicts by now
-            _write_project(project, index, queries, results)
+    results = [result for _, result in show(search_all_steps(index, sample.queries))]
+    draw_overlay(args.out / "overlay.png", index, results, sample.queries)
+    project = args.out / "demo.comirproj"
+    if not project.exists():  # it may hold somebody's verdicts by now
+        _write_project(project, index, sample.queries, results)
     with sample.truth.open(newline="", encoding="utf-8") as file:
         _print_answers(results, list(csv.DictReader(file)))
     print(f"Slides, patches, index and picture (overlay.png) are in {args.out}", end="")
@@ -83,7 +79,8 @@ def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, st
     for result, row in zip(results, truth, strict=True):
         answer = "found" if result.found else "not found"
         best = result.candidates[0] if result.candidates else None
-        line = f"{result.query:<{width}}  {answer:<9}  {best.confidence if best else 0:>10.2f}  "
+        confidence = format_confidence(best.confidence if best else None)
+        line = f"{result.query:<{width}}  {answer:<9}  {confidence:>10}  "
         if not row["slide"]:
             right += not result.found
             print(line + "is on none of the slides")
@@ -103,7 +100,7 @@ def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, st
 
 
 def _write_project(
-    path: Path, index: Index, queries: Sequence[Slide], results: Sequence[SearchResult]
+    path: Path, index: Index, queries: Sequence[Path], results: Sequence[SearchResult]
 ) -> None:
     """Write a project with the answers, for the plugin."""
     from comir_search.errors import ComirSearchError
@@ -118,13 +115,13 @@ def _write_project(
                     project.add_slide(file.info)
             except ComirSearchError:
                 continue  # of an earlier demo, and gone since
-        provenance = {"index": str(index.path), "model": index.model.fingerprint}
         for query, result in zip(queries, results, strict=True):
+            assert result.provenance is not None  # a finished search says what it was computed from
             key = project.add_query(
                 query.name,
-                path=query.info.path,
-                modality=index.model.other(index.modality),
-                pixel_size_um=query.pixel_size_um,
+                path=str(query),
+                modality=result.provenance.modality,
+                pixel_size_um=result.provenance.pixel_size_um,
             )
-            project.set_result(key, result, provenance)
+            project.set_result(key, result, asdict(result.provenance))
         project.settings = {"index": str(Path(index.path).absolute())}

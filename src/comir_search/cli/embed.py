@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from comir_search.cli import arguments
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     model = load_model(args.model, args.device)
     with open_slide(args.image, pixel_size_um=args.pixel_size) as slide:
+        for note in slide.info.notes:
+            print(note, file=sys.stderr)
         comir = show(embed_image_steps(model, slide, args.modality, as_float=args.float))
     write_comir(args.out, comir, model.comir_pixel_size_um)
     channels, height, width = comir.shape

@@ -28,6 +28,8 @@ def show(job: Generator[Tick, None, Result], stream: TextIO | None = None) -> Re
         over and over; elsewhere each stage prints one line when it begins.
     """
     stream = sys.stderr if stream is None else stream
+    if stream is None:  # closed by whoever started this process
+        return finish(job)
     display = _Bar(stream) if stream.isatty() else _Lines(stream)
     try:
         return finish(job, display.update)

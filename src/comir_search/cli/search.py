@@ -1,7 +1,8 @@
 """Search an index for patches: say where each of them was taken.
 
 The table goes to stdout. "Not found" is an answer, with its reason, and the
-command then ends with 0 too.
+command then ends with 0 too. A patch that cannot be read does not stop the
+others: it is named at the end, and the command ends with 1.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comir_search.cli import arguments
+from comir_search.cli import arguments, describe_failure
 from comir_search.cli.progress import show
 
 if TYPE_CHECKING:
@@ -23,11 +25,18 @@ if TYPE_CHECKING:
     from comir_search.slides import Slide
 
 HELP = "find where patches lie on the slides of an index"
+SINGLE_QUERY_PX, QUERY_PX = 600, 300  # longer side of a query's picture in the overlay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
-    parser.add_argument("queries", type=Path, nargs="+", metavar="QUERY", help="patches to search for")
+    parser.add_argument(
+        "queries",
+        type=Path,
+        nargs="+",
+        metavar="QUERY_OR_FOLDER",
+        help="patches to search for, or folders of patches",
+    )
     arguments.add_index(parser)
     arguments.add_modality(parser, "the queries' modality (default: the one that is not indexed)")
     arguments.add_pixel_size(parser)
@@ -36,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.positive_int,
         default=10,
         metavar="N",
-        help="candidates per query (default: 10)",
+        help="candidates per query, distinct ones (default: 10)",
     )
     parser.add_argument("--mirror", action="store_true", help="look for flipped patches too")
     arguments.add_device(parser)
@@ -57,65 +66,123 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search for all queries, print the tables, write the files asked for."""
+    from comir_search.errors import BatchIncomplete
     from comir_search.retrieval.index import Index
-    from comir_search.slides import open_slide
 
     index = Index.open(args.index, device=args.device)
-    with ExitStack() as stack:
-        queries = [
-            stack.enter_context(open_slide(path, pixel_size_um=args.pixel_size)) for path in args.queries
-        ]
-        results = show(
+    incomplete: BatchIncomplete | None = None
+    try:
+        answers = show(
             search_all_steps(
                 index,
-                queries,
+                args.queries,
                 modality=args.modality,
+                pixel_size_um=args.pixel_size,
                 top=args.top,
                 mirror=args.mirror,
                 workers=args.workers,
                 scheduler=args.scheduler,
             )
         )
-        for result in results:
-            print_result(result)
-        _write_files(args, results)
-        if args.overlay:
-            draw_overlay(args.overlay, index, results, queries)
-            print(f"Picture: {args.overlay}")
+    except BatchIncomplete as error:
+        if not error.result:
+            raise
+        incomplete, answers = error, error.result
+    results = [result for _, result in answers]
+    for result in results:
+        print_result(result)
+    _write_files(args, results)
+    if args.overlay:
+        draw_overlay(args.overlay, index, results, [query for query, _ in answers])
+        print(f"Picture: {args.overlay}")
+    if incomplete is not None:
+        raise incomplete
     return 0
 
 
 def search_all_steps(
     index: Index,
-    queries: Sequence[Slide],
+    paths: Sequence[Path],
     *,
     modality: str | None = None,
+    pixel_size_um: float | None = None,
     top: int = 10,
     mirror: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
-) -> Job[list[SearchResult]]:
-    """Search for one query after the other; ticks name the query where there are several."""
+) -> Job[list[tuple[Path, SearchResult]]]:
+    """Search for one query after the other; ticks name the query where there are several.
+
+    Parameters
+    ----------
+    index : Index
+    paths : sequence of Path
+        Queries, and folders of queries; one is open at a time.
+    modality, pixel_size_um, top, mirror, workers, scheduler
+        See `comir_search.retrieval.search.search`.
+
+    Returns
+    -------
+    list of (Path, SearchResult)
+
+    Raises
+    ------
+    BatchIncomplete
+        If some of several queries could not be searched for; with the others' results.
+    ComirSearchError
+        If the only query could not be, or the index holds no slide.
+    """
+    from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
     from comir_search.progress import Tick
     from comir_search.retrieval.runner import open_search_runner
-    from comir_search.retrieval.search import search_steps
+    from comir_search.retrieval.search import choose_slides, search_steps
+    from comir_search.slides import open_slide
 
-    results = []
+    choose_slides(index, None)  # or every query would be left out
     if workers or scheduler:
         yield Tick("starting workers", 0, 0)
+    queries, left_out = _list_queries(paths)
+    n_members = len(queries) + len(left_out)
+    answers = []
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
-        for number, query in enumerate(queries, 1):
-            job = search_steps(index, query, modality=modality, top=top, mirror=mirror, runner=runner)
+        for number, path in enumerate(queries, 1):
+            who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
             try:
-                while True:
-                    tick = next(job)
-                    who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
-                    yield Tick(who + tick.stage, tick.done, tick.total, tick.partial)
-            except StopIteration as stop:
-                results.append(stop.value)
-            finally:
-                job.close()
-    return results
+                with open_slide(path, pixel_size_um=pixel_size_um) as query:
+                    for note in query.info.notes:
+                        yield Tick(f"{who}reading", 0, 0, note=note)
+                    job = search_steps(index, query, modality=modality, top=top, mirror=mirror, runner=runner)
+                    try:
+                        while True:
+                            tick = next(job)
+                            yield replace(tick, stage=who + tick.stage)
+                    except StopIteration as stop:
+                        answers.append((path, stop.value))
+                    finally:
+                        job.close()
+            except (ComirSearchError, OSError) as error:
+                left_out.append((path, error))
+    if left_out and n_members == 1:
+        raise left_out[0][1]
+    if left_out:
+        named = tuple(LeftOut(str(path), describe_failure(error)) for path, error in left_out)
+        raise BatchIncomplete(answers, named, n_members)
+    return answers
+
+
+def _list_queries(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, Exception]]]:
+    """Return the queries among files and in folders, each once, and what cannot be one, with the reason."""
+    from comir_search.errors import ComirSearchError
+    from comir_search.slides import find_slides
+
+    queries: dict[Path, None] = {}
+    left_out: list[tuple[Path, Exception]] = []
+    for path in paths:
+        try:
+            queries |= dict.fromkeys(find_slides([path]))
+        except (ComirSearchError, OSError) as error:
+            left_out.append((path, error))
+    return list(queries), left_out
 
 
 def print_result(result: SearchResult) -> None:
@@ -128,12 +195,17 @@ def print_result(result: SearchResult) -> None:
             mirrored = "  mirrored" if each.mirrored else ""
             print(
                 f"  {each.rank:>4}  {each.slide:<{width}}  {each.center_x_um:>9.1f}  {each.center_y_um:>9.1f}"
-                f"  {each.angle_deg:>7.1f}  {each.confidence:>10.2f}{mirrored}"
+                f"  {each.angle_deg:>7.1f}  {format_confidence(each.confidence):>10}{mirrored}"
             )
     print()
 
 
-def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], queries: Sequence[Slide]) -> None:
+def format_confidence(confidence: float | None) -> str:
+    """Return a confidence as tables show it; a dash where there is none."""
+    return "-" if confidence is None else f"{confidence:.2f}"
+
+
+def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], queries: Sequence[Path]) -> None:
     """Draw results on those of the index's slides that can be found."""
     from comir_search.errors import ComirSearchError
     from comir_search.io.overlay import write_overlay
@@ -141,6 +213,8 @@ def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], quer
     from comir_search.slides import open_slide
 
     wanted = {candidate.fingerprint for result in results for candidate in result.candidates}
+    side_px = SINGLE_QUERY_PX if len(queries) == 1 else QUERY_PX
+    pictures = [_read_picture(query, side_px) for query in queries]
     with ExitStack() as stack:
         slides = []
         for slide in index.slides:
@@ -151,7 +225,15 @@ def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], quer
                     print(f"Not drawn: {error}", file=sys.stderr)
                     continue
                 slides.append(stack.enter_context(file))
-        write_overlay(path, results, queries, slides)
+        write_overlay(path, results, pictures, slides)
+
+
+def _read_picture(path: Path, side_px: int) -> Slide:
+    """Return a small copy of a query that holds no file open: there may be hundreds."""
+    from comir_search.slides import open_slide, slide_from_array
+
+    with open_slide(path) as query:
+        return slide_from_array(query.overview(side_px)[0], pixel_size_um=None, name=query.name)
 
 
 def _write_files(args: argparse.Namespace, results: Sequence[SearchResult]) -> None:

@@ -113,14 +113,18 @@ def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: 
     if image.shape[2] == channels:
         return image
     if channels == 1:
-        spread = image.astype(np.float32).max(axis=2) - image.astype(np.float32).min(axis=2)
-        if spread.max() > 0:
+        if not is_grey(image):
             raise ComirSearchError(
                 f"{name} is a colour image, but {modality} images are grey; give a one-channel image "
                 f"or choose the other modality."
             )
         return image[..., :1]
     return np.repeat(image[..., :1], channels, axis=2)
+
+
+def is_grey(image: NDArray[np.generic]) -> bool:
+    """Return whether an image (rows, columns[, channels]) has one channel, or equal ones."""
+    return image.ndim == 2 or bool((image == image[..., :1]).all())
 
 
 def read_image(

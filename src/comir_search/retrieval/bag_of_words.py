@@ -28,7 +28,6 @@ from comir_search.retrieval.index import IndexedSlide
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
-from comir_search.retrieval.templates import turn_templates
 from comir_search.retrieval.threads import run_side_by_side
 from comir_search.retrieval.vocabulary import NO_WORD, Vocabulary, join_channels, turn_projections
 
@@ -81,7 +80,7 @@ class BagOfWords:
         projections = turn_projections(self.vocabulary)
         steps = [(step * 360.0 / count, projections) for step in range(quarter)]
         # The turned copy and what is made of it, and the descriptors.
-        n_values = 4 * len(self.query.comir) * int(np.hypot(*self.query.size_px)) ** 2
+        n_values = 4 * len(self.query.comir) * int(self.query.diagonal_px) ** 2
         bytes_each = 4 * (n_values + 2 * self.vocabulary.projection[..., 0].size * MAX_SIDE_POINTS**2)
         described: list[list[tuple[float, Tensor, float]] | None] = []
         for done, described in run_side_by_side(self._describe_turns, steps, bytes_each):
@@ -118,7 +117,7 @@ class BagOfWords:
             Descriptors; of a large query at larger steps, which are enough to know its words.
         """
         block_px, step = self.vocabulary.block_px, self.vocabulary.step_px
-        templates = turn_templates(self.query.comir, self.query.size_px, [angle_deg])
+        templates = self.query.turn([angle_deg], level=0)
         step *= -(-templates.side // (step * MAX_SIDE_POINTS))
         spare = -templates.side % step
         pads = (spare // 2, spare - spare // 2) * 2

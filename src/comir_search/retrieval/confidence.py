@@ -2,7 +2,8 @@
 
 A logistic regression on a few measurements, fitted on searches whose answer is
 known, among them queries whose tissue is not in the index at all (see
-`comir_search.evaluation.calibration`). It belongs to the model.
+`comir_search.evaluation.calibration`). It belongs to the model; a model without
+one has no confidence, and none of its places counts as found.
 """
 
 from __future__ import annotations
@@ -83,10 +84,6 @@ class Calibration:
         """Return the probability of being right for rows of `FEATURES`."""
         logits = np.asarray(features, float) @ self.weights[:-1] + self.weights[-1]
         return 1 / (1 + np.exp(-logits))
-
-
-# Used by models that were never calibrated: cautious, and said so.
-UNCALIBRATED = Calibration((12.0, 25.0, 0.0, 0.0, -6.0), 0.9)
 
 
 def measure(scores: Sequence[float], signal: float, side_um: float) -> NDArray[np.float64]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from comir_search.geometry import cells_at
 from comir_search.progress import Job, Tick
-from comir_search.retrieval.index import Index
-from comir_search.retrieval.query import prepare_query
+from comir_search.retrieval.index import Index, IndexedSlide
+from comir_search.retrieval.levels import coarsen_to
+from comir_search.retrieval.query import Query, check_fits, check_query, prepare_query
 from comir_search.retrieval.scan import Scanner
 from comir_search.retrieval.threads import run_side_by_side
 from comir_search.slides import Slide
 
-LEVEL = 2
+LEVEL = 2  # the maps of large queries are coarser
+WIDEST_TEMPLATE_PX = 256
 N_ANGLES = 36
 LONGEST_PX = 1024  # a larger map shows no more
 
@@ -78,38 +82,49 @@ def heat_map_steps(
     ComirSearchError
         If the slide is not in the index, or the query cannot be searched for.
     """
-    yield Tick("embedding the query", 0, 1)
     slide = index.slide(fingerprint)
+    check_query(index.model, image, modality)
+    check_fits(image, [each.size_um for each in index.slides])
+    yield Tick("embedding the query", 0, 1)
     queries = [
         prepare_query(index.model, image, modality, mirrored=flipped)
         for flipped in (False, True)[: 1 + mirror]
     ]
-    scanners = [Scanner(query, LEVEL, N_ANGLES) for query in queries]
-    factor, step_px = 2**LEVEL, scanners[0].step_px
+    made = yield from draw_map_steps(slide, queries, index.model.comir_pixel_size_um)
+    return made
+
+
+def draw_map_steps(slide: IndexedSlide, queries: Sequence[Query], comir_pixel_size_um: float) -> Job[HeatMap]:
+    """Correlate a query, and its mirror image if that is given too, with every place of a slide.
+
+    Memory is bounded: the map of a large query is coarser.
+    """
+    level = coarsen_to(queries[0].diagonal_px, WIDEST_TEMPLATE_PX, LEVEL)
+    scanners = [Scanner(query, level, N_ANGLES) for query in queries]
+    factor, step_px = 2**level, scanners[0].step_px
     _, rows, columns = slide.comir_shape
     shape = -(-rows // factor), -(-columns // factor)
     scores = np.full(shape, np.nan, np.float32)
     tiles = scanners[0].tiles(slide)
 
-    def compare(tile: tuple[int, int]) -> NDArray[np.float32]:
-        parts = [scanner.correlate(slide, tile).numpy() for scanner in scanners]
-        return np.maximum.reduce(parts)
+    def compare(x: int, y: int) -> None:
+        parts = [scanner.correlate(slide, (x, y)).numpy() for scanner in scanners]
+        scores[y : y + step_px, x : x + step_px] = np.maximum.reduce(parts)
 
-    found: list[NDArray[np.float32] | None] = []
-    for done, found in run_side_by_side(compare, [(tile,) for tile in tiles], scanners[0].bytes_each):
+    for done, _ in run_side_by_side(compare, tiles, scanners[0].bytes_each):
         yield Tick("comparing every place", done, len(tiles))
-    for (x, y), part in zip(tiles, found, strict=True):
-        scores[y : y + step_px, x : x + step_px] = part
-    scores[~_spread(slide.tissue, shape)] = np.nan
-    pixel_um = factor * index.model.comir_pixel_size_um
+    scores[~_spread(slide.tissue, slide.tissue_step_px / factor, shape)] = np.nan
+    pixel_um = factor * comir_pixel_size_um
     step = max(1, -(-max(shape) // LONGEST_PX))
-    return HeatMap(fingerprint, _keep_best(scores, step), pixel_um * step, pixel_um * (step - 1) / 2)
+    return HeatMap(slide.fingerprint, _keep_best(scores, step), pixel_um * step, pixel_um * (step - 1) / 2)
 
 
-def _spread(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return a mask at another resolution."""
-    rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
-    columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
+def _spread(mask: NDArray[np.bool_], cell: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask at another resolution: whose `cell` pixels are one of the mask."""
+    rows, columns = (
+        cells_at(np.arange(length) + 0.5, cell, count)
+        for length, count in zip(shape, mask.shape, strict=True)
+    )
     return mask[np.ix_(rows, columns)]
 
 

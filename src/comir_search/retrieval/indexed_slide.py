@@ -17,7 +17,7 @@ from comir_search.errors import ComirSearchError
 from comir_search.io.atomic import cannot_write, writing
 from comir_search.retrieval.chunk_cache import ChunkCache
 from comir_search.retrieval.chunk_codec import ArrayDescription, decode_chunk, max_bytes_of
-from comir_search.retrieval.layout import NO_WORD, ZERO_POINT, BoolGrid, Layout, comir_array
+from comir_search.retrieval.layout import NO_WORD, TISSUE_PX, ZERO_POINT, BoolGrid, Layout, comir_array
 from comir_search.retrieval.slide_group import folder_of
 from comir_search.retrieval.slide_record import SlideRecord
 from comir_search.retrieval.storage import Storage
@@ -137,6 +137,11 @@ class IndexedSlide:
         return self.record.height_px
 
     @property
+    def size_um(self) -> tuple[float, float]:
+        """Height and width."""
+        return self.height_px * self.pixel_size_um, self.width_px * self.pixel_size_um
+
+    @property
     def intensity(self) -> dict[str, Any]:
         """The normalisation that was measured on the slide."""
         return dict(self.record.intensity)
@@ -156,6 +161,11 @@ class IndexedSlide:
     def tissue_pixel_size_um(self) -> float:
         """Pixel size of the tissue mask."""
         return self.layout.tissue_pixel_size_um
+
+    @property
+    def tissue_step_px(self) -> float:
+        """CoMIR pixels per pixel of the tissue mask."""
+        return TISSUE_PX / self.layout.stride
 
     @cached_property
     def tissue(self) -> BoolGrid:

@@ -68,8 +68,10 @@ def keep_distinct(
         Unless their angles differ by more than this.
     """
     kept: list[Place] = []
+    places = sorted(places, key=lambda place: -place.score)
+    count = min(count, len(places))
     centers = np.empty((count, 3))
-    for place in sorted(places, key=lambda place: -place.score):
+    for place in places:
         if len(kept) == count:
             break
         here = centers[: len(kept)]

@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
-from comir_search.comir.embedding import decode
 from comir_search.geometry import normalise_angle_deg
 from comir_search.retrieval.correlation import Spectra, correlate_window, transform_templates
 from comir_search.retrieval.index import IndexedSlide
+from comir_search.retrieval.levels import read_level
 from comir_search.retrieval.places import Place
 from comir_search.retrieval.query import Query
-from comir_search.retrieval.templates import turn_templates
 
 CACHE_BYTES = 256 << 20  # of turned copies
 
@@ -78,9 +77,7 @@ class PoseFinder:
         key = (angles, scale)
         spectra = self._cache.get(key)  # looked up once: another thread may drop it meanwhile
         if spectra is None:
-            templates = turn_templates(
-                self.query.comir, self.query.size_px, angles, level=self.level, scale=scale
-            )
+            templates = self.query.turn(angles, level=self.level, scale=scale)
             size = next_fast_len(templates.side + 2 * self.margin_px, real=True)
             spectra = transform_templates(templates, size + size % 2)
             room = CACHE_BYTES // (spectra.pixels.nbytes + spectra.masks.nbytes)
@@ -97,7 +94,7 @@ class PoseFinder:
         spare = (spectra.size - spectra.side) // 2
         x0 = round(place.x / factor - spectra.side / 2) - spare
         y0 = round(place.y / factor - spectra.side / 2) - spare
-        window = decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size))
+        window = read_level(slide, self.level, x0, y0, spectra.size, spectra.size)
         scores = correlate_window(spectra, torch.from_numpy(window)).numpy()
         peaks = scores.reshape(len(angles), -1).max(axis=1)
         number = int(peaks.argmax())
@@ -135,7 +132,7 @@ class PoseRound:
     def bytes_each(self) -> int:
         """Memory that one place takes: its turned copies, their spectra and what is made of them."""
         finder = next(iter(self.finders.values()))
-        side = float(np.hypot(*finder.query.size_px)) / 2**finder.level + 2 * finder.margin_px
+        side = finder.query.diagonal_px / 2**finder.level + 2 * finder.margin_px
         return int(24 * len(self.angle_offsets_deg) * len(finder.query.comir) * side**2)
 
     def refine(self, slide: IndexedSlide, place: Place) -> Place:

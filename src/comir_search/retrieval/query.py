@@ -1,19 +1,29 @@
-"""The query: read, checked, embedded."""
+"""The query: checked, read, embedded."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.comir.embedding import code, decode, embed_array, intensity_of
+from comir_search.comir.embedding import code, decode, embed_array, embed_parts, intensity_of
+from comir_search.comir.intensity import Intensity
 from comir_search.comir.model import Model
-from comir_search.comir.pairs import as_channels
+from comir_search.comir.pairs import as_channels, is_grey
 from comir_search.errors import ComirSearchError, PixelSizeMissing
+from comir_search.retrieval.levels import coarsen_to
+from comir_search.retrieval.templates import Templates, shrink, turn_templates
 from comir_search.slides import Slide
 
 MIN_SIDE_PX = 32
+MAX_PX = 100_000_000  # model pixels of a query; at 2 um, 20 x 20 mm
+LARGEST_SHARE = 1.1  # of the largest slide's area and diagonal, that a query may have
+LONGEST_COMIR_PX = 2048  # diagonal of the CoMIR that is kept; of larger queries, a coarser level is
+EMBED_BYTES = 800 << 20  # that embedding may take; what needs more is embedded part by part
+PART_PX = 1024
 # Below this share of informative pixels a patch holds too little to be placed.
 LITTLE_EVIDENCE = 0.05
 
@@ -26,14 +36,19 @@ class Query:
     ----------
     name : str
     comir : ndarray (channels, rows, columns) float32
-        Decoded; the top-left corner is the query's.
+        Decoded, at `level`; the top-left corner is the query's.
     size_px : (float, float)
-        Height and width of the query, CoMIR pixels.
+        Height and width of the query, CoMIR pixels of level 0.
     height_um, width_um : float
     signal : float
         Share of the CoMIR's pixels that say anything, in [0, 1].
     mirrored : bool
         Whether the image was flipped left-right before embedding.
+    level : int
+        Pyramid level of `comir`: 0 but for large queries.
+    mismatch : str
+        A sentence that says why the image may be of another modality than the one
+        it is searched as; "" where nothing speaks for that.
     """
 
     name: str
@@ -43,15 +58,95 @@ class Query:
     width_um: float
     signal: float
     mirrored: bool = False
+    level: int = 0
+    mismatch: str = ""
 
     @property
     def short_side_px(self) -> float:
         """Shorter side, CoMIR pixels."""
         return min(self.size_px)
 
+    @property
+    def diagonal_px(self) -> float:
+        """Diagonal, CoMIR pixels."""
+        return math.hypot(*self.size_px)
+
+    def turn(self, angles_deg: Sequence[float], *, level: int, scale: float = 1.0) -> Templates:
+        """Return turned copies at a pyramid level, `self.level` or coarser; see `turn_templates`."""
+        return turn_templates(
+            self.comir, self.size_px, angles_deg, level=level, scale=scale, comir_level=self.level
+        )
+
+
+def check_query(model: Model, slide: Slide, modality: str) -> tuple[int, int]:
+    """Check what can be known of a query without reading its pixels.
+
+    Returns
+    -------
+    height, width : int
+        Pixels of the model's size.
+
+    Raises
+    ------
+    PixelSizeMissing
+        If it states no pixel size.
+    ComirSearchError
+        If it is too small or too large, or the model has no such modality.
+    """
+    model.modality(modality)
+    if slide.pixel_size_um is None:
+        raise PixelSizeMissing(
+            f"{slide.name} does not say what its pixel size is; give it with --pixel-size UM."
+        )
+    height, width = slide.scaled_shape(model.pixel_size_um)
+    size = f"{width} x {height} px at the model's {model.pixel_size_um:g} um"
+    doubt = f"(its pixel size is taken as {slide.pixel_size_um:g} um: correct that with --pixel-size if it is wrong)"
+    if min(height, width) < MIN_SIDE_PX:
+        raise ComirSearchError(
+            f"{slide.name} is only {size}; a query needs at least {MIN_SIDE_PX} px, that is "
+            f"{MIN_SIDE_PX * model.pixel_size_um:g} um, on its shorter side {doubt}."
+        )
+    if height * width > MAX_PX:
+        raise ComirSearchError(
+            f"{slide.name} is {size}; a query may have {MAX_PX // 10**6} million px at most: "
+            f"give a smaller part of it {doubt}."
+        )
+    return height, width
+
+
+def check_fits(slide: Slide, slides_um: Sequence[tuple[float, float]]) -> None:
+    """Refuse a query that is larger than every slide: its pixel size is wrong.
+
+    Parameters
+    ----------
+    slide : Slide
+        The query, with a pixel size.
+    slides_um : sequence of (float, float)
+        Height and width of each slide.
+
+    Raises
+    ------
+    ComirSearchError
+    """
+    size_um = slide.require_pixel_size()
+    height_um, width_um = (length * size_um for length in slide.level_shapes[0])
+    largest_um2 = max(height * width for height, width in slides_um)
+    longest_um = max(math.hypot(height, width) for height, width in slides_um)
+    if (
+        height_um * width_um > LARGEST_SHARE * largest_um2
+        or max(height_um, width_um) > LARGEST_SHARE * longest_um
+    ):
+        raise ComirSearchError(
+            f"{slide.name} covers {width_um:.0f} x {height_um:.0f} um, more than the largest slide: its pixel size "
+            f"({size_um:g} um) is probably wrong; give it with --pixel-size."
+        )
+
 
 def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool = False) -> Query:
-    """Read a query whole, check it and embed it.
+    """Read a query, check it, and embed it.
+
+    Memory is bounded: a large query is embedded part by part, and kept on a
+    coarser level.
 
     Parameters
     ----------
@@ -67,35 +162,89 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
     PixelSizeMissing
         If it states no pixel size.
     ComirSearchError
-        If it is too small, constant, not finite, or coloured where the modality is grey.
+        If it is too small or too large, constant, not finite, or coloured where the modality is grey.
     """
-    if slide.pixel_size_um is None:
-        raise PixelSizeMissing(f"{slide.name} states no pixel size; give it with --pixel-size UM.")
-    height, width = slide.scaled_shape(model.pixel_size_um)
-    if min(height, width) < MIN_SIDE_PX:
-        raise ComirSearchError(
-            f"{slide.name} is only {width} x {height} px at the model's {model.pixel_size_um:g} um; a query needs "
-            f"at least {MIN_SIDE_PX} px, that is {MIN_SIDE_PX * model.pixel_size_um:g} um, on its shorter side "
-            f"(its pixel size is taken as {slide.pixel_size_um:g} um: correct that with --pixel-size if it is wrong)."
-        )
-    image = slide.read_scaled(model.pixel_size_um, 0, 0, width, height)
-    image = as_channels(image, model.channels_of(modality), slide.name, modality)
-    if image.max() == image.min():
-        raise ComirSearchError(f"{slide.name} is constant: it shows nothing that could be found.")
-    normalised = intensity_of(model, slide, modality).apply(image)
-    if mirrored:
-        normalised = normalised[:, ::-1]
-    comir = decode(code(embed_array(model, np.ascontiguousarray(normalised), modality)))
-    full_height, full_width = slide.level_shapes[0]
-    height_um, width_um = full_height * slide.pixel_size_um, full_width * slide.pixel_size_um
+    shape = check_query(model, slide, modality)
+    image = _QueryImage(model, slide, modality, shape, mirrored)
     size_um = model.comir_pixel_size_um
-    energy = (comir**2).sum(axis=0)
+    height_um, width_um = (length * slide.require_pixel_size() for length in slide.level_shapes[0])
+    size_px = height_um / size_um, width_um / size_um
+    level = coarsen_to(math.hypot(*size_px), LONGEST_COMIR_PX)
+    factor = 2**level
+    rows, columns = (-(-length // model.stride) for length in shape)
+    comir = np.empty((model.comir_channels, -(-rows // factor), -(-columns // factor)), np.float32)
+    informative = 0
+    for row, column, latents in image.embed(factor):
+        part = decode(code(latents))
+        informative += int(((part**2).sum(axis=0) > 0.25 * len(part)).sum())
+        part = shrink(part, factor)
+        y, x = row // factor, column // factor
+        comir[:, y : y + part.shape[1], x : x + part.shape[2]] = part
+    if not image.holds_anything:
+        raise ComirSearchError(f"{slide.name} is constant: it shows nothing that could be found.")
     return Query(
         slide.name,
         comir,
-        (height_um / size_um, width_um / size_um),
+        size_px,
         height_um,
         width_um,
-        float((energy > 0.25 * len(comir)).mean()),
+        informative / (rows * columns),
         mirrored,
+        level,
+        _mismatch(model, slide.name, modality) if image.is_grey_for_colour else "",
     )
+
+
+class _QueryImage:
+    """A query's pixels at the model's size, and what is seen of them while they are read."""
+
+    def __init__(
+        self, model: Model, slide: Slide, modality: str, shape: tuple[int, int], mirrored: bool
+    ) -> None:
+        self.model, self.slide, self.modality = model, slide, modality
+        self.shape, self.mirrored = shape, mirrored
+        self.channels = model.channels_of(modality)
+        self.is_grey_for_colour = self.channels > 1
+        self._lowest, self._highest = math.inf, -math.inf
+        self._intensity: Intensity | None = None
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether the pixels differ."""
+        return self._highest > self._lowest
+
+    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
+        """Return a part, normalised; see `comir_search.comir.embedding.Reader`."""
+        start = self.shape[1] - x - width if self.mirrored else x
+        image = self.slide.read_scaled(self.model.pixel_size_um, start, y, width, height)
+        self.is_grey_for_colour &= is_grey(image)
+        image = as_channels(image, self.channels, self.slide.name, self.modality)
+        self._lowest = min(self._lowest, float(image.min()))
+        self._highest = max(self._highest, float(image.max()))
+        if self._intensity is None:  # after the checks, whose sentences say more
+            self._intensity = intensity_of(self.model, self.slide, self.modality)
+        normalised = self._intensity.apply(image)
+        return normalised[:, ::-1] if self.mirrored else normalised
+
+    def embed(self, factor: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Yield (row, column, latents) of all parts; they begin at multiples of `factor` CoMIR pixels."""
+        height, width = self.shape
+        model = self.model
+        if height * width * model.bytes_per_px <= EMBED_BYTES and factor == 1:
+            whole = np.ascontiguousarray(self.read(0, 0, width, height))
+            if self.holds_anything:
+                yield 0, 0, embed_array(model, whole, self.modality)
+            return
+        affordable_px = math.isqrt(EMBED_BYTES // model.bytes_per_px) - 2 * model.halo_px
+        step = math.lcm(model.tile_multiple, model.stride * factor)
+        side_px = max(min(PART_PX, affordable_px) // step, 1) * step
+        yield from embed_parts(model, self.read, self.shape, self.modality, side_px)
+
+
+def _mismatch(model: Model, name: str, modality: str) -> str:
+    """Say that a grey image is searched as a modality that is in colour."""
+    other = model.other(modality)
+    advice = (
+        f"; if it is {other}, search for it with --modality {other}" if model.channels_of(other) == 1 else ""
+    )
+    return f"{name} is a grey image, but {modality} images are in colour{advice}"

@@ -11,9 +11,10 @@ from comir_search.retrieval.index import Index
 from comir_search.retrieval.places import Place
 from comir_search.retrieval.pose import PoseFinder
 from comir_search.retrieval.query import prepare_query
+from comir_search.retrieval.scan import choose_finest_level
 from comir_search.slides import Slide
 
-# (level, pixels of the level a place may move, angles to try around the last)
+# (level above the finest, pixels of the level a place may move, angles to try around the last)
 ROUNDS = (
     (1, 8, (-6.0, -3.0, 0.0, 3.0, 6.0)),
     (0, 6, (-1.5, 0.0, 1.5)),
@@ -59,9 +60,10 @@ def refit_candidate_steps(index: Index, query: Slide, modality: str, candidate: 
         scale=candidate.width_um / prepared.width_um,
         mirrored=candidate.mirrored,
     )
+    finest = choose_finest_level(prepared)
     for done, (level, margin_px, offsets_deg) in enumerate(ROUNDS):
         yield Tick("fitting", done, len(ROUNDS))
-        place = PoseFinder(prepared, level, margin_px).refine(place, slide, offsets_deg)
+        place = PoseFinder(prepared, finest + level, margin_px).refine(place, slide, offsets_deg)
     found = replace(
         start,
         center_x_px=float(place.x),

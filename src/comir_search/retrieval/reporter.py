@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from comir_search.geometry import normalise_angle_deg
-from comir_search.records import Candidate, SearchResult
-from comir_search.retrieval.confidence import UNCALIBRATED, measure
+from comir_search.records import Candidate, Provenance, SearchResult
+from comir_search.retrieval.confidence import measure
 from comir_search.retrieval.index import Index, IndexedSlide
 from comir_search.retrieval.places import Place
 from comir_search.retrieval.query import LITTLE_EVIDENCE, Query
@@ -28,35 +29,84 @@ class Clock:
         self.seconds["total"] = now - self._started
 
 
-class Reporter:
-    """Turns places into candidates and results."""
+CLOSE_SCORES = 0.03  # places whose scores differ by less fit about equally well
 
-    def __init__(self, index: Index, query: Query, slides: list[IndexedSlide], top: int) -> None:
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of an index a search looks at.
+
+    Parameters
+    ----------
+    searched : int
+        Slides.
+    of : int
+        Slides that there are, those whose indexing is not finished among them.
+    """
+
+    searched: int
+    of: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no slide was left out."""
+        return self.searched >= self.of
+
+
+class Reporter:
+    """Turns places into candidates and results.
+
+    Parameters
+    ----------
+    index : Index
+    query : Query
+    slides : list of IndexedSlide
+        All of the index.
+    top : int
+        Candidates that were asked for.
+    coverage : Coverage
+    provenance : Provenance
+        Of the final result.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        query: Query,
+        slides: list[IndexedSlide],
+        top: int,
+        coverage: Coverage,
+        provenance: Provenance,
+    ) -> None:
         self.size_um = index.model.comir_pixel_size_um
         self.calibration = index.model.calibration
         self.query, self.slides, self.top = query, slides, top
+        self.coverage, self.provenance = coverage, provenance
 
     def candidates(self, places: Sequence[Place]) -> tuple[tuple[Candidate, ...], bool]:
-        """Return verified places as candidates, in order of confidence, and whether to trust the first."""
-        if not places:
-            return (), False
-        calibration = self.calibration or UNCALIBRATED
+        """Return verified places as candidates, and whether to trust the first.
+
+        They are in order of confidence; of a model that was never calibrated, whose
+        candidates have none, in order of score.
+        """
+        if not places or self.calibration is None:
+            return self.ranked(sorted(places, key=lambda place: -place.score)), False
         features = measure(
             [place.score for place in places], self.query.signal, self.query.short_side_px * self.size_um
         )
-        confidences = calibration.confidence(features)
+        confidences = self.calibration.confidence(features)
         order = sorted(range(len(places)), key=lambda i: (-confidences[i], -places[i].score))
         candidates = tuple(
             self._candidate(places[number], rank, float(confidences[number]))
             for rank, number in enumerate(order, 1)
         )
-        return candidates, (candidates[0].confidence or 0.0) >= calibration.threshold
+        return candidates, confidences[order[0]] >= self.calibration.threshold
 
     def ranked(self, places: Sequence[Place]) -> tuple[Candidate, ...]:
-        """Return places of a first stage as candidates without confidence, in their order."""
-        return tuple(self._candidate(place, rank, 0.0) for rank, place in enumerate(places, 1))
+        """Return places as candidates without confidence, in their order."""
+        return tuple(self._candidate(place, rank, None) for rank, place in enumerate(places, 1))
 
-    def _candidate(self, place: Place, rank: int, confidence: float) -> Candidate:
+    def _candidate(self, place: Place, rank: int, confidence: float | None) -> Candidate:
         slide = self.slides[place.slide]
         to_px = self.size_um / slide.pixel_size_um
         return Candidate(
@@ -72,6 +122,7 @@ class Reporter:
             score=place.score,
             confidence=confidence,
             fingerprint=slide.fingerprint,
+            scale=place.scale,
         )
 
     def result(self, places: Sequence[Place], clock: Clock) -> SearchResult:
@@ -79,15 +130,16 @@ class Reporter:
         candidates, found = self.candidates(places)
         return SearchResult(
             self.query.name,
-            found,
-            self._reason(candidates, found),
+            bool(found),
+            self._reason(candidates, bool(found)),
             dict(clock.seconds),
             candidates[: self.top],
             self.query.signal,
+            provenance=self.provenance,
         )
 
     def partial(self, places: Sequence[Place], clock: Clock) -> SearchResult | None:
-        """Return what is known so far."""
+        """Return what is known so far: places by their scores of now, which no confidence was fitted to."""
         if not places:
             return None
         ordered = sorted(places, key=lambda place: -place.score)[: self.top]
@@ -96,21 +148,39 @@ class Reporter:
             False,
             "still searching",
             dict(clock.seconds),
-            self.candidates(ordered)[0],
+            self.ranked(ordered),
             self.query.signal,
+            finished=False,
         )
 
     def _reason(self, candidates: tuple[Candidate, ...], found: bool) -> str:
+        """Say in one sentence why a query was found or not, and what else the user should know of the answer."""
+        parts = [self._judgement(candidates, found)]
+        if not found and not self.coverage.is_whole:
+            parts.append(f"only {self.coverage.searched} of {self.coverage.of} slides were searched")
+        if len(candidates) < self.top:
+            parts.append(f"there are no more than {len(candidates)} distinct places")
+        return "; ".join(parts) + "."
+
+    def _judgement(self, candidates: tuple[Candidate, ...], found: bool) -> str:
         signal = f"{self.query.signal:.0%} of the patch carries signal"
-        if not candidates:
-            return f"No place fits; {signal}."
-        first = candidates[0]
         if found:
-            return f"The first place stands out (confidence {first.confidence:.0%}); {signal}."
+            return f"The first place stands out (confidence {candidates[0].confidence:.0%}); {signal}"
+        if self.query.mismatch:
+            return f"No place can be trusted: {self.query.mismatch}"
         if self.query.signal < LITTLE_EVIDENCE:
             return (
-                f"The patch is too dark or too empty to be placed ({signal}); take a larger or brighter one."
+                f"The patch is too dark or too empty to be placed ({signal}); take a larger or brighter one"
+            )
+        if not candidates:
+            return f"No place fits; {signal}"
+        first = candidates[0]
+        if first.confidence is None:
+            return (
+                "This model was never calibrated, so its places have no confidence and none can be called found: "
+                f"compare the first ones by eye, or search with a calibrated model; {signal}"
             )
         margin = first.score - candidates[1].score if len(candidates) > 1 else first.score
-        why = "several places fit about equally well" if margin < 0.03 else "the best place fits too poorly"
-        return f"No place can be trusted: {why} (confidence {first.confidence:.0%}); {signal}."
+        several = margin < CLOSE_SCORES
+        why = "several places fit about equally well" if several else "the best place fits too poorly"
+        return f"No place can be trusted: {why} (confidence {first.confidence:.0%}); {signal}"

@@ -11,8 +11,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from comir_search.comir.embedding import decode
-from comir_search.geometry import normalise_angle_deg
+from comir_search.geometry import cells_under, normalise_angle_deg
 from comir_search.retrieval.correlation import (
     Spectra,
     correlate_windows,
@@ -20,13 +19,13 @@ from comir_search.retrieval.correlation import (
     weigh_places,
 )
 from comir_search.retrieval.index import IndexedSlide
+from comir_search.retrieval.levels import coarsen_to, read_level
 from comir_search.retrieval.places import Place, keep_distinct
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
-from comir_search.retrieval.templates import turn_templates
 
 MIN_WINDOW_PX = 192
-COARSE_LEVELS = (2, 3)
+FIRST_LEVEL = 2  # of the coarse scan, for all but large queries
 MAX_TEMPLATE_PX = 128  # wider ones take gigabytes, and say enough on a coarser level
 PLACES_PER_TILE = 80
 FIRST_TILES, FIRST_PLACES = 8, 24  # after so many tiles, show so many places
@@ -38,10 +37,18 @@ def choose_scan_levels(query: Query) -> tuple[int, int | None]:
     The latter is one finer; None where the turned copies of so large a query
     would take too much memory.
     """
-    diagonal_px = float(np.hypot(*query.size_px))
-    fitting = [level for level in range(4) if diagonal_px / 2**level <= MAX_TEMPLATE_PX]
-    coarse = next((level for level in COARSE_LEVELS if level in fitting), COARSE_LEVELS[-1])
-    return coarse, coarse - 1 if coarse - 1 in fitting else None
+    finest = coarsen_to(query.diagonal_px, MAX_TEMPLATE_PX)
+    coarse = max(FIRST_LEVEL, finest)
+    return coarse, coarse - 1 if coarse > finest else None
+
+
+def choose_finest_level(query: Query) -> int:
+    """Return the level at which place and angle are found in the end.
+
+    It is 0, but coarser for large queries, which are as exact there, in a fraction
+    of the time.
+    """
+    return choose_scan_levels(query)[0] - FIRST_LEVEL
 
 
 class Scanner:
@@ -67,7 +74,7 @@ class Scanner:
         steps = np.arange(4 * quarter) * 90.0 / quarter
         self.angles_deg = np.array([normalise_angle_deg(angle) for angle in steps])
         # Three quarters of the angles are seen by turning what is scanned.
-        templates = turn_templates(query.comir, query.size_px, steps[:quarter].tolist(), level=level)
+        templates = query.turn(steps[:quarter].tolist(), level=level)
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
         self.spectra: Spectra = transform_templates(templates, size + size % 2, roughly=True)
         self.step_px = self.spectra.places
@@ -86,12 +93,13 @@ class Scanner:
         """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
         factor = 2**self.level
         _, rows, columns = slide.comir_shape
-        tissue = slide.tissue
+        tissue, cell_px = slide.tissue, slide.tissue_step_px
+        side_px = self.step_px * factor
         tiles = []
         for y in range(0, -(-rows // factor), self.step_px):
             for x in range(0, -(-columns // factor), self.step_px):
-                part = _part(tissue, (rows, columns), x * factor, y * factor, self.step_px * factor)
-                if part.any():
+                under = (cells_under(start * factor, start * factor + side_px, cell_px) for start in (y, x))
+                if tissue[tuple(under)].any():
                     tiles.append((x, y))
         return tiles
 
@@ -170,7 +178,7 @@ class Scanner:
         """
         spectra = self.spectra
         x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
-        window = torch.from_numpy(decode(slide.read_comir(self.level, x0, y0, spectra.size, spectra.size)))
+        window = torch.from_numpy(read_level(slide, self.level, x0, y0, spectra.size, spectra.size))
         windows = torch.stack([torch.rot90(window, turns, (1, 2)) for turns in range(4)])
         # The outline looks the same after a quarter or half turn, and so do the places' weights.
         distinct = 1 if np.isclose(*self.query.size_px) else 2
@@ -195,14 +203,6 @@ def _turn(y: Tensor, x: Tensor, turns: int, side: int) -> tuple[Tensor, Tensor]:
     return y, x
 
 
-def _part(mask: np.ndarray, shape: tuple[int, int], x: int, y: int, side: int) -> np.ndarray:
-    """Return the part of a coarse mask under a square of the fine grid."""
-    scale_y, scale_x = mask.shape[0] / shape[0], mask.shape[1] / shape[1]
-    rows = slice(int(y * scale_y), int(np.ceil((y + side) * scale_y)))
-    columns = slice(int(x * scale_x), int(np.ceil((x + side) * scale_x)))
-    return mask[rows, columns]
-
-
 def scan_slides(
     scanner: Scanner,
     slides: list[tuple[int, IndexedSlide]],
@@ -212,6 +212,7 @@ def scan_slides(
     *,
     near: Sequence[Place] = (),
     tile_limit: int | None = None,
+    per_tile: int = PLACES_PER_TILE,
 ) -> Iterator[tuple[int, int, list[Place]]]:
     """Scan slides tile by tile.
 
@@ -230,6 +231,8 @@ def scan_slides(
         Tiles that hold these are scanned first, in this order.
     tile_limit : int, optional
         Scan no more tiles than this.
+    per_tile : int
+        Take at most this many places of each tile.
 
     Yields
     ------
@@ -240,9 +243,7 @@ def scan_slides(
         the end, none in between.
     """
     runner = runner or LocalSearchRunner()
-    work = [
-        (slide, number, tile, PLACES_PER_TILE) for number, slide in slides for tile in scanner.tiles(slide)
-    ]
+    work = [(slide, number, tile, per_tile) for number, slide in slides for tile in scanner.tiles(slide)]
     if near:
         ranks = {scanner.tile_of(place): rank for rank, place in reversed(list(enumerate(near)))}
         work.sort(key=lambda job: ranks.get((job[1], job[2]), len(near)))

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
+import comir_search
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick, finish
-from comir_search.records import SearchResult
+from comir_search.records import Provenance, SearchResult
 from comir_search.retrieval import bag_of_words, scan
 from comir_search.retrieval.index import Index, IndexedSlide
 from comir_search.retrieval.places import Place, count_places, keep_distinct
-from comir_search.retrieval.query import Query, prepare_query
-from comir_search.retrieval.reporter import Clock, Reporter
+from comir_search.retrieval.query import Query, check_fits, check_query, prepare_query
+from comir_search.retrieval.reporter import Clock, Coverage, Reporter
 from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_search_runner
+from comir_search.retrieval.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_FILE, SLIDES
 from comir_search.retrieval.verification import Verifier
 from comir_search.slides import Slide, open_slide
 
@@ -33,7 +35,10 @@ CLOSE_TILES = 256  # of the finer scan, those with the best places so far first
 CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
 BOW_ANGLES = 16
 DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this are one
-MAX_AREA_RATIO = 4.0
+# Places of the coarse scan for each candidate that is asked for: some of them turn out to be one, at
+# most about fifty (those of a small query, within reach of the poses), and then it is scanned again.
+SPARE, SPARE_IN_TILE, SPARE_AT_MOST = 4, 8, 64
+NAMES_LISTED = 5
 
 
 def search_steps(
@@ -96,11 +101,12 @@ def search(
     pixel_size_um : float, optional
         The query's, where its file states none or a wrong one.
     top : int
-        Candidates to return.
+        Distinct candidates to return; fewer, said in the reason, where there are no more.
     mirror : bool
         Look for the flipped query too.
     slides : sequence of str, optional
         Look only in slides of these names or fingerprints; several slides may have one name.
+        What is not found is then said to be so on these.
     first_stage : bool
         Return the first stages' places too, for evaluation: those by words also
         where the search needs none, whose time does not count then; the fused ones
@@ -114,11 +120,13 @@ def search(
     Returns
     -------
     SearchResult
+        With its `Provenance`.
 
     Raises
     ------
     ComirSearchError
-        If the query cannot be searched for, or the index holds no slide.
+        If the query cannot be searched for, or the index holds no slide, or none of a
+        name that is asked for.
     """
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
         job = search_steps(
@@ -146,29 +154,38 @@ def _search(
     runner: SearchRunner,
 ) -> Job[SearchResult]:
     clock = Clock()
+    if top < 1:
+        raise ComirSearchError(f"{top} candidates cannot be found; ask for one or more.")
     model = index.model
     modality = modality or model.other(index.modality)
+    chosen = choose_slides(index, names)
+    everything = index.slides
+    check_query(model, image, modality)
+    check_fits(image, [slide.size_um for _, slide in chosen])
     yield Tick("embedding the query", 0, 1)
     queries = [
         prepare_query(model, image, modality, mirrored=flipped) for flipped in (False, True)[: 1 + mirror]
     ]
-    slides = list(enumerate(index.slides))
-    chosen = [(number, slide) for number, slide in slides if _is_chosen(slide, names)]
-    _check(index, queries[0], [slide for _, slide in chosen])
-    everything = [slide for _, slide in slides]
-    report = Reporter(index, queries[0], everything, top)
+    provenance = _provenance(index, image, modality, top, mirror, names, chosen)
+    coverage = Coverage(len(chosen), len(everything) + _count_unfinished(index))
+    report = Reporter(index, queries[0], everything, top, coverage, provenance)
     radius_px = DISTINCT_SHARE * queries[0].short_side_px
     clock.lap("query")
 
-    n_places = count_places(min(queries[0].height_um, queries[0].width_um))
+    n_places = max(count_places(min(queries[0].height_um, queries[0].width_um)), SPARE * top)
+    per_tile = max(scan.PLACES_PER_TILE, SPARE_IN_TILE * top)
     step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
     coarse_level, close_level = scan.choose_scan_levels(queries[0])
 
-    def correlate_steps(stage: str, level: int, **nearest_first: Any) -> Job[list[Place]]:
+    def correlate_steps(
+        stage: str, level: int, n_places: int, per_tile: int, **nearest_first: Any
+    ) -> Job[list[Place]]:
         kept: list[Place] = []
         for query in queries:
             scanner = scan.Scanner(query, level, round(360 / step_deg))
-            scanning = scan.scan_slides(scanner, chosen, n_places, radius_px, runner, **nearest_first)
+            scanning = scan.scan_slides(
+                scanner, chosen, n_places, radius_px, runner, per_tile=per_tile, **nearest_first
+            )
             for done, total, places in scanning:
                 places = [*kept, *places] if places else []  # a few after the first tiles, all at the end
                 if not nearest_first:
@@ -177,13 +194,14 @@ def _search(
             kept = places or kept
         return kept
 
-    by_correlation = yield from correlate_steps("coarse correlation", coarse_level)
+    def show(places: Sequence[Place]) -> SearchResult | None:
+        return report.partial(places, clock)
+
+    by_correlation = yield from correlate_steps("coarse correlation", coarse_level, n_places, per_tile)
     clock.lap("correlation")
-    finest_level = coarse_level - scan.COARSE_LEVELS[0]
+    finest_level = scan.choose_finest_level(queries[0])
     verifier = Verifier(queries, everything, step_deg, radius_px, top, runner, finest_level)
-    verified, fused = yield from verifier.verify_steps(
-        by_correlation, lambda places: report.partial(places, clock)
-    )
+    verified, fused = yield from verifier.verify_steps(by_correlation, show, wanted=top)
     clock.lap("pose")
     result = report.result(verified, clock)
     is_sure = bool(result.candidates) and (result.candidates[0].confidence or 0.0) >= SURE
@@ -196,12 +214,26 @@ def _search(
         closer: list[Place] = []
         if close_level is not None:
             closer = yield from correlate_steps(
-                "looking closer", close_level, near=[*by_correlation, *by_words], tile_limit=CLOSE_TILES
+                "looking closer",
+                close_level,
+                n_places,
+                per_tile,
+                near=[*by_correlation, *by_words],
+                tile_limit=CLOSE_TILES,
             )
-        again = yield from verifier.verify_steps([*by_words, *closer], lambda _: None)
+        again = yield from verifier.verify_steps([*by_words, *closer])
         verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
         fused = keep_distinct([*fused, *again[1]], radius_px, n_places)
         clock.lap("closer")
+        result = report.result(verified, clock)
+    if len(verified) < top and len(by_correlation) >= min(n_places, per_tile // SPARE_IN_TILE):
+        # There may be more places than the scan has handed out.
+        many = SPARE_AT_MOST * top
+        places = yield from correlate_steps("looking for more places", coarse_level, many, many)
+        seen = set(by_correlation)
+        again = yield from verifier.verify_steps([each for each in places if each not in seen], wanted=top)
+        verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
+        clock.lap("more")
         result = report.result(verified, clock)
     if first_stage:
         stages = {"bow": by_words, "correlation": by_correlation, "fused": fused}
@@ -209,6 +241,69 @@ def _search(
             result, first_stage={stage: report.ranked(places) for stage, places in stages.items()}
         )
     return result
+
+
+def choose_slides(index: Index, names: Sequence[str] | None) -> list[tuple[int, IndexedSlide]]:
+    """Return the slides of these names or fingerprints, each with its position in the index; all for None.
+
+    Raises
+    ------
+    ComirSearchError
+        If the index holds no finished slide, or none of a name.
+    """
+    slides = list(enumerate(index.slides))
+    if not slides:
+        raise ComirSearchError(
+            f"The index {index.path} holds no finished slide to search; run comir-search index."
+        )
+    if names is None:
+        return slides
+    known = {name for _, slide in slides for name in (slide.name, slide.fingerprint)}
+    there = sorted({slide.name for _, slide in slides})
+    more = f" and {len(there) - NAMES_LISTED} more" if len(there) > NAMES_LISTED else ""
+    holds = f"it holds {', '.join(there[:NAMES_LISTED])}{more}"
+    for name in names:
+        if name not in known:
+            raise ComirSearchError(f"The index {index.path} holds no slide {name!r}; {holds}.")
+    if not names:
+        raise ComirSearchError(f"No slide of the index {index.path} was chosen to be searched; {holds}.")
+    return [(number, slide) for number, slide in slides if slide.name in names or slide.fingerprint in names]
+
+
+def _count_unfinished(index: Index) -> int:
+    """Return how many slides an indexing has begun and not finished."""
+
+    def holds(folder: str, file: str) -> bool:
+        return index.storage.exists(f"{SLIDES}/{folder}/{file}")
+
+    finished = {slide.fingerprint for slide in index.slides}
+    return sum(
+        holds(folder, PROGRESS_FILE) and not holds(folder, SLIDE_FILE) and not holds(folder, REMOVED_FILE)
+        for folder in index.storage.folders(SLIDES)
+        if folder not in finished
+    )
+
+
+def _provenance(
+    index: Index,
+    image: Slide,
+    modality: str,
+    top: int,
+    mirror: bool,
+    names: Sequence[str] | None,
+    chosen: Sequence[tuple[int, IndexedSlide]],
+) -> Provenance:
+    return Provenance(
+        query=image.fingerprint,
+        pixel_size_um=image.require_pixel_size(),
+        modality=modality,
+        options={"top": top, "mirror": bool(mirror), "slides": None if names is None else list(names)},
+        slides={slide.fingerprint: slide.pixel_size_um for _, slide in chosen},
+        index=str(index.path),
+        embedding=index.model.embedding_fingerprint,
+        model=index.model.fingerprint,
+        version=comir_search.__version__,
+    )
 
 
 def _bag_of_words_steps(
@@ -219,6 +314,8 @@ def _bag_of_words_steps(
     radius_px: float,
     runner: SearchRunner,
 ) -> Job[list[Place]]:
+    if queries[0].level > 0:
+        return []  # words are made of the finest CoMIR, of which so large a query keeps none
     vocabulary = index.model.vocabulary
     assert vocabulary is not None  # an index cannot be made without one
     uncounted = [slide for _, slide in chosen if slide.word_counts is None]
@@ -240,26 +337,8 @@ def _bag_of_words_steps(
     return kept
 
 
-def _is_chosen(slide: IndexedSlide, wanted: Sequence[str] | None) -> bool:
-    return wanted is None or slide.name in wanted or slide.fingerprint in wanted
-
-
 def _angle_step_deg(query: Query, comir_pixel_size_um: float) -> float:
     """Return the step at which the query's ends move by the correlation length, a divisor of 90."""
     reach_um = max(query.size_px) * comir_pixel_size_um / 2
     step = np.rad2deg(CORRELATION_LENGTH_UM / reach_um)
     return float(90 / np.ceil(90 / np.clip(step, 4.0, 15.0)))
-
-
-def _check(index: Index, query: Query, slides: list[IndexedSlide]) -> None:
-    if not slides:
-        raise ComirSearchError(
-            f"The index {index.path} holds no finished slide to search; run comir-search index."
-        )
-    area_um2 = query.height_um * query.width_um
-    largest_um2 = max(slide.height_px * slide.width_px * slide.pixel_size_um**2 for slide in slides)
-    if area_um2 > MAX_AREA_RATIO * largest_um2:
-        raise ComirSearchError(
-            f"{query.name} covers {query.width_um:.0f} x {query.height_um:.0f} um, more than {MAX_AREA_RATIO:g} times "
-            f"the largest slide; its pixel size is probably wrong: give it with --pixel-size."
-        )

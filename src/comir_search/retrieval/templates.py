@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ class Templates:
         return int(self.pixels.shape[-1])
 
 
-def shrink(comir: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Return area means over factor x factor pixels, edges replicated to fill the last ones."""
+def shrink(comir: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Return area means over factor x factor pixels, edges replicated to fill the last ones: float32."""
     if factor == 1:
         return comir
     channels, rows, columns = comir.shape
@@ -58,23 +59,26 @@ def turn_templates(
     *,
     level: int = 0,
     scale: float = 1.0,
+    comir_level: int = 0,
 ) -> Templates:
     """Turn a query's CoMIR into the slide's frame.
 
     Parameters
     ----------
     comir : ndarray (channels, rows, columns) float32
-        Decoded CoMIR of the query at level 0; its top-left corner is the query's.
+        Decoded CoMIR of the query; its top-left corner is the query's.
     size_px : (float, float)
-        Height and width that the query covers of it, CoMIR pixels.
+        Height and width of the query, CoMIR pixels of level 0.
     angles_deg : sequence of float
     level : int
-        Pyramid level: templates are 2 ** level times coarser than `comir`.
+        Pyramid level: pixels of the templates are 2 ** level CoMIR pixels wide.
     scale : float
         By which the query is enlarged, where its stated pixel size may be wrong.
+    comir_level : int
+        Level of `comir`, `level` or finer.
     """
     factor = 2**level
-    reduced = torch.from_numpy(np.ascontiguousarray(shrink(comir, factor)))
+    reduced = torch.from_numpy(np.ascontiguousarray(shrink(comir, 2 ** (level - comir_level))))
     height, width = (extent * scale / factor for extent in size_px)
     side = int(np.ceil(np.hypot(height, width)))
     side += side % 2  # even, so that the centre lies on a pixel corner

@@ -18,6 +18,7 @@ import torch
 
 MOST_THREADS = 8  # more would wait for Python's lock: further processes do better
 MEMORY_BYTES = 1200 << 20  # that threads may take together
+SEARCH_BYTES = 800 << 20  # that a search's may, beside the index's cache
 
 Result = TypeVar("Result")
 Running = Generator[tuple[int, list[Result | None]], None, None]
@@ -28,13 +29,15 @@ _sharing, _n_cores = 0, 1
 
 
 @contextmanager
-def share_cores(bytes_each: int = 0) -> Iterator[int]:
+def share_cores(bytes_each: int = 0, memory_bytes: int = MEMORY_BYTES) -> Iterator[int]:
     """Let other threads use the cores that torch may use in this one.
 
     Parameters
     ----------
     bytes_each : int
         Memory that each of them takes.
+    memory_bytes : int
+        That they may take together.
 
     Yields
     ------
@@ -48,7 +51,7 @@ def share_cores(bytes_each: int = 0) -> Iterator[int]:
         _n_cores = _n_cores if _sharing else torch.get_num_threads()
         _sharing += 1
     try:
-        yield max(1, min(_n_cores, MOST_THREADS, MEMORY_BYTES // max(bytes_each, 1)))
+        yield max(1, min(_n_cores, MOST_THREADS, memory_bytes // max(bytes_each, 1)))
     finally:
         with _lock:
             _sharing -= 1
@@ -92,7 +95,7 @@ def run_side_by_side(
     waiting, done = iter(enumerate(jobs)), 0
     running: dict[Future[Result], int] = {}
     with (
-        share_cores(bytes_each) as n_threads,
+        share_cores(bytes_each, SEARCH_BYTES) as n_threads,
         ThreadPoolExecutor(n_threads, "cores", beginning(n_threads)) as pool,
     ):
         # No more than the threads can begin: nothing runs on while the consumer does not ask.

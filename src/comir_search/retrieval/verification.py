@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from comir_search.progress import Job, Tick
 from comir_search.records import SearchResult
@@ -12,10 +13,38 @@ from comir_search.retrieval.pose import PoseFinder, PoseRound
 from comir_search.retrieval.query import Query
 from comir_search.retrieval.runner import SearchRunner
 
-FINE_PLACES = 24
-LAST_PLACES = 12
+FINE_SHARE = 2  # places of the second round, for each of the last
+LAST_PLACES = 12  # of the last round, at least
 SCALE_STEPS = (0.975, 1.0, 1.025)
 SHOW_EVERY = 8
+
+
+@dataclass(frozen=True)
+class _Round:
+    """How places are looked at at one level.
+
+    Parameters
+    ----------
+    level : int
+        Above the finest.
+    margin_px : int
+        How far a place may move, pixels of the level.
+    shares : tuple of float
+        Angles to try, as shares of the angle step.
+    scales : tuple of float
+    """
+
+    level: int
+    margin_px: int
+    shares: tuple[float, ...]
+    scales: tuple[float, ...] = (1.0,)
+
+
+ROUNDS = (
+    _Round(1, 6, (-0.5, 0.0, 0.5)),
+    _Round(0, 8, (-0.25, 0.0, 0.25), SCALE_STEPS),
+    _Round(0, 4, (-0.125, 0.0, 0.125)),
+)
 
 
 class Verifier:
@@ -35,8 +64,7 @@ class Verifier:
         Keep at least so many in the end.
     runner : SearchRunner
     finest_level : int
-        Where place and angle are found in the end: 0, but coarser for large
-        queries, which are as exact there, in a fraction of the time.
+        Where place and angle are found in the end, see `choose_finest_level`.
     """
 
     def __init__(
@@ -51,49 +79,74 @@ class Verifier:
     ) -> None:
         self.queries, self.slides = {query.mirrored: query for query in queries}, slides
         self.step_deg, self.radius_px = step_deg, radius_px
-        self.count = max(top, LAST_PLACES)
+        self.top, self.count = top, max(top, LAST_PLACES)
         self.runner, self.finest_level = runner, finest_level
 
     def verify_steps(
-        self, places: Sequence[Place], show: Callable[[Sequence[Place]], SearchResult | None]
+        self,
+        places: Sequence[Place],
+        show: Callable[[Sequence[Place]], SearchResult | None] = lambda _: None,
+        *,
+        wanted: int = 0,
     ) -> Job[tuple[list[Place], list[Place]]]:
         """Correlate places again.
+
+        All go through the first round, the best of each round through the next;
+        where fewer than `wanted` distinct ones are left at the end, those follow
+        that were held back, the farthest on first.
 
         Parameters
         ----------
         places : sequence of Place
         show : callable
             Makes the ticks' partial result of the places refined so far.
+        wanted : int
+            Go on until there are so many, or none is held back.
 
         Returns
         -------
         best : list of Place
-            With their final scores, best first.
+            With their final scores, best first; at most `count`.
         coarsest : list of Place
             After the coarsest round alone.
         """
-        finest = self.finest_level
-        rounds = (
-            # level, margin, offsets as shares of the angle step, how many go on, scales
-            (finest + 1, 6, (-0.5, 0.0, 0.5), FINE_PLACES, (1.0,)),
-            (finest, 8, (-0.25, 0.0, 0.25), LAST_PLACES, SCALE_STEPS),
-            (finest, 4, (-0.125, 0.0, 0.125), self.count, (1.0,)),
-        )
+        waiting: list[list[Place]] = [list(places), [], []]
+        at_a_time = len(places), FINE_SHARE * self.count, self.count
         coarsest: list[Place] = []
-        best = list(places)
-        for number, (level, margin_px, shares, count, scales) in enumerate(rounds):
-            finders = {flag: PoseFinder(query, level, margin_px) for flag, query in self.queries.items()}
-            poses = PoseRound(finders, tuple(share * self.step_deg for share in shares), scales)
-            work = [(self.slides[place.slide], place) for place in best]
-            refined: list[Place | None] = []
-            shown = 0
-            for done, refined in self.runner.run(poses.refine, work, poses.bytes_each):
-                partial = None
-                if number and done >= shown + SHOW_EVERY:
-                    partial, shown = show([place for place in refined if place]), done
-                yield Tick(f"pose, level {level}", done, len(work), partial)
-            finished = [place for place in refined if place]
+        best: list[Place] = []
+        while any(waiting) and (not best or len(best) < wanted):
+            number = max(number for number, held in enumerate(waiting) if held)
+            batch, waiting[number] = (
+                waiting[number][: at_a_time[number]],
+                waiting[number][at_a_time[number] :],
+            )
+            finished = yield from self._refine_steps(
+                ROUNDS[number], batch, show if number else lambda _: None
+            )
+            if number + 1 == len(ROUNDS):
+                best = keep_distinct([*best, *finished], self.radius_px, self.count)
+                continue
+            following = [*waiting[number + 1], *finished]
+            waiting[number + 1] = keep_distinct(following, self.radius_px, len(following))
             if not number:
-                coarsest = keep_distinct(finished, self.radius_px, len(finished))
-            best = keep_distinct(finished, self.radius_px, count)
+                coarsest = list(waiting[1])
         return best, coarsest
+
+    def _refine_steps(
+        self,
+        how: _Round,
+        places: Sequence[Place],
+        show: Callable[[Sequence[Place]], SearchResult | None],
+    ) -> Job[list[Place]]:
+        level = self.finest_level + how.level
+        finders = {flag: PoseFinder(query, level, how.margin_px) for flag, query in self.queries.items()}
+        poses = PoseRound(finders, tuple(share * self.step_deg for share in how.shares), how.scales)
+        work = [(self.slides[place.slide], place) for place in places]
+        refined: list[Place | None] = []
+        shown = 0
+        for done, refined in self.runner.run(poses.refine, work, poses.bytes_each):
+            partial = None
+            if done >= shown + SHOW_EVERY:
+                partial, shown = show([place for place in refined if place]), done
+            yield Tick(f"pose, level {level}", done, len(work), partial)
+        return [place for place in refined if place]
