@@ -141,8 +141,7 @@ def act(case: Case, attempt: Attempt) -> None:
     if slide is None:
         return
     with slide:
-        if hasattr(slide, "identity"):
-            attempt("identity", lambda: slide.identity)
+        attempt("identity", lambda: slide.identity)
         attempt("overview", lambda: to_display(slide.overview(300)[0]))
         for level in range(min(len(slide.level_shapes), 4)):
             attempt(f"read level {level}", lambda level=level: _read_level(slide, level))
