@@ -13,11 +13,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
 from fuzzing.worker import KINDS
 
 CPU_SECONDS = 20.0  # of processor time that one case may take
@@ -262,10 +264,8 @@ class Campaign:
             with self._worker.log.open("r+b") as log:
                 log.truncate(0)
             self._worker.process.send_signal(signal.SIGABRT)  # faulthandler writes where it was
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._worker.process.wait(5)
-            except subprocess.TimeoutExpired:
-                pass
             text = self._worker.log.read_text(errors="replace")
             own = [line.strip() for line in text.splitlines() if "comir_search" in line]
             place = own[0] if own else ""
@@ -330,7 +330,19 @@ def run_campaign(
 
 def describe(tallies: list[Tally]) -> str:
     """Return the table of what was tried, and the failures by cause."""
-    head = ("kind", "tried", "refused", "accepted", "raw", "harm", "hangs", "over budget", "s", "slowest s", "MiB")
+    head = (
+        "kind",
+        "tried",
+        "refused",
+        "accepted",
+        "raw",
+        "harm",
+        "hangs",
+        "over budget",
+        "s",
+        "slowest s",
+        "MiB",
+    )
     rows = [
         (
             tally.kind,

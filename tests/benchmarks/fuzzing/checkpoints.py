@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from comir_search.comir.checkpoint import import_checkpoint
 from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.images import deflate_zeros
 from fuzzing.models import use_model
 from fuzzing.mutations import SIZES_64, break_bytes
-
-from comir_search.comir.checkpoint import import_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "comir"))
 import test_checkpoint as published
@@ -78,7 +78,9 @@ def write_case(bases: Path, folder: Path, rng: np.random.Generator) -> Case:
     choice = rng.random()
     if choice < 0.2:
         program, note = _hostile_pickle(case, rng)
-        content = _zip({"data.pkl": program, "version": b"3\n"}) if rng.random() < 0.6 else _as_stream(program)
+        content = (
+            _zip({"data.pkl": program, "version": b"3\n"}) if rng.random() < 0.6 else _as_stream(program)
+        )
     elif choice < 0.3:
         content, note = _hostile_tensors(rng)
     elif choice < 0.4 and name != _STREAM:
@@ -188,7 +190,11 @@ def _hostile_pickle(case: Case, rng: np.random.Generator) -> tuple[bytes, str]:
     doubled = b"".join(b"q%c(h%ch%ct" % (n % 256, n % 256, n % 256) for n in range(min(depth, 200)))
     programs = {
         "os.system": b"cos\nsystem\n(V touch " + mark + b"\ntR.",
-        "posix.system": b"\x80\x02cposix\nsystem\n(X" + struct.pack("<I", len(mark) + 6) + b"touch " + mark + b"tR.",
+        "posix.system": b"\x80\x02cposix\nsystem\n(X"
+        + struct.pack("<I", len(mark) + 6)
+        + b"touch "
+        + mark
+        + b"tR.",
         "eval": b"c__builtin__\neval\n(Vopen(" + repr(str(case.executed)).encode() + b",'w')\ntR.",
         "getattr": b"cbuiltins\ngetattr\n(Vupper\nVx\ntR.",
         "stacked global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
@@ -253,7 +259,9 @@ def _hostile_tensors(rng: np.random.Generator) -> tuple[bytes, str]:
     size = int(pick(rng, (2**20, 2**28, 2**31, 2**33)))
     kind = pick(rng, (torch.float16, torch.float32, torch.uint8, torch.bool))
     wide = torch.zeros(1, dtype=kind).expand(size)
-    action = pick(rng, ("stride 0", "stride 0 as weights", "negative", "bomb", "bomb as weights", "many", "scalars"))
+    action = pick(
+        rng, ("stride 0", "stride 0 as weights", "negative", "bomb", "bomb as weights", "many", "scalars")
+    )
     if action == "stride 0":
         content: Any = {"modelA": {"stem.weight": wide}, "modelB": {"head.weight": wide}}
     elif action == "stride 0 as weights":
@@ -267,7 +275,9 @@ def _hostile_tensors(rng: np.random.Generator) -> tuple[bytes, str]:
         content = {"modelA": {str(number): wide for number in range(300)}, "modelB": {}}
     elif action == "scalars":
         scalar = torch.tensor(1.0)
-        content = {name: {"conv_init.weight": scalar, "final_conv.weight": scalar} for name in ("modelA", "modelB")}
+        content = {
+            name: {"conv_init.weight": scalar, "final_conv.weight": scalar} for name in ("modelA", "modelB")
+        }
     else:
         content = {"modelA": {"conv_init.weight": torch.zeros(8)}, "modelB": {"a": torch.zeros(3)}}
     buffer = io.BytesIO()
@@ -275,7 +285,9 @@ def _hostile_tensors(rng: np.random.Generator) -> tuple[bytes, str]:
     with zipfile.ZipFile(buffer) as archive:
         members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     if action == "negative":
-        members["data.pkl"] = members["data.pkl"].replace(b"K\x08", pick(rng, (b"J\xff\xff\xff\xff", b"K\xff", b"K\0")))
+        members["data.pkl"] = members["data.pkl"].replace(
+            b"K\x08", pick(rng, (b"J\xff\xff\xff\xff", b"K\xff", b"K\0"))
+        )
     if action.startswith("bomb"):
         return _zip_bomb(members, "data/0" if rng.random() < 0.7 else "data.pkl", size), f"{action} of {size}"
     return _zip(members), f"{action} of {size}"
@@ -283,7 +295,7 @@ def _hostile_tensors(rng: np.random.Generator) -> tuple[bytes, str]:
 
 def _zip_bomb(members: dict[str, bytes], name: str, size: int) -> bytes:
     """Return an archive one of whose members inflates to so many zeros."""
-    size = min(size, 2**31)
+    size = min(size, 3 << 29)
     stream = deflate_zeros(size)[2:-4]
     checksum = 0
     for _ in range(size >> 24):
@@ -305,7 +317,10 @@ def _shift_directory(content: bytes, at: int, added: int) -> bytes:
     """Correct the places that an archive's directory names after bytes were put in at one of them."""
     shifted = bytearray(content)
     end = content.rindex(b"PK\x05\x06")
-    (count, start) = struct.unpack_from("<H", content, end + 10)[0], struct.unpack_from("<I", content, end + 16)[0]
+    (count, start) = (
+        struct.unpack_from("<H", content, end + 10)[0],
+        struct.unpack_from("<I", content, end + 16)[0],
+    )
     start += added
     struct.pack_into("<I", shifted, end + 16, start)
     for _ in range(count):
@@ -320,7 +335,9 @@ def _shift_directory(content: bytes, at: int, added: int) -> bytes:
 def _break_archive(members: dict[str, bytes], rng: np.random.Generator) -> tuple[bytes, str]:
     """Change which members there are, and their sizes."""
     name = pick(rng, sorted(members))
-    action = pick(rng, ("removed", "halved", "doubled", "emptied", "renamed", "exchanged", "byteorder", "compressed"))
+    action = pick(
+        rng, ("removed", "halved", "doubled", "emptied", "renamed", "exchanged", "byteorder", "compressed")
+    )
     compression = zipfile.ZIP_STORED
     if action == "removed":
         del members[name]
@@ -370,7 +387,9 @@ def _break_opcodes(program: bytes, rng: np.random.Generator) -> tuple[bytes, str
         if rng.random() < 0.3:  # where the numbers are: sizes, strides, offsets
             sized = [each for each, name in enumerate(names) if name in _SIZED]
             number = pick(rng, sized) if sized else number
-        action = pick(rng, ("argument", "argument", "argument", "removed", "repeated", "moved", "opcode", "inserted"))
+        action = pick(
+            rng, ("argument", "argument", "argument", "removed", "repeated", "moved", "opcode", "inserted")
+        )
         if action == "argument" and names[number] in _SIZED and len(pieces[number]) > 1:
             form = _SIZED[names[number]]
             value = int(pick(rng, SIZES_64)) % (1 << 8 * struct.calcsize(form))
@@ -385,9 +404,7 @@ def _break_opcodes(program: bytes, rng: np.random.Generator) -> tuple[bytes, str
             other = int(rng.integers(len(pieces)))
             pieces[number], pieces[other] = pieces[other], pieces[number]
         elif action == "inserted":
-            pieces[number] += pick(
-                rng, (b"0", b"1", b"2", b"(", b"N", b"\x88", b"R", b"b", b"Q", b"\x81", b"t", b"u", b"s", b"]", b"}", b".")
-            )
+            pieces[number] += pick(rng, [*(bytes([code]) for code in b"012(NRbQtus]}."), b"\x81", b"\x88"])
         else:
             pieces[number] = rng.bytes(1) + pieces[number][1:]
         notes.append(f"{names[number]} {action}")

@@ -8,20 +8,19 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tifffile
 import zarr
-from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
-from fuzzing.mutations import NUMBERS, SIZES_64, TEXTS, break_bytes, break_document, break_number
-from fuzzing.pixels import paint, write_slide
 from PIL import Image
 
 from comir_search.cli import info
 from comir_search.io.pictures import to_display
 from comir_search.slides import Slide, open_slide
+from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
+from fuzzing.mutations import NUMBERS, SIZES_64, TEXTS, break_bytes, break_document, break_number
+from fuzzing.pixels import paint, write_slide
 
 MEMORY_BYTES = 1024 * MEBIBYTE
 _UUID = "8a5c2f60-0000-4000-8000-000000000000"
@@ -33,14 +32,35 @@ _TAGS = {
     *(254, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296),
     *(317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 530, 532),
 }
-_COMPRESSIONS = (1, 2, 4, 5, 6, 7, 8, 32773, 32946, 33003, 33005, 34712, 34887, 34892, 50000, 50001, 50002, 65535)
+_COMPRESSIONS = (
+    1,
+    2,
+    4,
+    5,
+    6,
+    7,
+    8,
+    32773,
+    32946,
+    33003,
+    33005,
+    34712,
+    34887,
+    34892,
+    50000,
+    50001,
+    50002,
+    65535,
+)
+_LONG = "a" * 1000
 # Entities for the head of OME-XML: a file of the machine, and one that unfolds to gigabytes.
 _ENTITIES = (
     ('<!ENTITY a SYSTEM "file:///etc/passwd">', "a"),
     (
-        '<!ENTITY a "%s">' % ("a" * 1000)
+        f'<!ENTITY a "{_LONG}">'
         + "".join(
-            '<!ENTITY %s "%s">' % (each, f"&{inner};" * 30) for inner, each in zip("abcde", "bcdef", strict=True)
+            '<!ENTITY {} "{}">'.format(each, f"&{inner};" * 30)
+            for inner, each in zip("abcde", "bcdef", strict=True)
         ),
         "f",
     ),
@@ -95,7 +115,9 @@ def make_bases(folder: Path) -> None:
     for name, version in zip(_ZARRS, (2, 3), strict=True):
         _write_zarr(folder / name, [colour, *small], version)
     for path in folder.glob("*.ome.tif"):  # tifffile makes a new identifier each time
-        path.write_bytes(re.sub(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", _UUID.encode(), path.read_bytes()))
+        path.write_bytes(
+            re.sub(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", _UUID.encode(), path.read_bytes())
+        )
 
 
 def copy_bases(bases: Path, folder: Path) -> list[Case]:
@@ -115,20 +137,19 @@ def write_case(bases: Path, folder: Path, rng: np.random.Generator) -> Case:
         for _ in range(int(rng.integers(1, 3))):
             _break_zarr(case, rng)
         return case
-    data = case.target.read_bytes()
-    notes = [name]
-    structural: Callable[[bytes, np.random.Generator, Case], tuple[bytes, str]]
-    structural = {".png": _break_png, ".jpg": _break_jpeg}.get(case.target.suffix, _break_tiff)
-    if rng.random() < 0.65:
-        for _ in range(int(rng.integers(1, 4))):
-            try:
-                data, note = structural(data, rng, case)
-            except Exception as error:  # noqa: BLE001 (what was broken before may be too broken to break again)
-                note = f"no further ({type(error).__name__})"
-            notes.append(note)
-    else:
+    data, notes = case.target.read_bytes(), [name]
+    if rng.random() < 0.35:
         data, note = break_bytes(data, rng)
         notes.append(note)
+    elif case.target.suffix in (".png", ".jpg"):
+        for _ in range(int(rng.integers(1, 4))):
+            data, note = (_break_png if case.target.suffix == ".png" else _break_jpeg)(data, rng)
+            notes.append(note)
+    else:
+        layout = _TiffLayout(data)
+        for _ in range(int(rng.integers(1, 4))):
+            data, note = _break_tiff(data, layout, rng, case)
+            notes.append(note)
     case.target.write_bytes(data)
     case.notes += notes
     return case
@@ -167,25 +188,34 @@ def _begin(bases: Path, folder: Path, name: str) -> Case:
 # TIFF
 
 
-def _break_tiff(data: bytes, rng: np.random.Generator, case: Case) -> tuple[bytes, str]:
+class _TiffLayout:
+    """Where a sound file has its directories and their entries."""
+
+    def __init__(self, data: bytes) -> None:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            self.order, self.large = file.byteorder, file.is_bigtiff
+            pages = [part for page in file.pages for part in (page, *(page.pages or ()))]
+            self.tags = [tag for page in pages for tag in page.tags]
+            self.starts = [page.offset for page in pages]
+            self.counts = [len(page.tags) for page in pages]
+
+
+def _break_tiff(data: bytes, layout: _TiffLayout, rng: np.random.Generator, case: Case) -> tuple[bytes, str]:
     """Change an entry of a directory, the links between them, or the description."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        order, large = file.byteorder, file.is_bigtiff
-        pages = [part for page in file.pages for part in (page, *(page.pages or ()))]
-        tags = [tag for page in pages for tag in page.tags]
-        ends = [page.offset for page in pages]
-        counts = [len(page.tags) for page in pages]
+    order, large, tags, starts = layout.order, layout.large, layout.tags, layout.starts
     likely = [tag for tag in tags if tag.code in _TAGS]
     described = [tag for tag in tags if tag.code == 270 and tag.dtype == 2]
     if described and rng.random() < 0.3:
         tag = pick(rng, described)
         text = _break_description(str(tag.value), rng, case)
-        return _put_text(data, tag, text.encode("utf-8", "surrogatepass"), order, large), "description changed"
+        return _put_text(
+            data, tag, text.encode("utf-8", "surrogatepass"), order, large
+        ), "description changed"
     broken = bytearray(data)
     if rng.random() < 0.1:
-        number = int(rng.integers(len(ends)))
-        at = ends[number] + (8 if large else 2) + counts[number] * (20 if large else 12)
-        target = pick(rng, (ends[0], ends[number], 0, 1, len(data), len(data) - 4, 2**32 - 1, at))
+        number = int(rng.integers(len(starts)))
+        at = starts[number] + (8 if large else 2) + layout.counts[number] * (20 if large else 12)
+        target = pick(rng, (starts[0], starts[number], 0, 1, len(data), len(data) - 4, 2**32 - 1, at))
         struct.pack_into(order + ("Q" if large else "I"), broken, at, target)
         return bytes(broken), f"directory {number} is followed by one at {target}"
     tag = pick(rng, likely if likely and rng.random() < 0.8 else tags)
@@ -194,7 +224,7 @@ def _break_tiff(data: bytes, rng: np.random.Generator, case: Case) -> tuple[byte
         value = pick(rng, (*SIZES_64, tag.count + 1, tag.count * 2, max(tag.count - 1, 0)))
         form, at = ("Q" if large else "I"), tag.offset + 4
     elif field == "type":
-        value, form, at = pick(rng, (*range(0, 19), 129, 65535)), "H", tag.offset + 2
+        value, form, at = pick(rng, (*range(19), 129, 65535)), "H", tag.offset + 2
     elif field == "code":
         value, form, at = pick(rng, (*sorted(_TAGS), 0, 65535, 34665, 34853, 50838, 51123)), "H", tag.offset
     elif field == "offset":
@@ -239,7 +269,9 @@ def _break_description(text: str, rng: np.random.Generator, case: Case) -> str:
         return break_number(text, rng)
     if choice < 0.75:
         other = _make_companion(case, rng)
-        block = f'<TiffData IFD="0" PlaneCount="1"><UUID FileName="{other}">urn:uuid:{_UUID}</UUID></TiffData>'
+        block = (
+            f'<TiffData IFD="0" PlaneCount="1"><UUID FileName="{other}">urn:uuid:{_UUID}</UUID></TiffData>'
+        )
         return re.sub(r"<TiffData.*?(/>|</TiffData>)", lambda _: block, text, count=1, flags=re.DOTALL)
     if choice < 0.85:
         head, _, rest = text.partition("<OME")
@@ -250,7 +282,9 @@ def _break_description(text: str, rng: np.random.Generator, case: Case) -> str:
         image = re.search(r"<Image .*?</Image>", text, re.DOTALL)
         assert image is not None
         return text.replace(image.group(), pick(rng, ("", image.group() * 2, image.group() * 300)))
-    return pick(rng, (text[: len(text) // 2], "<a>" * 20_000, text.replace("</OME>", ""), text.upper(), "<OME/>"))
+    return pick(
+        rng, (text[: len(text) // 2], "<a>" * 20_000, text.replace("</OME>", ""), text.upper(), "<OME/>")
+    )
 
 
 def _as_attribute(text: str) -> str:
@@ -270,19 +304,21 @@ def _make_companion(case: Case, rng: np.random.Generator) -> str:
             beside.write_bytes(case.target.read_bytes())
         elif made == "folder":
             beside.mkdir()
-    return str(pick(rng, (beside.name, beside.name, "../victim.txt", "/etc/passwd", "/dev/zero", "", "missing.tif")))
+    return str(
+        pick(rng, (beside.name, beside.name, "../victim.txt", "/etc/passwd", "/dev/zero", "", "missing.tif"))
+    )
 
 
 # PNG and JPEG
 
 
-def _break_png(data: bytes, rng: np.random.Generator, _case: Case) -> tuple[bytes, str]:
+def _break_png(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
     """Change a chunk, its checksum right or wrong."""
-    chunks = _png_chunks(data)
+    chunks = _png_chunks(data) or [(b"IHDR", bytes(13))]
     number = 0 if rng.random() < 0.4 else int(rng.integers(len(chunks)))
     kind, content = chunks[number]
     if kind == b"IHDR" and rng.random() < 0.9:
-        header = list(struct.unpack(">IIBBBBB", content[:13]))
+        header = list(struct.unpack(">IIBBBBB", content[:13].ljust(13, b"\0")))
         position = int(rng.integers(7))
         header[position] = int(pick(rng, SIZES_64[:12])) % (1 << (32 if position < 2 else 8))
         chunks[number] = (kind, struct.pack(">IIBBBBB", *header))
@@ -297,7 +333,10 @@ def _break_png(data: bytes, rng: np.random.Generator, _case: Case) -> tuple[byte
         elif action == "repeated":
             chunks[number:number] = [chunks[number]] * int(rng.integers(1, 50))
         elif action == "renamed":
-            chunks[number] = (pick(rng, (b"IEND", b"pHYs", b"PLTE", b"iCCP", b"tRNS", b"acTL", b"\0\0\0\0")), content)
+            chunks[number] = (
+                pick(rng, (b"IEND", b"pHYs", b"PLTE", b"iCCP", b"tRNS", b"acTL", b"\0\0\0\0")),
+                content,
+            )
         else:
             chunks.insert(int(rng.integers(len(chunks))), chunks.pop(number))
     return data[:8] + b"".join(_png_chunk(*chunk) for chunk in chunks), note
@@ -316,7 +355,7 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _break_jpeg(data: bytes, rng: np.random.Generator, _case: Case) -> tuple[bytes, str]:
+def _break_jpeg(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
     """Change a field of a segment; the frame's, where the sizes are, most often."""
     segments, at = [], 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -326,6 +365,8 @@ def _break_jpeg(data: bytes, rng: np.random.Generator, _case: Case) -> tuple[byt
             break
         at += 2 + length
     frames = [segment for segment in segments if segment[0] in (0xC0, 0xC1, 0xC2)]
+    if not segments:
+        return break_bytes(data, rng)
     marker, at, length = pick(rng, frames if frames and rng.random() < 0.5 else segments)
     broken = bytearray(data)
     if marker in (0xC0, 0xC1, 0xC2) and rng.random() < 0.6:
@@ -378,7 +419,9 @@ def _break_zarr(case: Case, rng: np.random.Generator) -> None:
         side = pick(rng, (0, 1, 1000, 20_000, 60_000, 2**31, 2**40))
         text = path.read_text(errors="replace")
         path.write_text(
-            re.sub(r'("(?:shape|chunks|chunk_shape)": \[\s*)3,\s*\d+,\s*\d+', rf"\g<1>3, {side}, {side}", text)
+            re.sub(
+                r'("(?:shape|chunks|chunk_shape)": \[\s*)3,\s*\d+,\s*\d+', rf"\g<1>3, {side}, {side}", text
+            )
         )
     elif choice < 0.68 and documents:
         path, note = pick(rng, documents), "another dataset's path"
@@ -390,7 +433,9 @@ def _break_zarr(case: Case, rng: np.random.Generator) -> None:
         path.write_bytes(broken_bytes)
     else:
         path = pick(rng, files)
-        note = pick(rng, ("removed", "a fifo", "a folder", "a link", "a link to itself", "a link out", "a device"))
+        note = pick(
+            rng, ("removed", "a fifo", "a folder", "a link", "a link to itself", "a link out", "a device")
+        )
         path.unlink()
         if note == "a fifo" and hasattr(os, "mkfifo"):
             os.mkfifo(path)

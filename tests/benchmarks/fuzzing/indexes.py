@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzzing import models
-from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
-from fuzzing.mutations import VALUES, break_bytes, break_document, break_value, dump
-from fuzzing.pixels import paint, write_slide
 
 from comir_search import documents
 from comir_search.retrieval.index import Index
@@ -21,12 +17,28 @@ from comir_search.retrieval.indexing import index_slides
 from comir_search.retrieval.maintenance import compact, repair, verify
 from comir_search.retrieval.search import search
 from comir_search.slides import open_slide
+from fuzzing import models
+from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
+from fuzzing.mutations import VALUES, break_bytes, break_document, break_value, dump
+from fuzzing.pixels import paint, write_slide
 
 # A search of a sound index takes about 60 MiB of it.
 MEMORY_BYTES = 260 * MEBIBYTE
 _INDEX, _SLIDE, _QUERY = "study.index", "slide.tif", "query.tif"
 _DOCUMENTS = ("index.json", "slide.json", "progress.json", "removed.json", "writer.lock", "zarr.json")
-_NAMES = ("../../victim.txt", "../..", "..", "/etc", "0" * 32, "f" * 32, "", ".", "slides", "a" * 31, "A" * 32)
+_NAMES = (
+    "../../victim.txt",
+    "../..",
+    "..",
+    "/etc",
+    "0" * 32,
+    "f" * 32,
+    "",
+    ".",
+    "slides",
+    "a" * 31,
+    "A" * 32,
+)
 
 
 def make_bases(folder: Path) -> None:
@@ -52,15 +64,13 @@ def write_case(bases: Path, folder: Path, rng: np.random.Generator) -> Case:
     case = _begin(bases, folder)
     case.thorough = rng.random() < 0.35
     for _ in range(int(pick(rng, (1, 1, 1, 2, 3)))):
-        choice = rng.random()
-        if choice < 0.6:
-            _break_document(case, rng)
-        elif choice < 0.72:
-            _break_file(case, rng)
-        elif choice < 0.8:
-            _break_model(case, rng)
-        else:
-            _lay(case, rng)
+        action = pick(
+            rng, (*(_break_document,) * 12, *(_break_file,) * 2, *(_break_model,) * 2, *(_lay,) * 4)
+        )
+        try:
+            action(case, rng)
+        except (OSError, StopIteration) as error:  # what was broken before is not there to be broken again
+            case.notes.append(f"not done ({error})")
     return case
 
 
@@ -100,7 +110,9 @@ def _begin(bases: Path, folder: Path) -> Case:
 
 
 def _slide_folder(case: Case) -> Path:
-    return next(path for path in sorted((case.target / "slides").iterdir()) if re.fullmatch("[0-9a-f]{32}", path.name))
+    return next(
+        path for path in sorted((case.target / "slides").iterdir()) if re.fullmatch("[0-9a-f]{32}", path.name)
+    )
 
 
 def _documents(case: Case) -> list[Path]:
@@ -114,7 +126,9 @@ def _documents(case: Case) -> list[Path]:
 def _break_document(case: Case, rng: np.random.Generator) -> None:
     """Change a document; its digest is made right again more often than not, as an attacker would."""
     found = _documents(case)
-    wanted = pick(rng, ("index.json", "slide.json", "progress.json", "removed.json", "zarr.json", "writer.lock"))
+    wanted = pick(
+        rng, ("index.json", "slide.json", "progress.json", "removed.json", "zarr.json", "writer.lock")
+    )
     chosen = [path for path in found if path.name == wanted]
     if wanted == "removed.json" and not chosen:
         slide = [path for path in found if path.name == "slide.json"]
@@ -161,7 +175,9 @@ def _sign(text: str, signed: str) -> str:
 def _break_file(case: Case, rng: np.random.Generator) -> None:
     """Change, remove or exchange a chunk or another file."""
     files = sorted(
-        path for path in case.target.rglob("*") if path.is_file() and not path.is_symlink() and path not in case.canaries
+        path
+        for path in case.target.rglob("*")
+        if path.is_file() and not path.is_symlink() and path not in case.canaries
     )
     path, other = pick(rng, files), pick(rng, files)
     action = pick(rng, ("broken", "broken", "removed", "another's", "a folder"))
@@ -217,11 +233,15 @@ def _link_slides(case: Case, _rng: Any, _folder: Path, slides: Path, beyond: Pat
 
 
 def _link_to_beyond(_case: Case, rng: np.random.Generator, folder: Path, _slides: Path, beyond: Path) -> None:
-    name = pick(rng, ("comir", "comir/0", "words", "tissue", "comir/0/c", "progress.json", "slide.json", "zarr.json"))
+    name = pick(
+        rng, ("comir", "comir/0", "words", "tissue", "comir/0/c", "progress.json", "slide.json", "zarr.json")
+    )
     _replace(folder / name, beyond if "." not in name else beyond / "a.txt")
 
 
-def _link_a_document(case: Case, rng: np.random.Generator, folder: Path, _slides: Path, _beyond: Path) -> None:
+def _link_a_document(
+    case: Case, rng: np.random.Generator, folder: Path, _slides: Path, _beyond: Path
+) -> None:
     path = pick(
         rng,
         (
@@ -242,9 +262,13 @@ def _link_a_slide(_case: Case, rng: np.random.Generator, folder: Path, slides: P
     _replace(slides / name, beyond)
 
 
-def _lay_a_foreign_slide(case: Case, rng: np.random.Generator, _folder: Path, slides: Path, _beyond: Path) -> None:
+def _lay_a_foreign_slide(
+    case: Case, rng: np.random.Generator, _folder: Path, slides: Path, _beyond: Path
+) -> None:
     name = pick(rng, ("patientA", "img.zarr", "0" * 32, "a" * 31, "F" * 32))
-    case.add_canary(slides / name / pick(rng, ("slide.svs", "0/0/0", "download.partial", ".x.part", "notes.json")))
+    case.add_canary(
+        slides / name / pick(rng, ("slide.svs", "0/0/0", "download.partial", ".x.part", "notes.json"))
+    )
 
 
 def _lay_leftovers(case: Case, rng: np.random.Generator, folder: Path, slides: Path, _beyond: Path) -> None:
@@ -280,7 +304,9 @@ def _lay_a_fifo(case: Case, rng: np.random.Generator, folder: Path, _slides: Pat
         os.mkfifo(path)
 
 
-def _remove_slide_file(_case: Case, rng: np.random.Generator, folder: Path, _slides: Path, _beyond: Path) -> None:
+def _remove_slide_file(
+    _case: Case, rng: np.random.Generator, folder: Path, _slides: Path, _beyond: Path
+) -> None:
     """Make of a finished slide one that was interrupted, whose progress says something else."""
     (folder / "slide.json").unlink(missing_ok=True)
     progress = folder / "progress.json"

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
-from fuzzing.mutations import SIZES_64, Raw, break_bytes, break_document, break_value, dump
 from safetensors.torch import load_file, save
 
 from comir_search.comir.embedding import code, decode, embed_array
@@ -17,6 +15,8 @@ from comir_search.comir.intensity import measure_intensity
 from comir_search.comir.model import DEFAULT_MODEL, Model, load_model
 from comir_search.retrieval.confidence import measure
 from comir_search.retrieval.index import layout_for
+from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
+from fuzzing.mutations import SIZES_64, Raw, break_bytes, break_document, break_value, dump
 
 MEMORY_BYTES = 1024 * MEBIBYTE
 _NAME = "model.safetensors"
@@ -109,7 +109,17 @@ def _break_header(header: dict[str, Any], rng: np.random.Generator) -> tuple[Any
     """Change what the header says of tensors, or of the file."""
     if rng.random() < 0.25:
         metadata = pick(
-            rng, (None, {}, {"model": ""}, {"model": Raw("1")}, {"model": "null"}, {"other": "x"}, [], {"model": []})
+            rng,
+            (
+                None,
+                {},
+                {"model": ""},
+                {"model": Raw("1")},
+                {"model": "null"},
+                {"other": "x"},
+                [],
+                {"model": []},
+            ),
         )
         return {**header, "__metadata__": metadata}, f"metadata = {metadata}"
     name = pick(rng, [name for name in header if name != "__metadata__"])
@@ -143,27 +153,48 @@ def _break_tensors(path: Path, metadata: dict[str, str], rng: np.random.Generato
     tensor = tensors[name]
     action = pick(
         rng,
-        ("removed", "renamed", "dtype", "shape", "rows", "empty", "scalar", "large", "nan", "inf", "huge", "extra"),
+        (
+            "removed",
+            "renamed",
+            "dtype",
+            "shape",
+            "rows",
+            "empty",
+            "scalar",
+            "large",
+            "nan",
+            "inf",
+            "huge",
+            "extra",
+        ),
     )
     if action == "removed":
         del tensors[name]
     elif action == "renamed":
-        tensors[pick(rng, (f"{name}x", "networks", "vocabulary", "", "vocabulary.", "a.b.c"))] = tensors.pop(name)
+        tensors[pick(rng, (f"{name}x", "networks", "vocabulary", "", "vocabulary.", "a.b.c"))] = tensors.pop(
+            name
+        )
     elif action == "dtype":
         kind = pick(rng, (torch.int64, torch.uint8, torch.bool, torch.float64, torch.bfloat16, torch.float16))
         tensors[name] = tensor.to(kind)
     elif action == "shape":
         tensors[name] = tensor.reshape(pick(rng, ((-1,), (1, -1), (*reversed(tensor.shape),))))
     elif action == "rows":
-        tensors[name] = tensor.reshape(-1)[: max(1, tensor.numel() // 2)] if tensor.ndim < 2 else tensor[:, :1]
+        tensors[name] = (
+            tensor.reshape(-1)[: max(1, tensor.numel() // 2)] if tensor.ndim < 2 else tensor[:, :1]
+        )
     elif action == "empty":
         tensors[name] = tensor.reshape(-1)[:0] if rng.random() < 0.5 or not tensor.ndim else tensor[:0]
     elif action == "scalar":
         tensors[name] = tensor.reshape(-1)[0]
     elif action == "large":
-        tensors[name] = torch.zeros(pick(rng, ((1000, 1000), (4, 100_000), (1, 1, 1, 500_000))), dtype=tensor.dtype)
+        tensors[name] = torch.zeros(
+            pick(rng, ((1000, 1000), (4, 100_000), (1, 1, 1, 500_000))), dtype=tensor.dtype
+        )
     elif action == "extra":
-        tensors[pick(rng, ("vocabulary.more", "networks.more", "stray", "vocabulary.block_px"))] = torch.zeros(3)
+        tensors[pick(rng, ("vocabulary.more", "networks.more", "stray", "vocabulary.block_px"))] = (
+            torch.zeros(3)
+        )
     elif tensor.is_floating_point() and tensor.numel():
         value = {"nan": float("nan"), "inf": float("inf"), "huge": 6e4}[action]
         if rng.random() < 0.5:

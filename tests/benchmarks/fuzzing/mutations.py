@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from fuzzing.case import pick
 
 SIZES = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**24, 2**30, 2**31 - 1, 2**31, 2**32 - 1)
@@ -149,7 +150,16 @@ def break_value(root: Any, rng: np.random.Generator) -> tuple[Any, str]:
     if choice < 0.55 and isinstance(value, int | float) and not isinstance(value, bool):
         holder[key] = pick(
             rng,
-            (-value, value * 2, value + 1, value - 1, value * 1_000_000, value + 0.5, value * 1e-6, str(value)),
+            (
+                -value,
+                value * 2,
+                value + 1,
+                value - 1,
+                value * 1_000_000,
+                value + 0.5,
+                value * 1e-6,
+                str(value),
+            ),
         )
         return root, f"{path} = {_short(holder[key])}"
     if choice < 0.6 and isinstance(value, list | dict):

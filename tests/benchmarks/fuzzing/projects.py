@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
-from fuzzing.images import deflate_zeros
-from fuzzing.mutations import MARKUP, TEXTS, break_bytes, break_document
-from fuzzing.pixels import paint, write_slide
 
 from comir_search.io.geojson import write_geojson
 from comir_search.io.project import Project
@@ -25,6 +21,10 @@ from comir_search.io.report import write_report
 from comir_search.io.tables import write_csv
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.slides import open_slide
+from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
+from fuzzing.images import deflate_zeros
+from fuzzing.mutations import MARKUP, TEXTS, break_bytes, break_document
+from fuzzing.pixels import paint, write_slide
 
 MEMORY_BYTES = 1024 * MEBIBYTE
 _PROJECT, _SLIDE = "study.comirproj", "slide.tif"
@@ -33,7 +33,18 @@ _JSON_COLUMNS = {"source", "result", "provenance", "candidate", "value"}
 _CELLS: tuple[Any, ...] = (
     *(text for text in TEXTS if "\ud800" not in text),
     *(None, 0, -1, 1, 2**31, 2**62, -(2**63), 0.5, -2.0, 1e308, float("inf"), 1e-300, b"", b"\xff\xfe\0blob"),
-    *("[]", "{}", "null", '{"a": NaN}', "[" * 50_000, "1e999", "2026-01-01T00:00:00", "accepted", "shg", "bf"),
+    *(
+        "[]",
+        "{}",
+        "null",
+        '{"a": NaN}',
+        "[" * 50_000,
+        "1e999",
+        "2026-01-01T00:00:00",
+        "accepted",
+        "shg",
+        "bf",
+    ),
 )
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -52,7 +63,9 @@ def make_bases(folder: Path) -> None:
                 name, path=place, modality="shg", pixel_size_um=2.0, source={"layer": "a"}, image=image
             )
             candidates = tuple(
-                Candidate(rank, _SLIDE, 60.0 * rank, 80.0, 2.0, 96.0, 96.0, 10.0, False, 0.6, 0.9, fingerprint)
+                Candidate(
+                    rank, _SLIDE, 60.0 * rank, 80.0, 2.0, 96.0, 96.0, 10.0, False, 0.6, 0.9, fingerprint
+                )
                 for rank in (1, 2)
             )
             result = SearchResult(name, number == 0, "A clear match.", {"total": 1.0}, candidates, 0.5)
@@ -188,11 +201,8 @@ def _drop_constraints(connection: sqlite3.Connection) -> None:
 def _break_database(connection: sqlite3.Connection, rng: np.random.Generator) -> str:
     """Change a cell, a row, a table, or what the file says of itself."""
     connection.text_factory = bytes
-    tables = [
-        name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    ]
-    tables = [name for name in tables if name in _TABLES] or ["slide"]
-    table = pick(rng, tables)
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    table = pick(rng, [name for name in _TABLES if (name.encode(),) in names] or ["slide"])
     columns = [row[1].decode() for row in connection.execute(f"PRAGMA table_info({table})")]
     column = pick(rng, columns)
     choice = rng.random()
@@ -232,18 +242,32 @@ def _break_image(rng: np.random.Generator) -> tuple[Any, str]:
     """Return what a project may hold in the place of a query's pixels."""
     header = "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }"
     kinds = ("|O", "<f8", "|u1", "<M8[s]", "|S0", "<U1000000", "|V0", "<c16", "[('a', '<i4')]", ">u2", "|b1")
-    shapes = ("(4, 4)", "(1000000, 1000000)", "(-1, 4)", "()", "(0,)", "(2, 2, 2, 2)", "(2**40,)", "4", "(10**30,)")
+    shapes = (
+        "(4, 4)",
+        "(1000000, 1000000)",
+        "(-1, 4)",
+        "()",
+        "(0,)",
+        "(2, 2, 2, 2)",
+        "(2**40,)",
+        "4",
+        "(10**30,)",
+    )
     choice = rng.random()
     if choice < 0.25:
         size = int(pick(rng, (2**24, 2**31, 2**33)))
         return deflate_zeros(size), f"inflates to {size} zeros"
     if choice < 0.4:
-        return pick(rng, (b"", b"x" * 100, zlib.compress(b""), zlib.compress(b"\x93NUMPY"), "text", 5, 1.5)), "no array"
+        return pick(
+            rng, (b"", b"x" * 100, zlib.compress(b""), zlib.compress(b"\x93NUMPY"), "text", 5, 1.5)
+        ), "no array"
     text = header % (pick(rng, kinds), pick(rng, ("True", "False", "None")), pick(rng, shapes))
     if choice < 0.5:
         text = pick(rng, ("{}", "[]", "(" * 5000, "'a' * 10**9", text * 500))
     encoded = text.encode() + b"\n"
-    content = b"\x93NUMPY\x01\0" + min(len(encoded), 65535).to_bytes(2, "little") + encoded[:65535] + bytes(64)
+    content = (
+        b"\x93NUMPY\x01\0" + min(len(encoded), 65535).to_bytes(2, "little") + encoded[:65535] + bytes(64)
+    )
     if choice < 0.6:
         buffer = io.BytesIO()
         np.save(buffer, paint(20, 20, 1))
@@ -276,28 +300,38 @@ _STATEMENTS = (
     "CREATE TRIGGER t AFTER INSERT ON query BEGIN DELETE FROM verdict; END",
     "CREATE TRIGGER t BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END",
     "CREATE TRIGGER t AFTER UPDATE ON {table} BEGIN SELECT load_extension('x'); END",
-    "CREATE TRIGGER t AFTER INSERT ON query BEGIN INSERT INTO state SELECT hex(randomblob(9)), 'x' FROM"
-    " (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c); END",
-    "DROP TABLE {table}; CREATE VIEW {table} AS WITH RECURSIVE c({column}) AS"
-    " (SELECT 1 UNION ALL SELECT {column} + 1 FROM c) SELECT c.{column} AS {column} FROM c",
-    "ALTER TABLE slide RENAME TO hidden; CREATE VIEW slide AS WITH RECURSIVE c(x) AS"
-    " (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT hidden.*, hidden.rowid FROM hidden, c",
+    (
+        "CREATE TRIGGER t AFTER INSERT ON query BEGIN INSERT INTO state SELECT hex(randomblob(9)), 'x' FROM"
+        " (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c); END"
+    ),
+    (
+        "DROP TABLE {table}; CREATE VIEW {table} AS WITH RECURSIVE c({column}) AS"
+        " (SELECT 1 UNION ALL SELECT {column} + 1 FROM c) SELECT c.{column} AS {column} FROM c"
+    ),
+    (
+        "ALTER TABLE slide RENAME TO hidden; CREATE VIEW slide AS WITH RECURSIVE c(x) AS"
+        " (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT hidden.*, hidden.rowid FROM hidden, c"
+    ),
     "ALTER TABLE {table} RENAME TO hidden; CREATE VIEW {table} AS SELECT rowid, * FROM hidden",
     "CREATE INDEX i ON {table} (abs({column}))",
     "INSERT INTO slide SELECT hex(randomblob(16)), name, '', '/dev/zero', 1.0, '' FROM slide",
     "INSERT INTO slide SELECT hex(randomblob(16)), name, '', '/etc/passwd', 1.0, '' FROM slide",
     "UPDATE query SET relative_path = '../../../../etc/passwd'",
     "UPDATE query SET absolute_path = '/dev/zero', relative_path = ''",
-    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000) INSERT INTO verdict"
-    " (query_id, candidate, verdict, note, reviewer, time)"
-    " SELECT query_id, candidate, verdict, note, reviewer, time FROM verdict, c",
+    (
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000) INSERT INTO verdict"
+        " (query_id, candidate, verdict, note, reviewer, time)"
+        " SELECT query_id, candidate, verdict, note, reviewer, time FROM verdict, c"
+    ),
 )
 
 
 class _Page(HTMLParser):
     """Finds what a browser would run or fetch."""
 
-    ACTIVE = frozenset({"script", "iframe", "object", "embed", "base", "link", "form", "applet", "frame", "portal"})
+    ACTIVE = frozenset(
+        {"script", "iframe", "object", "embed", "base", "link", "form", "applet", "frame", "portal"}
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,7 +345,9 @@ class _Page(HTMLParser):
             text = "".join((value or "").split()).lower()
             if name.startswith("on") or name in ("srcdoc", "formaction"):
                 self.problems.append(f"<{tag} {name}>")
-            if name in ("src", "href", "xlink:href", "action", "data") and not text.startswith(("data:image/", "#")):
+            if name in ("src", "href", "xlink:href", "action", "data") and not text.startswith(
+                ("data:image/", "#")
+            ):
                 self.problems.append(f'<{tag} {name}="{text[:40]}">')
             if name == "http-equiv" and text == "refresh":
                 self.problems.append("<meta refresh>")

@@ -7,20 +7,22 @@ import io
 from pathlib import Path
 
 import numpy as np
-from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
-from fuzzing.mutations import NUMBERS, TEXTS, break_bytes, break_document
-from fuzzing.pixels import paint, write_slide
 
 from comir_search.evaluation.localisation import Truth, read_truth, summarise
 from comir_search.io.entries import Judgement
 from comir_search.io.geojson import read_geojson, write_geojson
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.slides import open_slide
+from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
+from fuzzing.mutations import NUMBERS, TEXTS, break_bytes, break_document
+from fuzzing.pixels import paint, write_slide
 
 MEMORY_BYTES = 1024 * MEBIBYTE
+_NUMBERS = (*NUMBERS, "0x10", "1_000", "1,5", " 1 ", "-inf")
 _TABLE, _PLACES = "truth.csv", "places.geojson"
 _CANDIDATE = Candidate(1, "slide.tif", 100.0, 80.0, 0.5, 50.0, 40.0, 10.0, False, 0.5, 0.9, "0" * 32)
-_HEADER = ("query", "slide", "center_x_px", "center_y_px", "center_x_um", "center_y_um", "angle_deg", "mirrored", "core")
+_PX, _UM = ("center_x_px", "center_y_px"), ("center_x_um", "center_y_um")
+_HEADER = ("query", "slide", *_PX, *_UM, "angle_deg", "mirrored", "core")
 
 
 def make_bases(folder: Path) -> None:
@@ -34,7 +36,9 @@ def make_bases(folder: Path) -> None:
     ]
     (folder / _TABLE).write_text(_write_rows([_HEADER, *rows]))
     result = SearchResult("a.tif", True, "Clear.", {"total": 1.0}, (_CANDIDATE,))
-    write_geojson(folder / _PLACES, [result], [{1: Judgement(Verdict.ACCEPTED, "a note", "Ada", "2026-01-01")}])
+    write_geojson(
+        folder / _PLACES, [result], [{1: Judgement(Verdict.ACCEPTED, "a note", "Ada", "2026-01-01")}]
+    )
 
 
 def copy_bases(bases: Path, folder: Path) -> list[Case]:
@@ -67,7 +71,10 @@ def act(case: Case, attempt: Attempt) -> None:
         return
     for number, truth in enumerate(rows[:4]):
         if number == 0 or truth.query not in ("b.tif", "c.tif"):  # which are not there
-            attempt(f"query {number}", lambda truth=truth: open_slide(case.folder / "queries" / truth.query).close())
+            attempt(
+                f"query {number}",
+                lambda truth=truth: open_slide(case.folder / "queries" / truth.query).close(),
+            )
     attempt("summarise", lambda: summarise([(truth, _answer(truth)) for truth in rows[:100]]))
 
 
@@ -97,9 +104,11 @@ def _break_table(text: str, rng: np.random.Generator) -> tuple[bytes, str]:
         row = int(rng.integers(len(rows)))
         column = int(rng.integers(max(1, len(rows[row]))))
         if action in ("cell", "number") and rows[row]:
-            rows[row][column] = pick(rng, TEXTS if action == "cell" else (*NUMBERS, "0x10", "1_000", "1,5", " 1 ", "-inf"))
+            rows[row][column] = pick(rng, TEXTS if action == "cell" else _NUMBERS)
         elif action == "row":
-            rows[row : row + 1] = pick(rng, ([], [rows[row]] * 2, [rows[row][:3]], [[]], [rows[row] * 3], [[""] * 9]))
+            rows[row : row + 1] = pick(
+                rng, ([], [rows[row]] * 2, [rows[row][:3]], [[]], [rows[row] * 3], [[""] * 9])
+            )
             rows = rows or [[]]
         elif action == "column":
             for each in rows:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fuzzing.case import Attempt, Case, Kind
 from fuzzing.guard import Guard
 
