@@ -401,7 +401,9 @@ class Session(Review):
         for event in self.project.history(query_id):
             place = event.candidate
             last = [
-                other for other in last if place and other.candidate and not same_place(other.candidate, place)
+                other
+                for other in last
+                if place and other.candidate and not same_place(other.candidate, place)
             ]
             last.append(event)
         return sum(event.verdict is not Verdict.NONE for event in last)

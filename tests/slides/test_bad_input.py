@@ -155,7 +155,9 @@ def test_picture_too_large_to_unpack(tmp_path, kind):
         data[at + 5 : at + 9] = struct.pack(">HH", 30_000, 40_000)
     path.write_bytes(data)
     text = sentence(path)
-    assert f"a.{kind} is compressed in pieces of 3.35 GB each (one {kind[:1]}" in text.replace("PNG", "pNG").replace("JPEG", "jPEG")
+    assert f"a.{kind} is compressed in pieces of 3.35 GB each (one {kind[:1]}" in text.replace(
+        "PNG", "pNG"
+    ).replace("JPEG", "jPEG")
     assert "40000 x 30000 px" in text and "save it as a tiled, pyramidal TIFF" in text
 
 
@@ -197,7 +199,9 @@ def test_no_permission_and_no_handles_are_no_damage(tmp_path, monkeypatch):
     tifffile.imwrite(path, paint(300, 300), photometric="rgb", compression="deflate", tile=(128, 128))
     with open_slide(path) as slide:
         monkeypatch.setattr(
-            type(slide), "_read_bytes", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files"))
+            type(slide),
+            "_read_bytes",
+            lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files")),
         )
         with pytest.raises(ComirSearchError, match="a.tif cannot be read .Too many open files.: check its"):
             slide.read_level(0, 0, 0, 100, 100)

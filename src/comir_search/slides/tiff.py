@@ -61,7 +61,8 @@ class TiffSlide(TiledSlide):
                 "which are not read: export it as OME-TIFF"
             )
         with stated_failures(
-            name, f"{name} is not a readable TIFF ({{error}}): it is damaged or truncated, copy or export it again"
+            name,
+            f"{name} is not a readable TIFF ({{error}}): it is damaged or truncated, copy or export it again",
         ):
             # Else tifffile opens whatever files the metadata name.
             tiff = tifffile.TiffFile(path, is_ome=False, is_ndtiff=False, is_mmstack=False)

@@ -71,9 +71,7 @@ def _describe_level(page: Any, path: Path) -> Level:
     if page.imagedepth > 1:
         raise ComirSearchError(f"{path.name} is a volume: save the plane to use as one grey or RGB image")
     width_in_tile, height_in_tile = (
-        (page.tilewidth, page.tilelength)
-        if page.is_tiled
-        else (shape[1], min(page.rowsperstrip, shape[0]))
+        (page.tilewidth, page.tilelength) if page.is_tiled else (shape[1], min(page.rowsperstrip, shape[0]))
     )
     if min(width_in_tile, height_in_tile) < 1 or page.dtype is None:
         raise ComirSearchError(

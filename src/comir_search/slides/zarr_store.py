@@ -122,9 +122,7 @@ class GuardedStore(LocalStore):
             check_chunk(found.to_bytes(), rule, is_whole=byte_range is None)
         return found
 
-    async def get_partial_values(
-        self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]
-    ) -> list[Any]:
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
         """Return parts of files."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
@@ -200,7 +198,9 @@ def _unpacks_within(data: bytes, codec: str, limit_bytes: int) -> bool:
 
 def _streams_within(decompressor: Any, data: bytes, limit_bytes: int) -> bool:
     """Unpack piece by piece, and keep none of it."""
-    if len(data) * 1032 <= limit_bytes and not isinstance(decompressor, bz2.BZ2Decompressor | lzma.LZMADecompressor):
+    if len(data) * 1032 <= limit_bytes and not isinstance(
+        decompressor, bz2.BZ2Decompressor | lzma.LZMADecompressor
+    ):
         return True  # deflate packs no better than that
     unpacked = 0
     try:
