@@ -245,7 +245,8 @@ class TestIndex:
         bad = tmp_path / "bad.tif"
         bad.touch()
         answer = command("index", slide_file, bad, "--index", tmp_path / "index")
-        assert_stated(answer, "bad.tif")
+        assert answer.code == 1 and "bad.tif is empty" in answer.sentence
+        assert "1 slide" in answer.out and slide_file.name in answer.out
 
 
 class TestModel:

@@ -21,7 +21,7 @@ def test_slides_are_described(tmp_path, command):
     assert (
         "a.tif" in answer.out and "2 um (TIFF resolution tag)" in answer.out and "0.8 x 0.6 mm" in answer.out
     )
-    assert "not stated: give --pixel-size" in answer.out
+    assert "not known: give --pixel-size" in answer.out
     first, second = json.loads((tmp_path / "info.json").read_text())
     assert (
         first["name"] == "a.tif"
@@ -37,7 +37,7 @@ def test_one_bad_slide_does_not_hide_the_others(tmp_path, command):
     answer = command("info", bad, good)
     assert answer.code == 1
     assert "good.tif" in answer.out
-    assert answer.sentence == "bad.tif is empty: copy or export it again"
+    assert answer.sentence.strip() == "bad.tif is empty: copy or export it again"
 
 
 def test_missing_slide(tmp_path, command):

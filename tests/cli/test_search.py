@@ -337,12 +337,8 @@ class TestBatch:
         assert all(file.stat().st_size > 100 for file in files.values())
         told = answer.err[answer.err.index("3 of 5 were left out:") :].splitlines()[1:]
         assert len(told) == 3
-        for line, words in zip(
-            sorted(told),
-            (("broken.tif",), ("missing.tif", "not exist"), ("plain.tif", "--pixel-size")),
-            strict=True,
-        ):
-            assert all(word in line for word in words)
+        for words in (("broken.tif",), ("missing.tif", "not exist"), ("plain.tif", "--pixel-size")):
+            assert sum(all(word in line for word in words) for line in told) == 1
 
     def test_where_none_is_left_nothing_is_written(self, search, tmp_path):
         for name in ("a.tif", "b.tif"):

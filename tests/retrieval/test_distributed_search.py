@@ -131,10 +131,14 @@ def test_the_command_starts_workers_and_searches_for_several(index, store, comma
     local = search(store / "query.tif", index, modality="bf").to_dict()
     # Not by its URL: the workers started here know nothing of the store.
     options = ("--index", store / "store" / "bucket" / "index", "--modality", "bf", "--workers", 2)
-    answer = command("search", *[store / "query.tif"] * 2, *options, "--json", tmp_path / "out.json")
+    again = tmp_path / "again.tif"
+    shutil.copy(store / "query.tif", again)
+    answer = command("search", store / "query.tif", again, *options, "--json", tmp_path / "out.json")
     assert answer.code == 0
     results = json.loads((tmp_path / "out.json").read_text())
-    assert [result | {"seconds": None} for result in results] == [local | {"seconds": None}] * 2
+    assert [result["query"] for result in results] == ["query.tif", "again.tif"]
+    same = {"seconds": None, "query": None}
+    assert [result | same for result in results] == [local | same] * 2
 
 
 def test_damage_that_a_worker_meets_is_named(tmp_path, store, cluster):

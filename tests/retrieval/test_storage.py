@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 
 import fake_model
 import numpy as np
@@ -11,6 +12,11 @@ from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexing import index_slides
 from comir_search.retrieval.maintenance import compact, repair, verify
 from comir_search.retrieval.storage import Storage, is_url
+
+
+@dataclass(frozen=True)
+class Entry:
+    x: list[int | None]
 
 
 @pytest.fixture(params=["folder", "memory://", "file://"])
@@ -29,18 +35,17 @@ def test_files_are_written_read_listed_and_deleted(location):
     storage = Storage(location)
     assert storage.read("a/b.json") is None
     assert storage.folders("a") == []
-    storage.write_json("a/b.json", {"x": [1, None]})
+    storage.write_document("a/b.json", {"x": [1, None]})
     storage.write("a/c/d", b"123")
     storage.write("a/c/d", b"1234")
     storage.write("a/c/.d.12ab.part", b"half")
-    assert storage.read_json("a/b.json") == {"x": [1, None]}
+    assert storage.read_document("a/b.json", Entry, "fix it") == Entry([1, None])
     assert storage.exists("a/c/d")
     assert not storage.exists("a/c")
     assert storage.folders("a") == ["c"]
     assert storage.sizes("a/c") == {".d.12ab.part": 4, "d": 4}
     assert storage.sizes("")["a/c/d"] == 4
-    assert storage.leftovers("a") == ["a/c/.d.12ab.part"]
-    storage.delete("a/c")
+    storage.delete("a/c/d")
     storage.delete("a/nothing")
     assert storage.read("a/c/d") is None
     assert storage.exists("a/b.json")
@@ -48,10 +53,10 @@ def test_files_are_written_read_listed_and_deleted(location):
 
 def test_json_that_is_damaged_is_named(location):
     storage = Storage(location)
-    for content in (b'{"x":', b"[1]", b"\xff"):
+    for content in (b'{"x":', b"[1]", b"\xff", b'{"x": 1}', b'{"x": [], "digest": "0"}'):
         storage.write("x.json", content)
-        with pytest.raises(ComirSearchError, match=r"x.json is damaged; run `comir-search repair"):
-            storage.read_json("x.json")
+        with pytest.raises(ComirSearchError, match=r"x.json is damaged \(.*\); fix it"):
+            storage.read_document("x.json", Entry, "fix it")
 
 
 def test_a_protocol_nobody_knows_is_refused():

@@ -166,13 +166,13 @@ def test_nearly_empty_giant(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         tiff.write(
-            iter([None] * 36), shape=(300_000, 300_000), dtype="uint8", tile=(50_000, 50_000),
+            iter([b""] * 36), shape=(300_000, 300_000), dtype="uint8", tile=(50_000, 50_000),
             compression="deflate", photometric="minisblack", metadata=None,
         )  # fmt: skip
     assert "compressed in pieces of 2.33 GB" in sentence(path)
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         tiff.write(
-            iter([None] * 900), shape=(300_000, 300_000), dtype="uint8", tile=(10_000, 10_000),
+            iter([b""] * 900), shape=(300_000, 300_000), dtype="uint8", tile=(10_000, 10_000),
             compression="deflate", photometric="minisblack", metadata=None,
         )  # fmt: skip
     assert "a.tif states 90 gigapixels but holds only" in sentence(path)
@@ -216,7 +216,7 @@ def test_no_permission_and_no_handles_are_no_damage(tmp_path, monkeypatch):
 
 def test_xml_that_defines_entities(tmp_path):
     path = tmp_path / "a.ome.tif"
-    bomb = "".join(f'<!ENTITY a{n} "{"&a%d;" % (n - 1) * 10}">' for n in range(1, 12))
+    bomb = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 12))
     xml = f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a0 "lol">{bomb}]><OME><Image Name="&a11;"/></OME>'
     tifffile.imwrite(path, paint(30, 40, 1), description=xml, metadata=None)
     assert "a.ome.tif holds XML that defines its own entities, which is not read" in sentence(path)

@@ -49,11 +49,12 @@ def test_ome(tmp_path, value, unit, expected):
 
 
 @pytest.mark.parametrize(
-    ("unit", "expected"), [("um", 0.5), ("micron", 0.5), ("nm", 0.0005), ("pixel", None)]
+    ("unit", "per_unit", "expected"),
+    [("um", 2, 0.5), ("micron", 2, 0.5), ("nm", 0.002, 0.5), ("nm", 2, None), ("pixel", 2, None)],
 )
-def test_imagej(tmp_path, unit, expected):
+def test_imagej(tmp_path, unit, per_unit, expected):
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, IMAGE, imagej=True, resolution=(2, 2), metadata={"unit": unit})
+    tifffile.imwrite(path, IMAGE, imagej=True, resolution=(per_unit, per_unit), metadata={"unit": unit})
     size_um, source = stated(path)
     assert size_um == (None if expected is None else pytest.approx(expected))
     assert source == ("missing" if expected is None else "ImageJ")

@@ -66,13 +66,13 @@ def test_single_plane_of_a_stack(tmp_path, axes):
         assert slide.channels == 1
 
 
-def test_three_pages_of_colour(tmp_path):
+def test_three_grey_channels_are_no_colour(tmp_path):
     image = paint(150, 260)
     path = tmp_path / "a.ome.tif"
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "CYX"}, tile=(64, 64))
-    with open_slide(path) as slide:
-        check_levels(slide, [image])
+    with pytest.raises(ComirSearchError, match=r"a.ome.tif holds 3 planes, 3 \(C\): save"):
+        open_slide(path)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
@@ -233,7 +233,7 @@ def test_one_huge_strip_is_read_in_parts(tmp_path):
         check_levels(slide, [tifffile.imread(path)])
 
 
-def test_largest_image_of_a_file_is_the_slide(tmp_path):
+def test_of_several_images_the_first_is_taken_and_that_is_said(tmp_path):
     path = tmp_path / "a.ome.tif"
     small, large = paint(60, 80), paint(200, 300)
     with tifffile.TiffWriter(path, ome=True) as tiff:
@@ -244,8 +244,9 @@ def test_largest_image_of_a_file_is_the_slide(tmp_path):
             large, photometric="rgb", metadata={"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
         )
     with open_slide(path) as slide:
-        check_levels(slide, [large])
-        assert slide.pixel_size_um == 0.5
+        check_levels(slide, [small])
+        assert slide.pixel_size_um == 9.0
+        assert any("1 of 2" in note for note in slide.info.notes)
 
 
 @pytest.mark.parametrize("axes", ["ZYX", "TYX", "CYX"])

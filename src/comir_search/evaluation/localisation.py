@@ -111,7 +111,7 @@ def read_truth(path: str | Path) -> list[Truth]:
             f"{path} cannot be read ({error.strerror}); give the truth.csv of the queries."
         ) from error
     except csv.Error as error:
-        where = f"{path}, line {reader.line_num if reader else 1},"
+        where = f"{path}, line {reader.reader.line_num if reader else 1},"
         raise BadDocument(where, str(error), _ADVICE) from error
     return list(truths.values())
 

@@ -23,7 +23,7 @@ POOLED_PX = 8
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 _WIDTHS = (64, 128, 256, 512)
-_DEPTHS = {(3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101", (3, 8, 36, 3): "ResNet-152"}
+_MOST_BLOCKS = 36  # of one width: those of ResNet-152
 _WANTED = "torchvision's weights of ResNet-50, -101 or -152"
 
 
@@ -103,15 +103,13 @@ def load_resnet(path: str | Path, device: torch.device) -> ResNet:
     names = [re.match(r"layer([1-4])\.(\d{1,3})\.", name) for name in tensors]
     numbers = [(int(match[1]), int(match[2])) for match in names if match]
     blocks = tuple(len({block for layer, block in numbers if layer == wanted}) for wanted in (1, 2, 3, 4))
-    if blocks not in _DEPTHS:
-        raise ComirSearchError(f"{path} holds no ResNet of a known depth; give {_WANTED}.")
+    if not all(1 <= count <= _MOST_BLOCKS for count in blocks):
+        raise ComirSearchError(f"{path} holds no ResNet; give {_WANTED}.")
     with torch.device("meta"):
         network = ResNet(blocks)
     expected = network.state_dict()
     if problem := find_misfit(shapes_of(expected), shapes_of(tensors)):
-        raise ComirSearchError(
-            f"{path} holds another network than {_DEPTHS[blocks]} ({problem}); give {_WANTED}."
-        )
+        raise ComirSearchError(f"{path} holds another network ({problem}); give {_WANTED}.")
     weights = {
         name: tensors[name].to(torch.float32 if like.is_floating_point() else torch.long, copy=True)
         for name, like in expected.items()

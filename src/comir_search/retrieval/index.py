@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
@@ -139,12 +139,8 @@ class Index:
         """
         storage = Storage(path)
         layout = layout_for(model, modality, region_px)
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / MODEL_FILE
-            model.save(copy)
-            content = copy.read_bytes()
-        check_new_place(storage, content)
-        storage.write(MODEL_FILE, content)
+        check_new_place(storage, model)
+        storage.write(MODEL_FILE, _content_of(model))
         header = IndexHeader(
             FORMAT, FORMAT_VERSION, model.words_fingerprint, modality, layout, model.embedding_fingerprint
         )
@@ -303,10 +299,7 @@ class Index:
         """
         if model.words_fingerprint != self.model_fingerprint:
             raise ComirSearchError(f"The index {self.path} was made with another model.")
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / MODEL_FILE
-            model.save(copy)
-            self.storage.write(MODEL_FILE, copy.read_bytes())
+        self.storage.write(MODEL_FILE, _content_of(model))
         with self._lock:
             self._model = model
 
@@ -336,14 +329,14 @@ class Index:
         return model
 
 
-def check_new_place(storage: Storage, model: bytes | None = None) -> None:
+def check_new_place(storage: Storage, model: Model) -> None:
     """Make sure that a new index can be made without touching what is somebody else's.
 
     Parameters
     ----------
     storage : Storage
-    model : bytes, optional
-        The model file that will be written: what a run that was killed left of it is no obstacle.
+    model : Model
+        The index's: what a run that was killed left of its file is no obstacle.
 
     Raises
     ------
@@ -357,11 +350,20 @@ def check_new_place(storage: Storage, model: bytes | None = None) -> None:
     check_place(storage)
     for name in (INDEX_FILE, MODEL_FILE):
         storage.check_own(name)
-    if model is not None and storage.read(MODEL_FILE) not in (None, model):
+    held = storage.read(MODEL_FILE)
+    if held is not None and held != _content_of(model):
         raise ForeignFiles(
             f"{storage.location} holds a {MODEL_FILE} but no {INDEX_FILE}, and an index keeps its own model under that "
             "name; move that file elsewhere, or choose another folder with --index."
         )
+
+
+def _content_of(model: Model) -> bytes:
+    """Return a model as a file holds it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / MODEL_FILE
+        model.save(copy)
+        return copy.read_bytes()
 
 
 def _read_header(storage: Storage) -> IndexHeader:

@@ -215,7 +215,7 @@ def index_slides_steps(
         model = _choose_model(model, device)
         modality = modality or model.modalities[0]
         layout_for(model, modality)  # refuses before anything is written
-        check_new_place(storage)
+        check_new_place(storage, model)
     with writer_lock(storage):
         if storage.exists(INDEX_FILE):
             index = Index.open(index_path, device, cache_bytes=CACHE_BYTES)

@@ -13,7 +13,7 @@ from comir_search.comir.embedding import code, decode, embed_array, embed_parts,
 from comir_search.comir.intensity import Intensity
 from comir_search.comir.model import Model
 from comir_search.comir.pairs import as_channels, is_grey
-from comir_search.errors import ComirSearchError, PixelSizeMissing
+from comir_search.errors import ComirSearchError
 from comir_search.retrieval.levels import coarsen_to
 from comir_search.retrieval.templates import Templates, shrink, turn_templates
 from comir_search.slides import Slide
@@ -94,13 +94,10 @@ def check_query(model: Model, slide: Slide, modality: str) -> tuple[int, int]:
         If it is too small or too large, or the model has no such modality.
     """
     model.modality(modality)
-    if slide.pixel_size_um is None:
-        raise PixelSizeMissing(
-            f"{slide.name} does not say what its pixel size is; give it with --pixel-size UM."
-        )
+    size_um = slide.require_pixel_size()
     height, width = slide.scaled_shape(model.pixel_size_um)
     size = f"{width} x {height} px at the model's {model.pixel_size_um:g} um"
-    doubt = f"(its pixel size is taken as {slide.pixel_size_um:g} um: correct that with --pixel-size if it is wrong)"
+    doubt = f"(its pixel size is taken as {size_um:g} um: correct that with --pixel-size if it is wrong)"
     if min(height, width) < MIN_SIDE_PX:
         raise ComirSearchError(
             f"{slide.name} is only {size}; a query needs at least {MIN_SIDE_PX} px, that is "

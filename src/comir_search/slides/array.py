@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +81,7 @@ def _sample(array: Any) -> Iterator[Any]:
     # Every piece of an array that is not in memory may cost the decoding of a tile, or more.
     in_memory = isinstance(array, np.ndarray)
     pieces, side_px = (16, 128) if in_memory else (3, 32)
-    if array.size <= (_WHOLE_SAMPLES if in_memory else (pieces * side_px) ** 2):
+    if math.prod(array.shape) <= (_WHOLE_SAMPLES if in_memory else (pieces * side_px) ** 2):
         yield array[:]
         return
     tops, lefts = (np.linspace(0, max(0, side - side_px), pieces).astype(int) for side in array.shape[:2])

@@ -123,6 +123,8 @@ def stated_failures(name: str, damage: str) -> Iterator[None]:
 
 def unreadable(name: str | Path, error: OSError) -> ComirSearchError:
     """Return the sentence on a file that the system does not let us read."""
+    if isinstance(error, FileNotFoundError):
+        return ComirSearchError(f"{name} does not exist: check the path")
     return ComirSearchError(
         f"{name} cannot be read ({error.strerror or error}): check its permissions and the disk"
     )

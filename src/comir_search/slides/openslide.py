@@ -129,16 +129,12 @@ class OpenSlideSlide(TiledSlide):
 
 def _list_associated(slide: Any) -> list[tuple[str, tuple[int, int]]]:
     """Return name and (width, height) of the label, macro and thumbnail, without decoding them."""
-    return [
-        (
-            name,
-            tuple(
-                int(slide.properties.get(f"openslide.associated.{name}.{side}", 0))
-                for side in ("width", "height")
-            ),
-        )
-        for name in slide.associated_images.keys()
-    ]  # type: ignore[return-value]
+
+    def side_of(name: str, side: str) -> int:
+        return int(slide.properties.get(f"openslide.associated.{name}.{side}", 0))
+
+    names = slide.associated_images.keys()
+    return [(name, (side_of(name, "width"), side_of(name, "height"))) for name in names]
 
 
 def _check_members(path: Path) -> None:

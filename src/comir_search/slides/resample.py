@@ -17,7 +17,6 @@ from scipy.sparse import csr_array
 
 from comir_search.opencv import cv2
 
-
 _CACHED_SAMPLES = 1 << 15
 
 

@@ -23,7 +23,7 @@ from comir_search.slides.guard import stated_failures
 from comir_search.slides.ome_xml import OmeSet
 from comir_search.slides.picture_header import JPEG_2000, PNG, WEBP, check_picture
 from comir_search.slides.pixel_size import MISSING, PixelSize, first_believed, tiff_pixel_sizes
-from comir_search.slides.tiff_images import TiffImage, check_pages, choose_image, check_planes, list_images
+from comir_search.slides.tiff_images import TiffImage, check_pages, check_planes, choose_image, list_images
 from comir_search.slides.tiff_layout import Level, check_complete, find_levels
 from comir_search.slides.tiled import TiledSlide
 

@@ -75,7 +75,7 @@ def choose_image(group: Any, name: str) -> ZarrImage:
     if described.get("multiscales"):
         return _read_image(group, signed, name)
     if _LAYOUT in described:
-        images = [image for image in _list_series(group, name)]
+        images = list(_list_series(group, name))
         if images:
             slides = [image for image in images if not is_aside(image.name)] or images
             chosen = slides[0]
