@@ -82,7 +82,7 @@ def _sample(array: Any) -> Iterator[Any]:
     in_memory = isinstance(array, np.ndarray)
     pieces, side_px = (16, 128) if in_memory else (3, 32)
     if math.prod(array.shape) <= (_WHOLE_SAMPLES if in_memory else (pieces * side_px) ** 2):
-        yield array[:]
+        yield array[:, :]
         return
     tops, lefts = (np.linspace(0, max(0, side - side_px), pieces).astype(int) for side in array.shape[:2])
     for top, left in itertools.product(tops, lefts):
