@@ -223,9 +223,9 @@ def test_a_file_that_is_no_checkpoint_is_not_overwritten(folders, tmp_path: Path
 @pytest.fixture(params=["compact", "tiramisu"])
 def paused(request, tmp_path: Path) -> RunFiles:
     """Return a run after one step, which has just been saved."""
-    image = paint(0, 128).astype(np.float32)[..., None] / 255
+    image = paint(0, 256).astype(np.float32)[..., None] / 255
     pairs = [Pair("a", np.repeat(image, 3, axis=2), image)]
-    recipe = Recipe(request.param, comir_channels=1, steps=3, batch=2, crop_px=64)
+    recipe = Recipe(request.param, comir_channels=1, steps=3, batch=1, crop_px=128)
     trainer = Trainer(pairs, (3, 1), recipe, torch.device("cpu"))
     files = RunFiles(tmp_path / "m.safetensors", trainer, "hash", [], 2.0)
     files.losses = [(1, trainer.advance(trainer.sampler.draw(1, 0)))]
