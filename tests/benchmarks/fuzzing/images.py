@@ -360,6 +360,8 @@ def _break_jpeg(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
     segments, at = [], 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         (length,) = struct.unpack(">H", data[at + 2 : at + 4])
+        if at + 2 + length > len(data) or length < 2:
+            break  # broken there already
         segments.append((data[at + 1], at, length))
         if data[at + 1] == 0xDA:
             break
@@ -369,7 +371,7 @@ def _break_jpeg(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
         return break_bytes(data, rng)
     marker, at, length = pick(rng, frames if frames and rng.random() < 0.5 else segments)
     broken = bytearray(data)
-    if marker in (0xC0, 0xC1, 0xC2) and rng.random() < 0.6:
+    if marker in (0xC0, 0xC1, 0xC2) and length >= 8 and rng.random() < 0.6:
         position, side = pick(rng, (5, 7)), pick(rng, (0, 1, 16, 5000, 30_000, 65_500, 65_535))
         struct.pack_into(">H", broken, at + position, side)
         return bytes(broken), f"frame size {side}"

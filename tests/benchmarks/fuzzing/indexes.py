@@ -22,8 +22,8 @@ from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.mutations import VALUES, break_bytes, break_document, break_value, dump
 from fuzzing.pixels import paint, write_slide
 
-# A search of a sound index takes about 60 MiB of it.
-MEMORY_BYTES = 1 << 30  # a slide that was interrupted may be embedded to its end
+# A search of a sound index takes about 60 MiB; a slide that was interrupted may be embedded to its end.
+MEMORY_BYTES = 1024 * MEBIBYTE
 _INDEX, _SLIDE, _QUERY = "study.index", "slide.tif", "query.tif"
 _DOCUMENTS = ("index.json", "slide.json", "progress.json", "removed.json", "writer.lock", "zarr.json")
 _NAMES = (
