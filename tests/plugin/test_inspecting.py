@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
@@ -115,7 +117,8 @@ def test_the_mouse_moves_and_turns_and_a_fit_brings_it_back(qtbot, searched_dock
     assert np.hypot(fitted.center_x_px - CENTER_PX[0], fitted.center_y_px - CENTER_PX[1]) < 3
     dock.inspector.keep_button.click()
     settle(qtbot, dock)
-    assert dock.session.candidate == fitted and not inspection.is_adjusted
+    assert dock.session.candidate == replace(fitted, by_hand=True, confidence=None)
+    assert not inspection.is_adjusted
 
 
 def test_the_contrast_of_the_layer_is_kept(qtbot, searched_dock: SearchDock) -> None:

@@ -218,7 +218,7 @@ def test_the_new_model_is_used_at_once(
     qtbot.waitUntil(calm, timeout=120_000)
     assert not dock.message.text, dock.message.text
     assert dock.session.slides[1].state is IndexState.DONE
-    assert dock.session.index.model_fingerprint == load_model(widget.out, "cpu").fingerprint != before
+    assert dock.session.index.model_fingerprint == load_model(widget.out, "cpu").words_fingerprint != before
     assert dock.session.index_path.name == "model.comirindex"
     dock.leave()
     widget.leave()
