@@ -169,7 +169,7 @@ def test_a_signal_saved_in_colours_is_a_signal(qtbot, dock: SearchDock, tmp_path
     np.testing.assert_array_equal(dock.session.query_image(dock.session.queries[1].id), green)
 
 
-def test_why_a_stated_pixel_size_is_not_believed_is_said(dock: SearchDock) -> None:
+def test_why_a_stated_pixel_size_is_not_believed_is_said(qtbot, dock: SearchDock) -> None:
     reason = "the file states 84.67 um, which is a print density"
     dock.session.add_query(
         "q", np.eye(50, 60), modality="shg", pixel_size_um=None, source={"pixel size": f"missing: {reason}"}
@@ -178,6 +178,7 @@ def test_why_a_stated_pixel_size_is_not_believed_is_said(dock: SearchDock) -> No
     assert not dock.query.size_note.isHidden()
     dock.session.update_query(dock.session.query.id, pixel_size_um=0.5)
     assert dock.query.size_note.isHidden() and dock.session.query.source["pixel size"] == "user"
+    settle(qtbot, dock)  # the widget may not be deleted while its query is read
 
 
 def test_notes_stay_and_a_batch_keeps_what_it_did(qtbot) -> None:
