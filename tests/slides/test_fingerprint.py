@@ -136,7 +136,7 @@ def test_pipes_are_not_opened(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ComirSearchError, match="nowhere.tif cannot be read"):
+    with pytest.raises(ComirSearchError, match="nowhere.tif does not exist"):
         identity_of(tmp_path / "nowhere.tif")
 
 
