@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from comir_search.errors import ComirSearchError
+from comir_search.errors import ComirSearchError, PixelSizeMissing
 from comir_search.slides import open_slide
 
 IMAGE = np.zeros((20, 30), np.uint8)
@@ -110,3 +110,62 @@ def test_philips(tmp_path):
         assert slide.info.format == "Philips TIFF"
         assert slide.pixel_size_um == pytest.approx(0.25)
         assert slide.info.pixel_size_source == "Philips pixel spacing"
+
+
+@pytest.mark.parametrize(
+    ("um", "words"),
+    [(25400 / 300, "print density"), (25400 / 72, "print density"), (44.25, "print density"),
+     (0.001, "no pixel of a microscope"), (10.583333, "print density")],
+)  # fmt: skip
+def test_what_no_microscope_has_is_not_believed_whatever_states_it(tmp_path, um, words):
+    path = tmp_path / "a.ome.tif"
+    metadata = {"axes": "YX", "PhysicalSizeX": um, "PhysicalSizeY": um}
+    tifffile.imwrite(path, IMAGE, metadata=metadata)
+    other = tmp_path / "b.tif"
+    tifffile.imwrite(other, IMAGE, imagej=True, resolution=(1 / um, 1 / um), metadata={"unit": "um"})
+    plain = tmp_path / "c.tif"
+    tifffile.imwrite(plain, IMAGE, resolution=(1e4 / um, 1e4 / um), resolutionunit="CENTIMETER")
+    for file in (path, other, plain):
+        with open_slide(file) as slide:
+            assert slide.pixel_size_um is None and slide.info.pixel_size_source == "missing"
+            assert any(f"the file states {um:.4g} um" in note for note in slide.info.notes)
+            with pytest.raises(PixelSizeMissing, match=r"--pixel-size"):
+                slide.require_pixel_size()
+        assert stated(file, pixel_size_um=um) == (um, "user")
+    if um != 44.25:  # of a tag it is a density, of anything else only out of range
+        with open_slide(path) as slide:
+            assert any(words in note for note in slide.info.notes)
+
+
+def test_imagej_with_a_unit_for_each_axis(tmp_path):
+    path = tmp_path / "a.tif"
+    description = "ImageJ=1.54f\nunit=micron\nyunit=nm\n"
+    tifffile.imwrite(
+        path, IMAGE, description=description, metadata=None, resolution=(2.0, 0.002), resolutionunit="NONE"
+    )
+    assert stated(path) == (pytest.approx(0.5), "ImageJ")
+
+
+def test_micromanager(tmp_path):
+    path = tmp_path / "a.tif"
+    settings = b'{"Width": 30, "Height": 20, "PixelSizeUm": 0.65, "PixelType": "GRAY8"}'
+    tifffile.imwrite(
+        path, IMAGE, metadata=None, extratags=[(51123, 2, len(settings), settings, True)], software=None
+    )
+    assert stated(path) == (0.65, "Micro-Manager PixelSizeUm")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("zeiss.lsm", 0.31), ("micromanager.tif", 0.65), ("ij_yunit.tif", 0.5), ("ome_comma.ome.tif", 0.5),
+        ("companion/a.ome.tif", 0.5), ("mm_positions/Pos0.ome.tif", 1.0), ("mm_positions/Pos1.ome.tif", 0.5),
+        ("alone/Pos1.ome.tif", 0.5), ("prairie/shg_Ch2.ome.tif", 0.5), ("ij_inch_300dpi.tif", None),
+        ("desc_only.tif", None), ("b2r_v04.zarr", 0.5), ("b2r_v05.ome.zarr", 0.5),
+    ],
+)  # fmt: skip
+def test_files_of_microscopes(shared_data, name, expected):
+    path = shared_data.parent / "inputs" / name
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    assert stated(path)[0] == (None if expected is None else pytest.approx(expected))
