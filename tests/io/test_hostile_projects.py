@@ -97,6 +97,7 @@ def bomb(shape: tuple[int, ...], n_bytes: int) -> bytes:
         b"no zlib",
         zlib.compress(b"no numpy"),
         zlib.compress(b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535),
+        zlib.compress(b"\x93NUMPY\x01\x00\x14\x00{'descr': '|u1', 'f': (" + b" " * 9),
         pack_image(np.zeros((4, 4), "datetime64[s]")),
         pack_image(np.zeros(4)),
         pack_image(np.zeros((4, 0), np.uint8)),

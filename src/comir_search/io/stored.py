@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zlib
 from dataclasses import replace
 from typing import Annotated, Any
@@ -188,6 +189,13 @@ def _check(candidate: Candidate, name: str) -> None:
             raise BadDocument(name, problem, ADVICE)
 
 
+# What NumPy's reader of headers raises; it takes them for Python, of old versions too.
+_MALFORMED = (
+    *(ValueError, TypeError, KeyError, SyntaxError, EOFError, OverflowError, RecursionError),
+    tokenize.TokenError,
+)
+
+
 def pack_image(image: np.ndarray) -> bytes:
     """Return an image as a project keeps it."""
     with io.BytesIO() as buffer:
@@ -230,7 +238,7 @@ def unpack_image(packed: Any, name: str) -> np.ndarray:
         if filled < n_bytes:
             raise ValueError("fewer pixels than its size says")
         return values.view(dtype).reshape(shape, order="F" if is_fortran else "C")
-    except (ValueError, TypeError, KeyError, SyntaxError, EOFError, OverflowError, RecursionError) as error:
+    except _MALFORMED as error:
         raise BadDocument(name, f"its pixels: {str(error)[:200]}", ADVICE) from None
     except (zlib.error, MemoryError) as error:
         raise BadDocument(name, f"its pixels: {str(error)[:200] or 'out of memory'}", ADVICE) from None
