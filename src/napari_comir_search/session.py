@@ -19,7 +19,7 @@ import numpy as np
 
 from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place
 from comir_search.io.freshness import Inputs, describe_state
-from comir_search.io.project import Project
+from comir_search.io.project import Project, is_same_file
 from comir_search.io.stored import View, decode_view
 from comir_search.records import Candidate, SlideInfo, Verdict
 from napari_comir_search.items import IndexState, SlideItem, missing_item
@@ -49,6 +49,7 @@ class Session(Review):
         self.events = SessionEvents()
         self.reviewer = reviewer
         self._folder = Path(folder)
+        self._untitled: Path | None = None  # the file that this session made for a project without a name
         self.project = self._new_project()
         self._clear()
 
@@ -71,12 +72,13 @@ class Session(Review):
         while path.exists():
             number += 1
             path = self._folder / f"{stem} ({number}).comirproj"
+        self._untitled = path
         return Project.create(path)
 
     @property
     def is_untitled(self) -> bool:
         """Whether the user has not yet said where the project belongs."""
-        return self.project.path.parent == self._folder
+        return self.project.path == self._untitled
 
     @property
     def is_empty(self) -> bool:
@@ -96,7 +98,7 @@ class Session(Review):
     def take_project(self, project: Project) -> None:
         """Leave the present project and go on with one that has just been opened."""
         self._leave_project()
-        self.project = project
+        self.project, self._untitled = project, None
         self._clear()
         self._queries = project.queries
         view = self.view
@@ -113,12 +115,12 @@ class Session(Review):
         self._tell_all()
 
     def save_as(self, path: str | Path) -> None:
-        """Go on under another name, in another place."""
+        """Go on under another name, in another place; an untitled project moves there."""
         self._keep_view()
-        before, self.project = self.project, self.project.save_as(path)
-        untitled = before.path.parent == self._folder
+        before, untitled = self.project, self._untitled
+        self.project, self._untitled = before.save_as(path), None
         before.close()
-        if untitled:
+        if untitled == before.path and not is_same_file(before.path, self.project.path):
             before.path.unlink(missing_ok=True)
         self._queries = self.project.queries
         self.events.project.emit()

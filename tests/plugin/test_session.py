@@ -12,7 +12,7 @@ import pytest
 
 from comir_search.errors import ComirSearchError
 from comir_search.io import project as project_module
-from comir_search.io.project import pack_image
+from comir_search.io.project import Project, pack_image
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
@@ -151,6 +151,33 @@ def test_save_as_moves_the_untitled_project(searched: Session, tmp_path: Path) -
     assert not searched.is_untitled and not before.exists()
     searched.judge(Verdict.REJECTED)
     assert searched.project.verdict_of(searched.query.id, searched.candidate).verdict is Verdict.REJECTED
+
+
+def test_an_untitled_project_that_is_saved_under_its_own_name_stays(searched: Session) -> None:
+    path = searched.project.path
+    searched.judge(Verdict.ACCEPTED, "clear")
+    searched.save_as(path.parent / "." / path.name)
+    searched.select_candidate(2)
+    searched.judge(Verdict.REJECTED)
+    assert path.exists() and not searched.is_untitled
+    with Project.open(path) as kept:
+        assert [each.verdict for each in kept.verdicts_of(searched.query.id).values()] == [
+            Verdict.ACCEPTED, Verdict.REJECTED,
+        ]  # fmt: skip
+
+
+def test_a_project_that_was_saved_beside_untitled_ones_is_not_deleted(
+    searched: Session, tmp_path: Path
+) -> None:
+    named = searched.project.path.parent / "study.comirproj"
+    searched.save_as(named)
+    assert not searched.is_untitled
+    searched.save_as(tmp_path / "elsewhere.comirproj")
+    assert named.exists()
+    searched.open_project(named)
+    assert not searched.is_untitled
+    searched.save_as(tmp_path / "third.comirproj")
+    assert named.exists()
 
 
 def test_an_unused_untitled_project_leaves_no_file(tmp_path: Path) -> None:

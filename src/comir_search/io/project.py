@@ -90,8 +90,13 @@ class Project:
         _ = self.slides, self.settings, self.view
 
     def save_as(self, path: str | Path) -> Project:
-        """Write a copy under another name and return it open; this one stays open."""
+        """Write a copy under another name and return it open; this one stays open.
+
+        Under its own name there is nothing to write, as the file holds every change already.
+        """
         path = Path(path)
+        if is_same_file(self.path, path):
+            return Project.open(path)
         with (
             atomic_path(path) as temporary,
             stating(path),
@@ -474,3 +479,11 @@ def _unfinished(result: SearchResult) -> SearchResult:
     """Return a result without the numbers that only a finished search can give."""
     candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
     return replace(result, found=False, finished=False, candidates=candidates)
+
+
+def is_same_file(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file that is there."""
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
