@@ -114,7 +114,7 @@ class Workbench(QObject):
         self.housekeeper.close()
 
     def _tell_failure(self, error: ComirSearchError) -> None:
-        damaged = getattr(error, "fingerprint", None)  # of the slide whose index cannot be read
+        damaged = getattr(error, "fingerprint", None)  # name in the index of the slide that cannot be read there
         if damaged is not None:
             self.session.mark_damaged(damaged)
         self.failed.emit(str(error))
@@ -299,7 +299,7 @@ class Workbench(QObject):
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
     def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
-        """Search the current query, in the slides of these fingerprints or in all that can be searched."""
+        """Search the current query, in the slides of these names in the index or in all that can be searched."""
         query, index = self.session.query, self.session.index
         if query is None or index is None:
             return
@@ -341,9 +341,10 @@ class Workbench(QObject):
 
     def _map_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
         query, index = self.session.query, self.session.index
-        if query is not None and index is not None:
+        name = self.session.name_of(fingerprint)
+        if query is not None and index is not None and name is not None:
             image = self.session.query_image(query.id)
-            job = jobs.heat_map_steps(index, query, image, fingerprint, mirror=self.session.is_mirrored)
+            job = jobs.heat_map_steps(index, query, image, name, mirror=self.session.is_mirrored)
             self.mapping.run("Making the heat map", job, then)
 
     def picture_candidates(self) -> None:
@@ -392,7 +393,9 @@ class Workbench(QObject):
         ]
         inputs = self.session.inputs
         states = [describe_state(query, inputs) for query in queries]
-        job = exporting.export_steps(kind, path, self.session.project, queries, states)
+        job = exporting.export_steps(
+            kind, path, self.session.project, queries, states, self.session.names
+        )
         self.exporting.run(f"Writing {path.name}", job, self.told.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:

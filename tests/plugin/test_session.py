@@ -14,6 +14,7 @@ from comir_search.errors import ComirSearchError
 from comir_search.io import project as project_module
 from comir_search.io.project import Project, pack_image
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
+from comir_search.retrieval.slide_record import SlideRecord
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
 
@@ -265,15 +266,19 @@ def make_origin(**changes) -> Provenance:
 
 
 @dataclass
-class FakeRecord:
-    identity: str = ""
-
-
-@dataclass
 class FakeSlide:
+    """As much of an indexed slide as a session looks at, with a record as an index has it."""
+
     fingerprint: str
     pixel_size_um: float
-    record: FakeRecord = field(default_factory=FakeRecord)
+    identity: str = ""
+
+    @property
+    def record(self) -> SlideRecord:
+        return SlideRecord(
+            "a.tif", self.fingerprint, None, "/a.tif", self.pixel_size_um, "user", 9, 9, 9, 9,
+            {"kind": "signal", "low": 0.0, "high": 1.0}, "00", self.identity,
+        )  # fmt: skip
 
 
 @dataclass
@@ -362,9 +367,24 @@ def test_a_part_of_the_slides_is_said(answered: Session) -> None:
 
 def test_another_slide_of_the_same_fingerprint_is_not_taken_for_it(session: Session) -> None:
     session.add_slides([replace(make_info("a.tif"), identity="mine")])
-    other = FakeSlide("print of a.tif", 0.5, FakeRecord("theirs"))
-    session.set_index("/i", FakeIndex([other]), {"print of a.tif": IndexState.DONE})
-    assert session.slides[0].state is IndexState.OTHER_SLIDE and session.scope == []
+    other = FakeSlide("print of a.tif", 0.5, "theirs")
+    session.set_index("/i", FakeIndex([other]), {})
+    assert session.slides[0].state is IndexState.NONE and session.scope is None
+    assert session.name_of("print of a.tif") is None and session.slide_of(make_result().candidates[0]) is None
+    # Once it is indexed, under its identity, answers on it and on the other are kept apart.
+    both = [other, FakeSlide("mine", 0.5, "mine")]
+    session.set_index("/i", FakeIndex(both), {"print of a.tif": IndexState.DONE})
+    assert session.slides[0].state is IndexState.DONE and session.scope is None
+    assert session.slide_of(replace(make_result().candidates[0], fingerprint="mine")) is session.slides[0]
+    assert session.names == {"print of a.tif": "mine"}
+    session.left_out = frozenset({"print of a.tif"})
+    assert session.scope == ["print of a.tif"]  # the other slide, by its name in the index
+    session.mark_damaged("mine")
+    assert session.slides[0].state is IndexState.DAMAGED
+    session.set_index("/i", FakeIndex([other, replace(both[1], pixel_size_um=0.25)]), session._states)
+    session.set_index("/i", session.index, {"print of a.tif": IndexState.DONE})
+    assert session.slides[0].state is IndexState.STALE and session.scope == ["print of a.tif"]
+    assert session.inputs.stated_um == {"mine": 0.5} and session.inputs.names == {"mine": "a.tif"}
 
 
 # What is done by hand, and undone

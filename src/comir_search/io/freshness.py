@@ -89,7 +89,7 @@ def describe_changes(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
         yield from _changes_seen(query, inputs)
         return
     size_um = query.pixel_size_um
-    if size_um is not None and _differ(origin.pixel_size_um, size_um):
+    if size_um is not None and sizes_differ(origin.pixel_size_um, size_um):
         yield f"the query's pixel size was {origin.pixel_size_um:g} µm, now {size_um:g} µm"
     if query.modality and query.modality != origin.modality:
         yield f"the query was taken for {origin.modality}, now for {query.modality}"
@@ -119,13 +119,13 @@ def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:
     for key, size_um in origin.slides.items():
         name = inputs.names.get(key, key[:8])
         now_um = inputs.stated_um.get(key)
-        if now_um is not None and _differ(size_um, now_um):
+        if now_um is not None and sizes_differ(size_um, now_um):
             yield f"the pixel size of {name} was {size_um:g} µm, now {now_um:g} µm"
         elif inputs.indexed_um is None:
             continue
         elif key not in inputs.indexed_um:
             gone.append(name)
-        elif _differ(size_um, inputs.indexed_um[key]):
+        elif sizes_differ(size_um, inputs.indexed_um[key]):
             yield f"{name} was indexed with {size_um:g} µm, now with {inputs.indexed_um[key]:g} µm"
     if gone:
         yield f"no longer in the index: {_listed(gone)}"
@@ -152,7 +152,7 @@ def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
         each.fingerprint: (each.slide, each.pixel_size_um) for each in found if each.fingerprint
     }.items():
         now_um = inputs.stated_um.get(key)
-        if now_um is not None and _differ(size_um, now_um):
+        if now_um is not None and sizes_differ(size_um, now_um):
             yield f"the pixel size of {name} was {size_um:g} µm, now {now_um:g} µm"
     yield from _option_changes(query.provenance.get("options", {}), inputs)
     model = query.provenance.get("model")
@@ -160,7 +160,8 @@ def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
         yield "the index has another model now"
 
 
-def _differ(first_um: float, second_um: float) -> bool:
+def sizes_differ(first_um: float, second_um: float) -> bool:
+    """Whether two pixel sizes are not the same one; the one place that decides it."""
     return abs(first_um - second_um) > SIZE_TOLERANCE * second_um
 
 

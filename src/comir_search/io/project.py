@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from comir_search.documents import convert
-from comir_search.errors import ComirSearchError
+from comir_search.errors import ComirSearchError, LeftOut
 from comir_search.io.atomic import atomic_path
 from comir_search.io.database import ADVICE, both_paths, create_database, open_database, resolve_path, stating
 from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place, user_name
@@ -181,11 +181,14 @@ class Project:
         """Return the slides whose file is no longer where it was."""
         return [slide for slide in self.slides if slide.path and not slide.exists]
 
-    def relocate_slides(self, paths: Iterable[str | Path]) -> list[ProjectSlide]:
+    def relocate_slides(
+        self, paths: Iterable[str | Path], left_out: list[LeftOut] | None = None
+    ) -> list[ProjectSlide]:
         """Look for missing slides among files and in folders; return those still missing.
 
         A slide is known by its identity, of older projects by its fingerprint; files
-        that carry a missing slide's name are tried first.
+        that carry a missing slide's name are tried first. What cannot be read is passed
+        over, and added to `left_out` with the reason.
         """
         from comir_search.slides import find_slides, open_slide
 
@@ -201,9 +204,9 @@ class Project:
             return None
 
         names = {slide.name for slide in missing.values()}
-        for path in sorted(
-            find_slides([Path(path) for path in paths]), key=lambda path: path.name not in names
-        ):
+        left_out = [] if left_out is None else left_out
+        files = find_slides([Path(path) for path in paths], left_out)
+        for path in sorted(files, key=lambda path: path.name not in names):
             if not missing:
                 break
             try:
