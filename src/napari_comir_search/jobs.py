@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 THUMBNAIL_PX = 96
 PREVIEW_PX = 256  # of a query's longer side
 POLL_S = 0.1
-LOOK_PX = 512  # of a query's longer side: enough to see which of its channels hold anything
+LOOK_PX = 512  # of an image's longer side: enough to see which values its channels hold
 MOST_KEPT_PX = 2**26  # of a query whose grey values are kept in the project
 MOST_CORES = 4  # threads of more would hold the window up, which needs Python's lock as well
 
@@ -352,7 +352,11 @@ def open_slide_steps(info: SlideInfo) -> Job[tuple[Slide, tuple[float, float] | 
             slide.levels[-1][...]  # kept by the level: the window asks for it first, and would wait here
         if slide.channels == 3 and slide.dtype == np.uint8:
             return slide, None
-        image, _ = slide.overview(512)
+        image, _ = slide.overview(LOOK_PX)
+        if slide.channels == 3:
+            from comir_search.io.pictures import display_range
+
+            return slide, display_range(image)
     except BaseException:
         slide.close()
         raise

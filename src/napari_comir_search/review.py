@@ -9,7 +9,8 @@ from typing import Any
 
 from psygnal import Signal, SignalGroup
 
-from comir_search.io.entries import Judgement, ProjectQuery
+from comir_search.io.entries import Judgement, ProjectQuery, same_place
+from comir_search.io.freshness import sizes_differ
 from comir_search.io.project import Project
 from comir_search.records import Candidate, SearchResult, Verdict
 
@@ -267,7 +268,7 @@ def _changed_since(query: ProjectQuery, result: SearchResult) -> str:
     if origin is None or size_um is None:
         return ""
     changed = ""
-    if abs(origin.pixel_size_um - size_um) > 1e-6 * size_um:
+    if sizes_differ(origin.pixel_size_um, size_um):
         changed = (
             f"The pixel size of {query.name} was changed from {origin.pixel_size_um:g} to {size_um:g} µm"
         )
@@ -277,25 +278,28 @@ def _changed_since(query: ProjectQuery, result: SearchResult) -> str:
 
 
 def _with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Judgement]) -> SearchResult:
-    """Return an answer and, after it, the places that were moved by hand in the one before, unless rejected."""
+    """Return an answer and, after it, the places that were moved by hand in the one before.
+
+    Not those that were rejected, nor those that were found now.
+    """
     if query.result is None:
         return result
     before, now = query.result.provenance, result.provenance
     ratio = 1.0 if before is None or now is None else now.pixel_size_um / before.pixel_size_um
-    moved = []
+    moved: list[Candidate] = []
     for candidate in query.result.candidates:
         judgement = verdicts.get(candidate.rank)
         if candidate.by_hand and (judgement is None or judgement.verdict is not Verdict.REJECTED):
             size_um = {} if now is None else now.slides
-            moved.append(
-                replace(
-                    candidate,
-                    rank=len(result.candidates) + len(moved) + 1,
-                    width_um=candidate.width_um * ratio,
-                    height_um=candidate.height_um * ratio,
-                    pixel_size_um=size_um.get(candidate.fingerprint, candidate.pixel_size_um),
-                )
+            place = replace(
+                candidate,
+                rank=len(result.candidates) + len(moved) + 1,
+                width_um=candidate.width_um * ratio,
+                height_um=candidate.height_um * ratio,
+                pixel_size_um=size_um.get(candidate.fingerprint, candidate.pixel_size_um),
             )
+            if not any(same_place(place, other) for other in (*result.candidates, *moved)):
+                moved.append(place)
     return replace(result, candidates=(*result.candidates, *moved))
 
 

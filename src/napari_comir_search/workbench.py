@@ -10,7 +10,6 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.entries import ProjectQuery
 from comir_search.io.freshness import describe_state
 from comir_search.io.project import Project
 from comir_search.records import Candidate, SearchResult, Verdict
@@ -310,22 +309,13 @@ class Workbench(QObject):
         self.searching.run(
             f"Searching {query.name}",
             job,
-            lambda result: self._end_search(query, result),
+            lambda result: self._end_search(query.id, result),
             lambda result: self.session.show_partial(query.id, result),
         )
 
-    def _end_search(self, asked: ProjectQuery, result: SearchResult) -> None:
+    def _end_search(self, query_id: int, result: SearchResult) -> None:
         """Keep an answer, if it is still that to its query."""
-        now = next((query for query in self.session.queries if query.id == asked.id), None)
-        if now is None:
-            return  # the query was removed
-        if (now.pixel_size_um, now.modality) != (asked.pixel_size_um, asked.modality):
-            self.session.end_search(asked.id)
-            self.noted.emit(
-                f"Pixel size or kind of {asked.name} was changed during the search, so its answer was not kept: "
-                "search again."
-            )
-        elif said := self.session.end_search(asked.id, result):
+        if said := self.session.end_search(query_id, result):
             self.noted.emit(said)
 
     def drop_partial(self) -> None:

@@ -131,7 +131,7 @@ def test_a_query_corrected_during_its_search_gets_no_answer_to_another_size(
     session.update_query(session.query.id, pixel_size_um=2.0)
     settle(qtbot, dock)
     assert session.result == before
-    assert "changed during the search, so its answer was not kept" in dock.message.text
+    assert "changed from 1 to 2 µm during the search, so its answer was not kept" in dock.message.text
 
 
 @pytest.fixture

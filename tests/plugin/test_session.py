@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from comir_search.errors import ComirSearchError
 from comir_search.io import project as project_module
 from comir_search.io.project import Project, pack_image
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
 from comir_search.retrieval.slide_record import SlideRecord
+from comir_search.slides import open_slide
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
 
@@ -359,6 +361,42 @@ def test_slides_options_and_models_that_changed_are_said(answered: Session) -> N
     assert answered.answer_state == "out of date: mirrored places are looked for now"
 
 
+def test_more_candidates_asked_for_later_do_not_make_an_answer_wrong(answered: Session) -> None:
+    answered.set_search_options(30, False)
+    assert answered.answer_state == ""
+
+
+def test_a_slide_that_was_not_chosen_is_not_called_indexed_since(answered: Session) -> None:
+    both = [FakeSlide("print of a.tif", 0.5), FakeSlide("print of b.tif", 0.5)]
+    options = {"top": 10, "mirror": False, "slides": ["print of a.tif"]}
+    answered.set_index("/i", FakeIndex(both), {slide.fingerprint: IndexState.DONE for slide in both})
+    answered.end_search(
+        answered.query.id, replace(make_result(), provenance=make_origin(options=options))
+    )
+    assert answered.answer_state == "out of date: not searched: b.tif"
+
+
+def test_a_query_file_that_was_replaced_makes_its_answer_out_of_date(
+    session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "q.png"
+    Image.fromarray(np.eye(60, dtype=np.uint8)).save(path)
+    with open_slide(path) as slide:
+        origin = make_origin(query=slide.fingerprint)
+    query = session.add_query("q", path=path, modality="shg", pixel_size_um=1.0)
+    session.end_search(query.id, replace(make_result(), provenance=origin))
+    assert session.answer_state == ""
+    Image.fromarray(255 * np.eye(61, dtype=np.uint8)).save(path)
+    assert session.answer_state == "out of date: the file of q holds another image now"
+    path.unlink()
+    assert session.answer_state == ""  # nothing is known of it
+    # Of a query whose pixels are kept in the project, the file is not what was searched.
+    Image.fromarray(np.eye(60, dtype=np.uint8)).save(path)
+    kept = session.add_query("k", np.eye(60, dtype=np.uint8), path=path, modality="shg", pixel_size_um=1.0)
+    session.end_search(kept.id, replace(make_result(), provenance=make_origin(query="of the array")))
+    assert session.answer_state == ""
+
+
 def test_a_part_of_the_slides_is_said(answered: Session) -> None:
     assert answered.coverage == "1 of 2 slides searched."
     answered.remove_slide("print of b.tif")
@@ -412,6 +450,15 @@ def test_a_search_keeps_places_moved_by_hand_but_the_rejected(answered: Session)
     assert [each.by_hand for each in answered.candidates] == [False, False, False, True]
     assert (answered.candidates[3].center_x_px, answered.candidates[3].center_y_px) == (100, 300)
     assert answered.candidates[3].confidence is None and answered.candidates[0].confidence == 0.9
+
+
+def test_a_moved_place_that_is_found_again_is_listed_once(answered: Session) -> None:
+    answered.replace_candidate(replace(answered.candidate, center_y_px=300.0))
+    found = make_result()
+    again = replace(found.candidates[1], center_x_px=101.0, center_y_px=301.0, angle_deg=10)
+    found = replace(found, candidates=(found.candidates[0], again), provenance=make_origin())
+    assert answered.end_search(answered.query.id, found) == ""
+    assert answered.candidates == found.candidates
 
 
 def test_a_removed_query_comes_back_with_all_that_was_said_of_it(answered: Session) -> None:

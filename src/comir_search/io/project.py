@@ -43,7 +43,10 @@ from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 
 __all__ = ["Project", "pack_image"]
 SLIDE_COLUMNS = "name, relative_path, absolute_path, fingerprint, pixel_size_um, pixel_size_source, identity"
-QUERY_COLUMNS = "id, name, relative_path, absolute_path, modality, pixel_size_um, source, result, provenance"
+QUERY_COLUMNS = (
+    "id, name, relative_path, absolute_path, modality, pixel_size_um, source, result, provenance,"
+    " image IS NOT NULL"
+)
 VERDICT_COLUMNS = "verdict, note, reviewer, time, candidate"
 
 
@@ -258,6 +261,7 @@ class Project:
             source=decode_source(row.source, f"{self.path} (query {row.name})"),
             result=result,
             provenance=shown,
+            has_image=bool(row.has_image),
         )
         self._known[row.id] = values, query
         return query
