@@ -354,9 +354,7 @@ class Session(Review):
         model = None if self.index is None else self.index.model
         return Inputs(
             stated_um={
-                name: item.info.pixel_size_um
-                for name, item in listed
-                if item.info.pixel_size_um is not None
+                name: item.info.pixel_size_um for name, item in listed if item.info.pixel_size_um is not None
             },
             indexed_um=None if self.index is None else {k: v.pixel_size_um for k, v in self._indexed.items()},
             chosen=None if scope is None else frozenset(scope),

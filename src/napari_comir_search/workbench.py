@@ -113,7 +113,9 @@ class Workbench(QObject):
         self.housekeeper.close()
 
     def _tell_failure(self, error: ComirSearchError) -> None:
-        damaged = getattr(error, "fingerprint", None)  # name in the index of the slide that cannot be read there
+        damaged = getattr(
+            error, "fingerprint", None
+        )  # name in the index of the slide that cannot be read there
         if damaged is not None:
             self.session.mark_damaged(damaged)
         self.failed.emit(str(error))
@@ -383,9 +385,7 @@ class Workbench(QObject):
         ]
         inputs = self.session.inputs
         states = [describe_state(query, inputs) for query in queries]
-        job = exporting.export_steps(
-            kind, path, self.session.project, queries, states, self.session.names
-        )
+        job = exporting.export_steps(kind, path, self.session.project, queries, states, self.session.names)
         self.exporting.run(f"Writing {path.name}", job, self.told.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:

@@ -62,9 +62,7 @@ def test_pixel_size_of_a_layer(units: str, scale: float, expected: float | None)
 
 def test_a_layer_states_no_pixel_size_that_a_file_would_not_be_believed() -> None:
     def layer(scale: tuple[float, float], **own: float):
-        return ViewerModel().add_image(
-            np.zeros((9, 9)), scale=scale, units=("um", "um"), metadata={KEY: own}
-        )
+        return ViewerModel().add_image(np.zeros((9, 9)), scale=scale, units=("um", "um"), metadata={KEY: own})
 
     dpi_300 = 25400 / 300
     found = layer_pixel_size(layer((dpi_300,) * 2))

@@ -36,9 +36,7 @@ def write_alike(folder: Path) -> tuple[Path, Path]:
     for row in range(10, 490, 3):
         other = image.copy()
         other[row, 300] = 0
-        tifffile.imwrite(
-            second, other, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER"
-        )
+        tifffile.imwrite(second, other, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
         with open_slide(first) as one, open_slide(second) as two:
             if one.fingerprint == two.fingerprint and one.identity != two.identity:
                 return first, second

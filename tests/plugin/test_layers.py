@@ -15,8 +15,8 @@ from comir_search.io.pictures import Contrast
 from comir_search.progress import finish
 from comir_search.records import Candidate, Verdict
 from comir_search.slides import open_slide, slide_from_array
-from napari_comir_search.jobs import open_slide_steps
 from napari_comir_search.drawing import full_resolution
+from napari_comir_search.jobs import open_slide_steps
 from napari_comir_search.layers import CandidateLayers, contrast_of, fly_to, slide_layer
 from napari_comir_search.readers import get_project_reader, get_slide_reader, read_project
 

@@ -370,9 +370,7 @@ def test_a_slide_that_was_not_chosen_is_not_called_indexed_since(answered: Sessi
     both = [FakeSlide("print of a.tif", 0.5), FakeSlide("print of b.tif", 0.5)]
     options = {"top": 10, "mirror": False, "slides": ["print of a.tif"]}
     answered.set_index("/i", FakeIndex(both), {slide.fingerprint: IndexState.DONE for slide in both})
-    answered.end_search(
-        answered.query.id, replace(make_result(), provenance=make_origin(options=options))
-    )
+    answered.end_search(answered.query.id, replace(make_result(), provenance=make_origin(options=options)))
     assert answered.answer_state == "out of date: not searched: b.tif"
 
 

@@ -132,9 +132,7 @@ def write_report_steps(
     write_text(path, page)
 
 
-def _open_slides(
-    project: Project, stack: ExitStack, names: Mapping[str, str | None]
-) -> dict[str, Slide]:
+def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | None]) -> dict[str, Slide]:
     """Open the project's slides that are at hand, by what they are called in answers, and by file name."""
     from comir_search.slides import open_slide
 
