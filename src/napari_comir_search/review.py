@@ -121,7 +121,7 @@ class Review:
                 self.project.set_result(query_id, whole, provenance)
                 self._queries = self.project.queries
                 self._undo = [step for step in self._undo if step.moved_in != query_id]
-                said = _say_kept(whole, len(result.candidates))
+                said = _say_kept(whole)
         if query_id == self._query_id:
             self._partial = None
             self._take_answer(self._rank)
@@ -278,33 +278,36 @@ def _changed_since(query: ProjectQuery, result: SearchResult) -> str:
 
 
 def _with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Judgement]) -> SearchResult:
-    """Return an answer and, after it, the places that were moved by hand in the one before.
+    """Return an answer with the places that were moved by hand in the one before, unless rejected.
 
-    Not those that were rejected, nor those that were found now.
+    They come after it; one that was found again stands where it was found, as it was moved.
     """
     if query.result is None:
         return result
     before, now = query.result.provenance, result.provenance
     ratio = 1.0 if before is None or now is None else now.pixel_size_um / before.pixel_size_um
-    moved: list[Candidate] = []
+    kept = list(result.candidates)
     for candidate in query.result.candidates:
         judgement = verdicts.get(candidate.rank)
         if candidate.by_hand and (judgement is None or judgement.verdict is not Verdict.REJECTED):
             size_um = {} if now is None else now.slides
             place = replace(
                 candidate,
-                rank=len(result.candidates) + len(moved) + 1,
+                rank=len(kept) + 1,
                 width_um=candidate.width_um * ratio,
                 height_um=candidate.height_um * ratio,
                 pixel_size_um=size_um.get(candidate.fingerprint, candidate.pixel_size_um),
             )
-            if not any(same_place(place, other) for other in (*result.candidates, *moved)):
-                moved.append(place)
-    return replace(result, candidates=(*result.candidates, *moved))
+            again = next((other for other in kept if same_place(place, other)), None)
+            if again is None:
+                kept.append(place)
+            elif not again.by_hand:
+                kept[kept.index(again)] = replace(place, rank=again.rank)
+    return replace(result, candidates=tuple(kept))
 
 
-def _say_kept(result: SearchResult, n_found: int) -> str:
-    ranks = [str(candidate.rank) for candidate in result.candidates[n_found:]]
+def _say_kept(result: SearchResult) -> str:
+    ranks = [str(candidate.rank) for candidate in result.candidates if candidate.by_hand]
     if not ranks:
         return ""
     which = f"candidate {ranks[0]}" if len(ranks) == 1 else f"candidates {', '.join(ranks)}"

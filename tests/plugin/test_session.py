@@ -455,8 +455,10 @@ def test_a_moved_place_that_is_found_again_is_listed_once(answered: Session) -> 
     found = make_result()
     again = replace(found.candidates[1], center_x_px=101.0, center_y_px=301.0, angle_deg=10)
     found = replace(found, candidates=(found.candidates[0], again), provenance=make_origin())
-    assert answered.end_search(answered.query.id, found) == ""
-    assert answered.candidates == found.candidates
+    said = answered.end_search(answered.query.id, found)
+    assert said == "What you moved by hand was kept, as candidate 2."
+    assert [each.by_hand for each in answered.candidates] == [False, True]
+    assert (answered.candidates[1].rank, answered.candidates[1].center_x_px) == (2, 100)
 
 
 def test_a_removed_query_comes_back_with_all_that_was_said_of_it(answered: Session) -> None:
