@@ -211,7 +211,9 @@ def describe(*paths: Path, known=()) -> jobs.Opened:
 
 def test_one_bad_slide_does_not_keep_the_others_from_being_indexed(study, tmp_path: Path) -> None:
     infos = describe(study.slides).infos
-    bad = replace(infos[0], name="bad.tif", path=str(tmp_path / "bad.tif"), fingerprint="0" * 32)
+    bad = replace(
+        infos[0], name="bad.tif", path=str(tmp_path / "bad.tif"), fingerprint="0" * 32, identity="0" * 32
+    )
     items = [SlideItem(bad), *(SlideItem(info) for info in infos)]
     with pytest.raises(BatchIncomplete, match=r"1 of 3 were left out:\n  .*bad\.tif") as caught:
         finish(jobs.index_steps(study.index, items, items, IndexOptions(device="cpu")))
