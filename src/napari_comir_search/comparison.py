@@ -116,7 +116,8 @@ def read_query(
             leave_a_core()
             prepared = prepare_query(_require(index).model, slide, query.modality)
             rows, columns = prepared.comir.shape[1:]
-            cover = rows / prepared.size_px[0], columns / prepared.size_px[1]
+            pixel_px = 2**prepared.level  # a large query is kept on a coarser level than its size is given in
+            cover = pixel_px * rows / prepared.size_px[0], pixel_px * columns / prepared.size_px[1]
             shown = comir_to_display(np.round(127.5 + 127.5 * prepared.comir).astype(np.uint8))
             return Picture(shown, candidate.height_um * cover[0], candidate.width_um * cover[1])
         kept = query.source.get("contrast")

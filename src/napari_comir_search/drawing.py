@@ -9,6 +9,7 @@ import numpy as np
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import center_to_corner, rectangle_from_corners
+from comir_search.io.freshness import sizes_differ
 from comir_search.io.project import pack_image
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
@@ -18,28 +19,42 @@ from napari_comir_search.layers import KEY
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
 
+    from comir_search.slides.pixel_size import PixelSize
+
 OUTLINE = "Query outline"
 COLOUR = "#e69f00"  # orange of the palette: seen on pink tissue and on black
 
 
-def layer_pixel_size_um(layer: Image) -> float | None:
-    """Return the pixel size of an image layer, None where its scale is not a length."""
+def layer_pixel_size(layer: Image) -> PixelSize:
+    """Return the pixel size of an image layer, missing where its scale is not a length or is not believed.
+
+    That of a slide of ours was checked when the slide was opened, or given by the user.
+
+    Raises
+    ------
+    ComirSearchError
+        Where pixels are far from square.
+    """
     import pint
+
+    from comir_search.slides.pixel_size import MISSING, PixelSize, believe
 
     sizes_um = []
     for scale, unit in zip(layer.scale[-2:], layer.units[-2:], strict=True):
         try:
             sizes_um.append(float(abs(scale)) * float((1 * unit).to("um").magnitude))
         except pint.DimensionalityError:
-            return None
-    if abs(sizes_um[0] - sizes_um[1]) > 0.02 * max(sizes_um):
-        raise ComirSearchError(f"{layer.name} has pixels that are not square: resample it, or set its scale.")
-    return sum(sizes_um) / 2
+            return MISSING
+    own_um = layer.metadata.get(KEY, {}).get("pixel_size_um")
+    if own_um is not None and not any(sizes_differ(size_um, own_um) for size_um in sizes_um):
+        return PixelSize(own_um, "layer")
+    return believe(layer.name, sizes_um[1], sizes_um[0], "layer")
 
 
 def full_resolution(layer: Image) -> Any:
     """Return a layer's finest level: (height, width) or (height, width, 3)."""
     data = layer.data[0] if layer.multiscale else layer.data
+    data = getattr(data, "stored", data)  # not as it is shown
     if data.ndim - int(layer.rgb) != 2:
         raise ComirSearchError(f"{layer.name} is not a flat image: choose a layer of two dimensions.")
     return data
@@ -113,7 +128,7 @@ class Outline:
         center, width_px, height_px, angle_deg = rectangle_from_corners(corners)
         if min(width_px, height_px) < 8:
             raise ComirSearchError("The rectangle is too small to be searched: draw a larger one.")
-        size_um = layer_pixel_size_um(self.target) or 1.0
+        size_um = layer_pixel_size(self.target).um or 1.0
         return Candidate(
             rank=0,
             slide=self.target.name,

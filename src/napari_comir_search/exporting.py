@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def export_steps(
-    kind: str, path: Path, project: Project, queries: Sequence[ProjectQuery], states: Sequence[str]
+    kind: str,
+    path: Path,
+    project: Project,
+    queries: Sequence[ProjectQuery],
+    states: Sequence[str],
+    names: Mapping[str, str | None],
 ) -> Job[str]:
     """Write the results of queries with their verdicts.
 
@@ -32,6 +37,8 @@ def export_steps(
         All with a result.
     states : sequence of str
         What is to be said of each answer, such as that it is out of date and why.
+    names : mapping of str to str or None
+        What the project's slides are called in answers, by their keys.
 
     Returns
     -------
@@ -53,14 +60,16 @@ def export_steps(
         from comir_search.io.geojson import qupath_origins_px, write_geojson
 
         hit = {candidate.fingerprint for result in results for candidate in result.candidates}
-        slides = [slide for slide in project.slides if slide.fingerprint in hit and slide.exists]
-        origins = qupath_origins_px((slide.fingerprint, slide.path) for slide in slides)
+        named = [(names.get(slide.fingerprint) or "", slide) for slide in project.slides]
+        origins = qupath_origins_px(
+            (name, slide.path) for name, slide in named if name in hit and slide.exists
+        )
         files = write_geojson(path, results, verdicts, states=states, origins_px=origins)
         names = ", ".join(file.name for file in files)
         return f"{count} candidates written; import into QuPath: {names}.{warning}"
     from comir_search.io.report import write_report_steps
 
-    yield from write_report_steps(path, project, queries, states=states)
+    yield from write_report_steps(path, project, queries, states=states, names=names)
     return f"Report written to {path.name}.{warning}"
 
 

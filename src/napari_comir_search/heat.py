@@ -109,7 +109,11 @@ class HeatView:
         if sought != self._shown_for:
             return  # another query or slide has come meanwhile
         slide = None if self.view.shown is None else self.view.layer(self.view.shown)
-        if slide is None or heat_map.fingerprint != self.view.shown or not self.is_wanted:
+        if (
+            slide is None
+            or heat_map.fingerprint != self.session.name_of(self.view.shown or "")
+            or not self.is_wanted
+        ):
             return
         active = self.viewer.layers.selection.active
         pixel_um = slide.scale[-1]

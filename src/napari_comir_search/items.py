@@ -18,7 +18,6 @@ class IndexState(str, Enum):
     DONE = "indexed"
     OTHER_MODEL = "other model"
     STALE = "index again"  # its pixel size was corrected since
-    OTHER_SLIDE = "other slide in the index"  # of the same fingerprint
     DAMAGED = "damaged"
     MISSING = "file missing"
 
@@ -53,11 +52,6 @@ class SlideItem:
             return (
                 f"Indexed with {self.indexed_um:g} µm per pixel, now {self.info.pixel_size_um:g} µm: index it again. "
                 "Until then it is not searched."
-            )
-        if self.state is IndexState.OTHER_SLIDE:
-            return (
-                "The index holds another slide in its place, whose sampled content is the same: choose another index "
-                "folder for this one. Until then it is not searched."
             )
         return self.state.value
 

@@ -6,11 +6,14 @@ Engine modules are imported when a job runs, so that opening the dock is quick.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +23,7 @@ from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult, SlideInfo
 from napari_comir_search.items import IndexState, SlideItem
 from napari_comir_search.log import LOGGER
+from napari_comir_search.names import find_record, names_in
 
 if TYPE_CHECKING:
     from comir_search.io.project import Project
@@ -27,8 +31,12 @@ if TYPE_CHECKING:
     from comir_search.retrieval.index import Index
     from comir_search.slides import Slide
 
+Result = TypeVar("Result")
+
 THUMBNAIL_PX = 96
-LOOK_PX = 512  # of a query's longer side: enough to see which of its channels hold anything
+PREVIEW_PX = 256  # of a query's longer side
+POLL_S = 0.1
+LOOK_PX = 512  # of an image's longer side: enough to see which values its channels hold
 MOST_KEPT_PX = 2**26  # of a query whose grey values are kept in the project
 MOST_CORES = 4  # threads of more would hold the window up, which needs Python's lock as well
 
@@ -129,6 +137,22 @@ def leave_a_core() -> None:
     torch.set_num_threads(max(1, min((os.cpu_count() or 2) - 1, MOST_CORES)))
 
 
+def wait_steps(stage: str, work: Callable[[], Result]) -> Job[Result]:
+    """Do in a thread what takes long and only reads: who stops does not wait for its end."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  (raised by who waits)
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    while not wait([future], POLL_S).done:
+        yield Tick(stage, 0, 0)
+    return future.result()
+
+
 def describe_slides_steps(
     paths: Sequence[Path], known: Sequence[ProjectSlide | SlideInfo] = ()
 ) -> Job[Opened]:
@@ -146,13 +170,15 @@ def describe_slides_steps(
     from comir_search.slides import find_slides, open_slide
 
     yield Tick("looking for slides", 0, 0)
-    files, opened = find_slides(paths), Opened()
+    left_out: list[LeftOut] = []
+    files = find_slides(paths, left_out)
+    opened = Opened(problems=[each.reason for each in left_out])
     for done, path in enumerate(files):
         yield Tick(f"opening {path.name}", done, len(files))
         try:
             with open_slide(path) as slide:
                 info = replace(slide.info, identity=slide.identity)
-            match = _find_known(info, [*known, *opened.infos])
+            match = yield from _find_known_steps(info, [*known, *opened.infos])
         except ComirSearchError as error:
             LOGGER.error("%s", error)
             opened.problems.append(str(error))
@@ -172,9 +198,9 @@ def describe_slides_steps(
     return opened
 
 
-def _find_known(
+def _find_known_steps(
     info: SlideInfo, known: Sequence[ProjectSlide | SlideInfo]
-) -> ProjectSlide | SlideInfo | None:
+) -> Job[ProjectSlide | SlideInfo | None]:
     """Return the slide that a file is, wherever it lies; slides that only sample alike are told apart."""
     from comir_search.slides.fingerprint import is_same_content
 
@@ -183,7 +209,11 @@ def _find_known(
             continue
         if other.identity and info.identity and other.identity != info.identity:
             continue
-        if not _is_other_file(other.path, info.path) or is_same_content(other.path, info.path):
+        if not _is_other_file(other.path, info.path):
+            return other
+        compare = partial(is_same_content, other.path, info.path)
+        is_same = yield from wait_steps(f"comparing {info.name} with {other.name}", compare)
+        if is_same:
             return other
     return None
 
@@ -217,7 +247,9 @@ def describe_queries_steps(
     from comir_search.slides import find_slides, open_slide
 
     yield Tick("looking for images", 0, 0)
-    files, opened = find_slides(paths), OpenedQueries()
+    left_out: list[LeftOut] = []
+    files = find_slides(paths, left_out)
+    opened = OpenedQueries(problems=[each.reason for each in left_out])
     for done, path in enumerate(files):
         yield Tick(f"opening {path.name}", done, len(files))
         try:
@@ -280,11 +312,13 @@ def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) ->
     What is still missing is told in one sentence.
     """
     yield Tick("looking for slides", 0, 0)
+    left_out: list[LeftOut] = []
     if places:
-        project.relocate_slides(places)
+        project.relocate_slides(places, left_out)
     slides = project.slides
     present = [Path(slide.path) for slide in slides if slide.exists]
     opened = (yield from describe_slides_steps(present, slides)) if present else Opened()
+    opened.problems[:0] = [each.reason for each in left_out]
     opened.missing = project.missing_slides()
     return opened
 
@@ -318,7 +352,11 @@ def open_slide_steps(info: SlideInfo) -> Job[tuple[Slide, tuple[float, float] | 
             slide.levels[-1][...]  # kept by the level: the window asks for it first, and would wait here
         if slide.channels == 3 and slide.dtype == np.uint8:
             return slide, None
-        image, _ = slide.overview(512)
+        image, _ = slide.overview(LOOK_PX)
+        if slide.channels == 3:
+            from comir_search.io.pictures import display_range
+
+            return slide, display_range(image)
     except BaseException:
         slide.close()
         raise
@@ -351,17 +389,20 @@ def index_steps(
         All slides whose state is told.
     options : IndexOptions
     """
-    from comir_search.retrieval.indexing import index_slides_steps
+    from comir_search.retrieval.indexing import STOPS_ALL, index_slides_steps
 
     leave_a_core()
     if not options.modality and not (path / "index.json").exists():
         options = replace(options, modality=_guess_modality(repository, options))
     index, left_out = None, []
     for item in items:
+        _check_writable(path)
         try:
             if item.state is IndexState.STALE:
+                yield Tick(f"opening {item.info.name}", 0, 0)
+                _check_readable(path, item.info)
                 yield Tick(f"taking {item.info.name} out of the index", 0, 0)
-                _take_out(path, item)
+                _take_out(path, item.info)
             index = yield from index_slides_steps(
                 [Path(item.info.path)],
                 path,
@@ -371,8 +412,10 @@ def index_steps(
                 device=options.device,
             )
         except ComirSearchError as error:
-            if len(items) == 1:
-                raise
+            if len(items) == 1 or isinstance(error, STOPS_ALL) or isinstance(error.__cause__, STOPS_ALL):
+                for each in left_out:
+                    yield Tick(f"indexing {item.info.name}", 0, 0, note=each.reason)
+                raise  # what goes wrong with the index or its disk would do so for each of the others
             left_out.append(LeftOut(item.info.name, str(error)))  # the others are indexed all the same
             continue
         now = OpenedIndex(path, index, _states_in(index, repository, options))
@@ -385,13 +428,47 @@ def index_steps(
     return opened
 
 
-def _take_out(path: Path, item: SlideItem) -> None:
+def _check_writable(path: Path) -> None:
+    """Refuse to go on where another process writes to an index, as it would be for every slide."""
+    from comir_search.retrieval.storage import INDEX_FILE, Storage
+    from comir_search.retrieval.writer_lock import writer_lock
+
+    storage = Storage(path)
+    if storage.exists(INDEX_FILE):
+        with writer_lock(storage):
+            pass
+
+
+def _check_readable(path: Path, info: SlideInfo) -> None:
+    """Refuse to index again what cannot be: while its old entry is still there."""
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.layout import MAX_AREA_PX
+    from comir_search.slides import open_slide
+
+    layout = Index.open(path, "cpu").layout
+    with open_slide(info.path, pixel_size_um=info.pixel_size_um) as slide:
+        if info.identity and slide.identity != info.identity:
+            raise ComirSearchError(
+                f"{info.path} is another slide than it was when it was added: remove it from the project and add it "
+                "again."
+            )
+        height, width = slide.scaled_shape(layout.model_pixel_size_um)
+        if height * width > MAX_AREA_PX:
+            raise ComirSearchError(
+                f"{info.name} is too large to be indexed with {info.pixel_size_um:g} µm per pixel: correct its pixel "
+                "size, or cut it into parts."
+            )
+        slide.overview(THUMBNAIL_PX)
+
+
+def _take_out(path: Path, info: SlideInfo) -> None:
     """Take a slide out of an index, which it is to enter again with another pixel size."""
     from comir_search.retrieval.index import Index
 
     index = Index.open(path, "cpu")
-    if any(slide.fingerprint == item.fingerprint for slide in index.slides):
-        index.remove(item.fingerprint)
+    record = find_record((slide.record for slide in index.slides), info)
+    if record is not None:
+        index.remove(record.fingerprint)
 
 
 def search_steps(
@@ -416,7 +493,7 @@ def search_steps(
     mirror : bool
         Whether the query may be mirrored.
     slides : sequence of str, optional
-        Fingerprints of the slides to search; all by default.
+        Names in the index of the slides to search; all by default.
     """
     from comir_search.retrieval.search import search_steps as engine_steps
 
@@ -447,15 +524,15 @@ def refit_steps(
 
 
 def heat_map_steps(
-    index: Index, query: ProjectQuery, image: np.ndarray | None, fingerprint: str, *, mirror: bool
+    index: Index, query: ProjectQuery, image: np.ndarray | None, name: str, *, mirror: bool
 ) -> Job[HeatMap]:
-    """Compare a query with every place of one slide."""
+    """Compare a query with every place of the slide of this name in the index."""
     from comir_search.retrieval.heat_map import heat_map_steps as engine_steps
 
     leave_a_core()
     modality = query.modality or index.model.other(index.modality)
     with open_query(query, image) as slide:
-        heat_map = yield from engine_steps(index, slide, modality, fingerprint, mirror=mirror)
+        heat_map = yield from engine_steps(index, slide, modality, name, mirror=mirror)
     return heat_map
 
 
@@ -474,7 +551,7 @@ def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | 
 
     yield Tick("reading the query", 0, 0)
     with open_query(query, image) as slide:
-        picture = to_display(slide.overview(512)[0])
+        picture = to_display(slide.overview(PREVIEW_PX)[0])
         if index is None or query.pixel_size_um is None:
             missing = "the repository is indexed" if index is None else "its pixel size is known"
             return QueryPreview(query.id, picture, None, f"The signal is measured once {missing}.")
@@ -485,8 +562,10 @@ def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | 
             prepared = prepare_query(index.model, slide, query.modality)
         except ComirSearchError as error:
             return QueryPreview(query.id, picture, 0.0, str(error))
-        height, width = slide.scaled_shape(index.model.pixel_size_um)
-        seen = to_display(slide.read_scaled(index.model.pixel_size_um, 0, 0, width, height))
+        longest_um = max(slide.level_shapes[0]) * slide.require_pixel_size()
+        seen_um = max(index.model.pixel_size_um, longest_um / PREVIEW_PX)
+        height, width = slide.scaled_shape(seen_um)
+        seen = to_display(slide.read_scaled(seen_um, 0, 0, width, height))
     share = f"{100 * prepared.signal:.0f} % of the query shows something that can be recognised"
     little = prepared.signal < LITTLE_EVIDENCE
     reason = f"{share}: too little to be placed with confidence." if little else f"{share}."
@@ -538,20 +617,20 @@ def _guess_modality(repository: Sequence[SlideItem], options: IndexOptions) -> s
 def _states_in(
     index: Index | None, items: Sequence[SlideItem], options: IndexOptions
 ) -> dict[str, IndexState]:
-    """Return how far each slide has come."""
+    """Return how far each slide has come, by its key."""
+    from comir_search.retrieval.slide_group import group_names
     from comir_search.retrieval.slide_progress import SlideProgress
 
     if index is None:
         return {}
-    complete = {slide.fingerprint for slide in index.slides}
     done = IndexState.DONE if _is_own_model(index, options) else IndexState.OTHER_MODEL
-    states = {}
-    for item in items:
-        if item.fingerprint in complete:
-            states[item.fingerprint] = done
-        elif SlideProgress.read(index, item.fingerprint) is not None:
-            states[item.fingerprint] = IndexState.PART
-    return states
+    complete = names_in([slide.record for slide in index.slides], (item.info for item in items))
+    states = dict.fromkeys(complete, done)
+    left = [item for item in items if item.fingerprint not in states]
+    names = set(group_names(index.storage)) - {slide.fingerprint for slide in index.slides} if left else ()
+    begun = [progress for name in sorted(names) if (progress := SlideProgress.read(index, name))]
+    part = names_in([progress.target.record for progress in begun], (item.info for item in left))
+    return states | dict.fromkeys(part, IndexState.PART)
 
 
 def _is_own_model(index: Index, options: IndexOptions) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KEY = "comir_search"  # our own part of a layer's metadata
 CANDIDATES, PINS = "Candidates", "Candidate numbers"
 PIN_PX = 22
+LOOK_PX = 512  # of a slide's longer side: enough to see which values it holds
 LINE_SHARE = 0.02  # of a candidate's shorter side
 UNITS_KNOWN, UNITS_MISSING = ("um", "um"), ("pixel", "pixel")
 
@@ -33,9 +34,16 @@ def slide_layer(
 ) -> tuple[Any, dict[str, Any], str]:
     """Return a slide as napari's layer data: lazy levels, in um where the pixel size is known.
 
+    Colours of more than 8 bits are shown in 8, `contrast_limits` being black and white.
     `key` is what the slide goes by where that is not its fingerprint.
     """
-    levels = slide.levels
+    levels: Sequence[Any] = slide.levels
+    if slide.channels == 3 and slide.dtype != np.uint8:
+        from comir_search.io.pictures import Contrast, display_range
+        from napari_comir_search.shown_level import ShownLevel
+
+        contrast = Contrast(*(contrast_limits or display_range(slide.overview(LOOK_PX)[0])))
+        levels = [ShownLevel(level, contrast) for level in levels]
     size_um = slide.pixel_size_um
     options: dict[str, Any] = {
         "name": slide.name,
@@ -59,10 +67,14 @@ def fingerprint_of(layer: Layer) -> str | None:
 
 
 def contrast_of(layer: Image) -> Contrast | None:
-    """Return the contrast that was set on an image layer, None where colours are as they come."""
+    """Return the contrast that was set on an image layer, in stored values; None where colours are as they come."""
     from comir_search.io.pictures import Contrast
 
     low, high = (float(limit) for limit in layer.contrast_limits)
+    whole = getattr(layer.data[0] if layer.multiscale else layer.data, "contrast", None)
+    if whole is not None:  # its colours are shown in 8 bits
+        low, high = (whole.low + limit / 255 * (whole.high - whole.low) for limit in (low, high))
+        return Contrast(low, high, float(layer.gamma))
     if layer.rgb and (low, high, layer.gamma) in ((0.0, 255.0, 1.0), (0.0, 1.0, 1.0), (0.0, 65535.0, 1.0)):
         return None
     return Contrast(low, high, float(layer.gamma))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, Signal
@@ -17,6 +17,9 @@ from napari_comir_search.items import SlideItem
 from napari_comir_search.layers import contrast_of
 from napari_comir_search.session import Session
 from napari_comir_search.worker import JobRunner
+
+if TYPE_CHECKING:
+    from comir_search.slides.pixel_size import PixelSize
 
 
 class QueryMaker(QObject):
@@ -98,15 +101,15 @@ class QueryMaker(QObject):
     def add_layer(self, layer: Image) -> None:
         """Add a whole image layer as a query."""
         try:
-            data, size_um = drawing.full_resolution(layer), drawing.layer_pixel_size_um(layer)
+            data, size = drawing.full_resolution(layer), drawing.layer_pixel_size(layer)
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
-        source = _source_of(layer, size_um)
+        source = _source_of(layer, size)
         self.runner.run(
             f"Reading {layer.name}",
             drawing.read_steps(data, layer.name),
-            lambda cut: self._add_image(layer.name, cut, size_um, source),
+            lambda cut: self._add_image(layer.name, cut, size.um, source),
         )
 
     def draw_on(self, layer: Image) -> None:
@@ -156,18 +159,18 @@ class QueryMaker(QObject):
             return
         try:
             place = outline.place()
-            size_um = drawing.layer_pixel_size_um(outline.target)
+            size = drawing.layer_pixel_size(outline.target)
             data = drawing.full_resolution(outline.target)
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
-        source = _source_of(outline.target, size_um) | {"place": asdict(place)}
+        source = _source_of(outline.target, size) | {"place": asdict(place)}
         name = f"{Path(outline.target.name).stem} cut {len(self.session.queries) + 1}"
         self.stop_drawing()
         self.runner.run(
             f"Cutting {name}",
             drawing.cut_steps(data, place, name),
-            lambda cut: self._add_image(name, cut, size_um, source),
+            lambda cut: self._add_image(name, cut, size.um, source),
         )
 
     def _add_image(self, name: str, cut: drawing.Cut, size_um: float | None, source: dict[str, Any]) -> None:
@@ -192,11 +195,12 @@ class QueryMaker(QObject):
         return sought if channels == index.model.channels_of(sought) else index.modality
 
 
-def _source_of(layer: Image, size_um: float | None) -> dict[str, Any]:
+def _source_of(layer: Image, size: PixelSize) -> dict[str, Any]:
     """Return where a query's pixels come from, and the contrast with which they were seen there."""
     contrast = contrast_of(layer)
+    doubt = size.doubt.replace("the file", "the layer").removesuffix(": give --pixel-size")
     return {
         "layer": layer.name,
-        "pixel size": "layer" if size_um else "missing",
+        "pixel size": "layer" if size.um else f"missing: {doubt}" if doubt else "missing",
         "contrast": None if contrast is None else list(astuple(contrast)),
     }

@@ -9,7 +9,8 @@ from typing import Any
 
 from psygnal import Signal, SignalGroup
 
-from comir_search.io.entries import Judgement, ProjectQuery
+from comir_search.io.entries import Judgement, ProjectQuery, same_place
+from comir_search.io.freshness import sizes_differ
 from comir_search.io.project import Project
 from comir_search.records import Candidate, SearchResult, Verdict
 
@@ -120,7 +121,7 @@ class Review:
                 self.project.set_result(query_id, whole, provenance)
                 self._queries = self.project.queries
                 self._undo = [step for step in self._undo if step.moved_in != query_id]
-                said = _say_kept(whole, len(result.candidates))
+                said = _say_kept(whole)
         if query_id == self._query_id:
             self._partial = None
             self._take_answer(self._rank)
@@ -267,7 +268,7 @@ def _changed_since(query: ProjectQuery, result: SearchResult) -> str:
     if origin is None or size_um is None:
         return ""
     changed = ""
-    if abs(origin.pixel_size_um - size_um) > 1e-6 * size_um:
+    if sizes_differ(origin.pixel_size_um, size_um):
         changed = (
             f"The pixel size of {query.name} was changed from {origin.pixel_size_um:g} to {size_um:g} µm"
         )
@@ -277,30 +278,36 @@ def _changed_since(query: ProjectQuery, result: SearchResult) -> str:
 
 
 def _with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Judgement]) -> SearchResult:
-    """Return an answer and, after it, the places that were moved by hand in the one before, unless rejected."""
+    """Return an answer with the places that were moved by hand in the one before, unless rejected.
+
+    They come after it; one that was found again stands where it was found, as it was moved.
+    """
     if query.result is None:
         return result
     before, now = query.result.provenance, result.provenance
     ratio = 1.0 if before is None or now is None else now.pixel_size_um / before.pixel_size_um
-    moved = []
+    kept = list(result.candidates)
     for candidate in query.result.candidates:
         judgement = verdicts.get(candidate.rank)
         if candidate.by_hand and (judgement is None or judgement.verdict is not Verdict.REJECTED):
             size_um = {} if now is None else now.slides
-            moved.append(
-                replace(
-                    candidate,
-                    rank=len(result.candidates) + len(moved) + 1,
-                    width_um=candidate.width_um * ratio,
-                    height_um=candidate.height_um * ratio,
-                    pixel_size_um=size_um.get(candidate.fingerprint, candidate.pixel_size_um),
-                )
+            place = replace(
+                candidate,
+                rank=len(kept) + 1,
+                width_um=candidate.width_um * ratio,
+                height_um=candidate.height_um * ratio,
+                pixel_size_um=size_um.get(candidate.fingerprint, candidate.pixel_size_um),
             )
-    return replace(result, candidates=(*result.candidates, *moved))
+            again = next((other for other in kept if same_place(place, other)), None)
+            if again is None:
+                kept.append(place)
+            elif not again.by_hand:
+                kept[kept.index(again)] = replace(place, rank=again.rank)
+    return replace(result, candidates=tuple(kept))
 
 
-def _say_kept(result: SearchResult, n_found: int) -> str:
-    ranks = [str(candidate.rank) for candidate in result.candidates[n_found:]]
+def _say_kept(result: SearchResult) -> str:
+    ranks = [str(candidate.rank) for candidate in result.candidates if candidate.by_hand]
     if not ranks:
         return ""
     which = f"candidate {ranks[0]}" if len(ranks) == 1 else f"candidates {', '.join(ranks)}"

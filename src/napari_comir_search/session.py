@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place
-from comir_search.io.freshness import Inputs, describe_state
-from comir_search.io.project import Project
+from comir_search.io.freshness import Inputs, describe_state, sizes_differ
+from comir_search.io.project import Project, is_same_file
 from comir_search.io.stored import View, decode_view
 from comir_search.records import Candidate, SlideInfo, Verdict
 from napari_comir_search.items import IndexState, SlideItem, missing_item
+from napari_comir_search.names import names_in
 from napari_comir_search.review import Review, SessionEvents, Step
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from comir_search.retrieval.indexed_slide import IndexedSlide
 
 SEARCHABLE = (IndexState.DONE, IndexState.OTHER_MODEL)
-INDEXED = (*SEARCHABLE, IndexState.STALE, IndexState.OTHER_SLIDE)
 
 
 class Session(Review):
@@ -49,6 +49,7 @@ class Session(Review):
         self.events = SessionEvents()
         self.reviewer = reviewer
         self._folder = Path(folder)
+        self._untitled: Path | None = None  # the file that this session made for a project without a name
         self.project = self._new_project()
         self._clear()
 
@@ -56,6 +57,7 @@ class Session(Review):
         self._slides: dict[str, SlideItem] = {}
         self._missing: dict[str, SlideItem] = {}
         self.index: Index | None = None
+        self._names: dict[str, str] = {}  # of slides in the index, by their keys
         self._states: dict[str, IndexState] = {}  # as the index was opened: corrected sizes left aside
         self.left_out: frozenset[str] = frozenset()  # slides that the user does not want to be searched
         self._image: tuple[int, np.ndarray | None] | None = None
@@ -71,12 +73,13 @@ class Session(Review):
         while path.exists():
             number += 1
             path = self._folder / f"{stem} ({number}).comirproj"
+        self._untitled = path
         return Project.create(path)
 
     @property
     def is_untitled(self) -> bool:
         """Whether the user has not yet said where the project belongs."""
-        return self.project.path.parent == self._folder
+        return self.project.path == self._untitled
 
     @property
     def is_empty(self) -> bool:
@@ -96,7 +99,7 @@ class Session(Review):
     def take_project(self, project: Project) -> None:
         """Leave the present project and go on with one that has just been opened."""
         self._leave_project()
-        self.project = project
+        self.project, self._untitled = project, None
         self._clear()
         self._queries = project.queries
         view = self.view
@@ -113,12 +116,12 @@ class Session(Review):
         self._tell_all()
 
     def save_as(self, path: str | Path) -> None:
-        """Go on under another name, in another place."""
+        """Go on under another name, in another place; an untitled project moves there."""
         self._keep_view()
-        before, self.project = self.project, self.project.save_as(path)
-        untitled = before.path.parent == self._folder
+        before, untitled = self.project, self._untitled
+        self.project, self._untitled = before.save_as(path), None
         before.close()
-        if untitled:
+        if untitled == before.path and not is_same_file(before.path, self.project.path):
             before.path.unlink(missing_ok=True)
         self._queries = self.project.queries
         self.events.project.emit()
@@ -167,6 +170,7 @@ class Session(Review):
     def note_missing(self, slides: Iterable[ProjectSlide]) -> None:
         """Take note of which of the project's slides were not found."""
         self._missing = {slide.fingerprint: missing_item(slide) for slide in slides}
+        self._find_names()
         self.events.slides.emit()
 
     def slide(self, fingerprint: str) -> SlideItem | None:
@@ -176,12 +180,13 @@ class Session(Review):
     def slide_of(self, candidate: Candidate) -> SlideItem | None:
         """Return the slide that a candidate lies on."""
         if candidate.fingerprint:
-            return self._slides.get(candidate.fingerprint)
+            return self._slides.get(self.key_of(candidate.fingerprint) or "")
         return next((item for item in self.slides if item.info.name == candidate.slide), None)
 
     def add_slides(self, infos: Iterable[SlideInfo]) -> list[SlideItem]:
         """Add slides, or note their new place; return the ones that are new."""
-        before = set(self._slides)
+        before, infos = set(self._slides), list(infos)
+        self._find_names(infos)
         for info in infos:
             self.project.add_slide(info)
             self._slides[info.fingerprint] = self._item(info)
@@ -192,18 +197,43 @@ class Session(Review):
     def _item(self, info: SlideInfo) -> SlideItem:
         """Return a slide with its state: that of the index, unless it was indexed otherwise than it is now."""
         state = self._states.get(info.fingerprint, IndexState.NONE)
-        record = self._indexed.get(info.fingerprint) if state in INDEXED else None
-        if record is None:
+        if self.index is None or state not in SEARCHABLE:
             return SlideItem(info, state)
-        if _is_other_slide(record, info):
-            state = IndexState.OTHER_SLIDE
-        elif info.pixel_size_um is not None and _differ(record.pixel_size_um, info.pixel_size_um):
+        held = self._indexed.get(self._names.get(info.fingerprint, ""))
+        if held is None:
+            return SlideItem(info)
+        if info.pixel_size_um is not None and sizes_differ(held.pixel_size_um, info.pixel_size_um):
             state = IndexState.STALE
-        return SlideItem(info, state, record.pixel_size_um)
+        return SlideItem(info, state, held.pixel_size_um)
 
     @property
     def _indexed(self) -> dict[str, IndexedSlide]:
+        """The slides of the index, by their names in it."""
         return {} if self.index is None else {slide.fingerprint: slide for slide in self.index.slides}
+
+    def _find_names(self, infos: Iterable[SlideInfo] = ()) -> None:
+        """Find out what the project's slides, and others that are to be its, are called in the index."""
+        listed = [item.info for item in (*self.missing, *self.slides)]
+        records = [] if self.index is None else [slide.record for slide in self.index.slides]
+        self._names = names_in(records, [*listed, *infos])
+
+    def name_of(self, key: str) -> str | None:
+        """Return what a slide of the project is called in the index, None where that is another slide's name.
+
+        What the index does not hold goes by its key.
+        """
+        return self._names.get(key, None if key in self._indexed else key)
+
+    def key_of(self, name: str) -> str | None:
+        """Return the key of the slide that is called so in the index, None where the project does not list it."""
+        if name in self._indexed:
+            return next((key for key, own in self._names.items() if own == name), None)
+        return name
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """What the slides are called in the index, and in answers, by their keys; see `name_of`."""
+        return {item.fingerprint: self.name_of(item.fingerprint) for item in (*self.slides, *self.missing)}
 
     def remove_slide(self, fingerprint: str) -> None:
         """Take a slide out of the project; neither file nor index are touched, and it can be brought back."""
@@ -215,6 +245,7 @@ class Session(Review):
 
     def _restore_slide(self, item: SlideItem) -> None:
         self.project.restore_slide(item.fingerprint)
+        self._find_names([item.info])
         if item.state is IndexState.MISSING:
             self._missing[item.fingerprint] = item
         else:
@@ -262,15 +293,16 @@ class Session(Review):
         if self.project.settings.get("index") != str(path):
             self.project.settings = self.project.settings | {"index": str(path)}
         self._states = dict(states or {})
+        self._find_names()
         self._slides = {fingerprint: self._item(item.info) for fingerprint, item in self._slides.items()}
         self.events.slides.emit()
 
-    def mark_damaged(self, fingerprint: str) -> None:
-        """Note that a slide's part of the index cannot be read."""
-        item = self._slides.get(fingerprint)
+    def mark_damaged(self, name: str) -> None:
+        """Note that the part of the index cannot be read that holds the slide of this name."""
+        item = self._slides.get(self.key_of(name) or "")
         if item is not None:
-            self._states[fingerprint] = IndexState.DAMAGED
-            self._slides[fingerprint] = self._item(item.info)
+            self._states[item.fingerprint] = IndexState.DAMAGED
+            self._slides[item.fingerprint] = self._item(item.info)
             self.events.slides.emit()
 
     @property
@@ -287,13 +319,17 @@ class Session(Review):
 
     @property
     def scope(self) -> list[str] | None:
-        """What a search is to look through: all that the index holds (None), or these slides.
+        """What a search is to look through: all that the index holds (None), or the slides of these names in it.
 
         Never a slide that the index holds otherwise than it is now.
         """
-        listed = {item.fingerprint: item.state in SEARCHABLE for item in self.slides}
+        unwanted = {
+            self.name_of(key)
+            for key in self._names
+            if key in self.left_out or (key in self._slides and self._slides[key].state not in SEARCHABLE)
+        }
         indexed = list(self._indexed)
-        wanted = [key for key in indexed if listed.get(key, True) and key not in self.left_out]
+        wanted = [name for name in indexed if name not in unwanted]
         return None if len(wanted) == len(indexed) else wanted
 
     def set_search_options(self, top: int, mirror: bool) -> None:
@@ -312,18 +348,17 @@ class Session(Review):
     @property
     def inputs(self) -> Inputs:
         """What a search would be computed from now."""
-        listed = [*self.slides, *self.missing]
+        named = [(self.name_of(item.fingerprint), item) for item in (*self.slides, *self.missing)]
+        listed = [(name, item) for name, item in named if name is not None]
         scope = self.scope
         model = None if self.index is None else self.index.model
         return Inputs(
             stated_um={
-                item.fingerprint: item.info.pixel_size_um
-                for item in listed
-                if item.info.pixel_size_um is not None
+                name: item.info.pixel_size_um for name, item in listed if item.info.pixel_size_um is not None
             },
             indexed_um=None if self.index is None else {k: v.pixel_size_um for k, v in self._indexed.items()},
             chosen=None if scope is None else frozenset(scope),
-            names={item.fingerprint: item.info.name for item in listed},
+            names={name: item.info.name for name, item in listed},
             options=self.search_options,
             embedding=None if model is None else model.embedding_fingerprint,
             words=None if model is None else model.words_fingerprint,
@@ -341,7 +376,7 @@ class Session(Review):
         origin = None if self.result is None else self.result.provenance
         if origin is None:
             return ""
-        known = {item.fingerprint for item in (*self.slides, *self.missing)}
+        known = {name or key for key, name in self.names.items()}
         total = len(known | set(origin.slides))
         return "" if len(origin.slides) >= total else f"{len(origin.slides)} of {total} slides searched."
 
@@ -417,13 +452,3 @@ class Session(Review):
         if query_id == self._query_id:
             self.events.query.emit()
             self.events.result.emit()  # which may be out of date now
-
-
-def _differ(first_um: float, second_um: float) -> bool:
-    return abs(first_um / second_um - 1) > 1e-6
-
-
-def _is_other_slide(record: IndexedSlide, info: SlideInfo) -> bool:
-    """Whether an index holds another slide under a slide's name; older indexes know no identity."""
-    identity = getattr(record.record, "identity", "")
-    return bool(identity and info.identity and identity != info.identity)

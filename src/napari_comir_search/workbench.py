@@ -10,7 +10,6 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.entries import ProjectQuery
 from comir_search.io.freshness import describe_state
 from comir_search.io.project import Project
 from comir_search.records import Candidate, SearchResult, Verdict
@@ -114,7 +113,9 @@ class Workbench(QObject):
         self.housekeeper.close()
 
     def _tell_failure(self, error: ComirSearchError) -> None:
-        damaged = getattr(error, "fingerprint", None)  # of the slide whose index cannot be read
+        damaged = getattr(
+            error, "fingerprint", None
+        )  # name in the index of the slide that cannot be read there
         if damaged is not None:
             self.session.mark_damaged(damaged)
         self.failed.emit(str(error))
@@ -299,7 +300,7 @@ class Workbench(QObject):
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
     def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
-        """Search the current query, in the slides of these fingerprints or in all that can be searched."""
+        """Search the current query, in the slides of these names in the index or in all that can be searched."""
         query, index = self.session.query, self.session.index
         if query is None or index is None:
             return
@@ -310,22 +311,13 @@ class Workbench(QObject):
         self.searching.run(
             f"Searching {query.name}",
             job,
-            lambda result: self._end_search(query, result),
+            lambda result: self._end_search(query.id, result),
             lambda result: self.session.show_partial(query.id, result),
         )
 
-    def _end_search(self, asked: ProjectQuery, result: SearchResult) -> None:
+    def _end_search(self, query_id: int, result: SearchResult) -> None:
         """Keep an answer, if it is still that to its query."""
-        now = next((query for query in self.session.queries if query.id == asked.id), None)
-        if now is None:
-            return  # the query was removed
-        if (now.pixel_size_um, now.modality) != (asked.pixel_size_um, asked.modality):
-            self.session.end_search(asked.id)
-            self.noted.emit(
-                f"Pixel size or kind of {asked.name} was changed during the search, so its answer was not kept: "
-                "search again."
-            )
-        elif said := self.session.end_search(asked.id, result):
+        if said := self.session.end_search(query_id, result):
             self.noted.emit(said)
 
     def drop_partial(self) -> None:
@@ -341,9 +333,10 @@ class Workbench(QObject):
 
     def _map_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
         query, index = self.session.query, self.session.index
-        if query is not None and index is not None:
+        name = self.session.name_of(fingerprint)
+        if query is not None and index is not None and name is not None:
             image = self.session.query_image(query.id)
-            job = jobs.heat_map_steps(index, query, image, fingerprint, mirror=self.session.is_mirrored)
+            job = jobs.heat_map_steps(index, query, image, name, mirror=self.session.is_mirrored)
             self.mapping.run("Making the heat map", job, then)
 
     def picture_candidates(self) -> None:
@@ -392,7 +385,7 @@ class Workbench(QObject):
         ]
         inputs = self.session.inputs
         states = [describe_state(query, inputs) for query in queries]
-        job = exporting.export_steps(kind, path, self.session.project, queries, states)
+        job = exporting.export_steps(kind, path, self.session.project, queries, states, self.session.names)
         self.exporting.run(f"Writing {path.name}", job, self.told.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:

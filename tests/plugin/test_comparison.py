@@ -17,8 +17,10 @@ from comir_search.io.entries import ProjectQuery
 from comir_search.io.pictures import extract_candidate
 from comir_search.progress import finish
 from comir_search.records import Candidate
+from comir_search.retrieval import query as query_module
+from comir_search.retrieval.index import Index
 from comir_search.slides import open_slide
-from napari_comir_search.comparison import CONTEXT, checkerboard, compare_steps, curtain
+from napari_comir_search.comparison import CONTEXT, Face, checkerboard, compare_steps, curtain, read_query
 
 PLACE = Candidate(1, "first.ome.tif", 500.0, 400.0, 1.0, 300.0, 260.0, 37.0, False, 0.5, 0.9)
 
@@ -38,6 +40,17 @@ def test_query_and_slide_lie_in_one_frame(study, mirrored: bool) -> None:
     top, left = (around.image.shape[0] - height) // 2, (around.image.shape[1] - width) // 2
     middle = around.image[top : top + height, left : left + width].astype(float)
     np.testing.assert_allclose(middle[5:-5, 5:-5], seen.image[5:-5, 5:-5], atol=3)
+
+
+def test_the_comir_of_a_large_query_covers_all_of_it(study, monkeypatch) -> None:
+    monkeypatch.setattr(query_module, "LONGEST_COMIR_PX", 60)  # so that a small query is kept coarser
+    index = Index.open(study.index, "cpu")
+    with open_slide(study.slides / "first.ome.tif") as slide:
+        image = np.asarray(slide.read_level(0, 400, 300, 300, 260))
+    query = ProjectQuery(1, "q", "", "bf", 1.0)
+    picture = read_query(query, image, PLACE, index, Face.COMIR)
+    assert picture.image.shape[1] < 100
+    assert (picture.height_um, picture.width_um) == pytest.approx((260, 300), rel=0.05)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

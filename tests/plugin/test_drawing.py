@@ -8,7 +8,8 @@ from comir_search.errors import ComirSearchError
 from comir_search.geometry import candidate_corners_px, corner_to_center
 from comir_search.progress import finish
 from comir_search.records import Candidate
-from napari_comir_search.drawing import Outline, cut_steps, layer_pixel_size_um, upright_first
+from napari_comir_search.drawing import Outline, cut_steps, layer_pixel_size, upright_first
+from napari_comir_search.layers import KEY
 
 
 @pytest.mark.parametrize("first", range(4))
@@ -56,7 +57,20 @@ def test_nothing_drawn_is_told() -> None:
 )
 def test_pixel_size_of_a_layer(units: str, scale: float, expected: float | None) -> None:
     layer = ViewerModel().add_image(np.zeros((9, 9)), scale=(scale, scale), units=(units, units))
-    assert layer_pixel_size_um(layer) == (None if expected is None else pytest.approx(expected))
+    assert layer_pixel_size(layer).um == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_layer_states_no_pixel_size_that_a_file_would_not_be_believed() -> None:
+    def layer(scale: tuple[float, float], **own: float):
+        return ViewerModel().add_image(np.zeros((9, 9)), scale=scale, units=("um", "um"), metadata={KEY: own})
+
+    dpi_300 = 25400 / 300
+    found = layer_pixel_size(layer((dpi_300,) * 2))
+    assert found.um is None and "print density (300 dpi)" in found.doubt
+    assert layer_pixel_size(layer((50.0, 50.0))).um is None
+    assert layer_pixel_size(layer((50.0, 50.0), pixel_size_um=50.0)).um == 50.0  # which the user gave
+    with pytest.raises(ComirSearchError, match="not square"):
+        layer_pixel_size(layer((0.5, 0.6)))
 
 
 def test_volumes_are_refused() -> None:

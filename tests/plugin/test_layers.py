@@ -11,11 +11,13 @@ import pytest
 from napari.components import ViewerModel
 
 from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.io.pictures import Contrast
 from comir_search.progress import finish
 from comir_search.records import Candidate, Verdict
 from comir_search.slides import open_slide, slide_from_array
+from napari_comir_search.drawing import full_resolution
 from napari_comir_search.jobs import open_slide_steps
-from napari_comir_search.layers import CandidateLayers, fly_to, slide_layer
+from napari_comir_search.layers import CandidateLayers, contrast_of, fly_to, slide_layer
 from napari_comir_search.readers import get_project_reader, get_slide_reader, read_project
 
 
@@ -70,6 +72,30 @@ def test_dark_grey_slides_get_contrast(tmp_path) -> None:
     slide, limits = finish(open_slide_steps(info))
     assert limits[0] < 100 and 4000 < limits[1] < 4096
     assert slide_layer(slide, limits)[1]["contrast_limits"] == limits
+    slide.close()
+
+
+def test_12_bit_colours_are_shown_over_the_range_that_they_use(tmp_path) -> None:
+    import tifffile
+
+    image = np.random.default_rng(0).integers(0, 4096, (300, 200, 3)).astype(np.uint16)
+    image[:150] = 4095  # glass
+    options = {"photometric": "rgb", "resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(image, subifds=1, tile=(64, 64), **options)
+        file.write(image[::2, ::2], subfiletype=1, tile=(64, 64), photometric="rgb")
+    with open_slide(tmp_path / "a.tif") as slide:
+        info = slide.info
+    slide, limits = finish(open_slide_steps(info))
+    assert limits == (0, 4095)
+    data, options, _ = slide_layer(slide, limits)
+    layer = ViewerModel().add_image(data, **options)
+    assert layer.rgb and all(level.dtype == np.uint8 for level in layer.data)
+    shown = np.asarray(layer.data[0][100:250, 10:20])
+    np.testing.assert_array_equal(shown, np.round(image[100:250, 10:20] / 4095 * 255))
+    # What is cut out of it as a query is as stored, and so is the contrast.
+    np.testing.assert_array_equal(full_resolution(layer)[0:300, 0:200], image)
+    assert contrast_of(layer) == Contrast(0, 4095)
     slide.close()
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from comir_search.errors import ComirSearchError
 from comir_search.io import project as project_module
-from comir_search.io.project import pack_image
+from comir_search.io.project import Project, pack_image
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
+from comir_search.retrieval.slide_record import SlideRecord
+from comir_search.slides import open_slide
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
 
@@ -153,6 +156,33 @@ def test_save_as_moves_the_untitled_project(searched: Session, tmp_path: Path) -
     assert searched.project.verdict_of(searched.query.id, searched.candidate).verdict is Verdict.REJECTED
 
 
+def test_an_untitled_project_that_is_saved_under_its_own_name_stays(searched: Session) -> None:
+    path = searched.project.path
+    searched.judge(Verdict.ACCEPTED, "clear")
+    searched.save_as(path.parent / "." / path.name)
+    searched.select_candidate(2)
+    searched.judge(Verdict.REJECTED)
+    assert path.exists() and not searched.is_untitled
+    with Project.open(path) as kept:
+        assert [each.verdict for each in kept.verdicts_of(searched.query.id).values()] == [
+            Verdict.ACCEPTED, Verdict.REJECTED,
+        ]  # fmt: skip
+
+
+def test_a_project_that_was_saved_beside_untitled_ones_is_not_deleted(
+    searched: Session, tmp_path: Path
+) -> None:
+    named = searched.project.path.parent / "study.comirproj"
+    searched.save_as(named)
+    assert not searched.is_untitled
+    searched.save_as(tmp_path / "elsewhere.comirproj")
+    assert named.exists()
+    searched.open_project(named)
+    assert not searched.is_untitled
+    searched.save_as(tmp_path / "third.comirproj")
+    assert named.exists()
+
+
 def test_an_unused_untitled_project_leaves_no_file(tmp_path: Path) -> None:
     session = Session(tmp_path)
     session.close()
@@ -238,15 +268,19 @@ def make_origin(**changes) -> Provenance:
 
 
 @dataclass
-class FakeRecord:
-    identity: str = ""
-
-
-@dataclass
 class FakeSlide:
+    """As much of an indexed slide as a session looks at, with a record as an index has it."""
+
     fingerprint: str
     pixel_size_um: float
-    record: FakeRecord = field(default_factory=FakeRecord)
+    identity: str = ""
+
+    @property
+    def record(self) -> SlideRecord:
+        return SlideRecord(
+            "a.tif", self.fingerprint, None, "/a.tif", self.pixel_size_um, "user", 9, 9, 9, 9,
+            {"kind": "signal", "low": 0.0, "high": 1.0}, "00", self.identity,
+        )  # fmt: skip
 
 
 @dataclass
@@ -327,6 +361,40 @@ def test_slides_options_and_models_that_changed_are_said(answered: Session) -> N
     assert answered.answer_state == "out of date: mirrored places are looked for now"
 
 
+def test_more_candidates_asked_for_later_do_not_make_an_answer_wrong(answered: Session) -> None:
+    answered.set_search_options(30, False)
+    assert answered.answer_state == ""
+
+
+def test_a_slide_that_was_not_chosen_is_not_called_indexed_since(answered: Session) -> None:
+    both = [FakeSlide("print of a.tif", 0.5), FakeSlide("print of b.tif", 0.5)]
+    options = {"top": 10, "mirror": False, "slides": ["print of a.tif"]}
+    answered.set_index("/i", FakeIndex(both), {slide.fingerprint: IndexState.DONE for slide in both})
+    answered.end_search(answered.query.id, replace(make_result(), provenance=make_origin(options=options)))
+    assert answered.answer_state == "out of date: not searched: b.tif"
+
+
+def test_a_query_file_that_was_replaced_makes_its_answer_out_of_date(
+    session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "q.png"
+    Image.fromarray(np.eye(60, dtype=np.uint8)).save(path)
+    with open_slide(path) as slide:
+        origin = make_origin(query=slide.fingerprint)
+    query = session.add_query("q", path=path, modality="shg", pixel_size_um=1.0)
+    session.end_search(query.id, replace(make_result(), provenance=origin))
+    assert session.answer_state == ""
+    Image.fromarray(255 * np.eye(61, dtype=np.uint8)).save(path)
+    assert session.answer_state == "out of date: the file of q holds another image now"
+    path.unlink()
+    assert session.answer_state == ""  # nothing is known of it
+    # Of a query whose pixels are kept in the project, the file is not what was searched.
+    Image.fromarray(np.eye(60, dtype=np.uint8)).save(path)
+    kept = session.add_query("k", np.eye(60, dtype=np.uint8), path=path, modality="shg", pixel_size_um=1.0)
+    session.end_search(kept.id, replace(make_result(), provenance=make_origin(query="of the array")))
+    assert session.answer_state == ""
+
+
 def test_a_part_of_the_slides_is_said(answered: Session) -> None:
     assert answered.coverage == "1 of 2 slides searched."
     answered.remove_slide("print of b.tif")
@@ -335,9 +403,24 @@ def test_a_part_of_the_slides_is_said(answered: Session) -> None:
 
 def test_another_slide_of_the_same_fingerprint_is_not_taken_for_it(session: Session) -> None:
     session.add_slides([replace(make_info("a.tif"), identity="mine")])
-    other = FakeSlide("print of a.tif", 0.5, FakeRecord("theirs"))
-    session.set_index("/i", FakeIndex([other]), {"print of a.tif": IndexState.DONE})
-    assert session.slides[0].state is IndexState.OTHER_SLIDE and session.scope == []
+    other = FakeSlide("print of a.tif", 0.5, "theirs")
+    session.set_index("/i", FakeIndex([other]), {})
+    assert session.slides[0].state is IndexState.NONE and session.scope is None
+    assert session.name_of("print of a.tif") is None and session.slide_of(make_result().candidates[0]) is None
+    # Once it is indexed, under its identity, answers on it and on the other are kept apart.
+    both = [other, FakeSlide("mine", 0.5, "mine")]
+    session.set_index("/i", FakeIndex(both), {"print of a.tif": IndexState.DONE})
+    assert session.slides[0].state is IndexState.DONE and session.scope is None
+    assert session.slide_of(replace(make_result().candidates[0], fingerprint="mine")) is session.slides[0]
+    assert session.names == {"print of a.tif": "mine"}
+    session.left_out = frozenset({"print of a.tif"})
+    assert session.scope == ["print of a.tif"]  # the other slide, by its name in the index
+    session.mark_damaged("mine")
+    assert session.slides[0].state is IndexState.DAMAGED
+    session.set_index("/i", FakeIndex([other, replace(both[1], pixel_size_um=0.25)]), session._states)
+    session.set_index("/i", session.index, {"print of a.tif": IndexState.DONE})
+    assert session.slides[0].state is IndexState.STALE and session.scope == ["print of a.tif"]
+    assert session.inputs.stated_um == {"mine": 0.5} and session.inputs.names == {"mine": "a.tif"}
 
 
 # What is done by hand, and undone
@@ -365,6 +448,17 @@ def test_a_search_keeps_places_moved_by_hand_but_the_rejected(answered: Session)
     assert [each.by_hand for each in answered.candidates] == [False, False, False, True]
     assert (answered.candidates[3].center_x_px, answered.candidates[3].center_y_px) == (100, 300)
     assert answered.candidates[3].confidence is None and answered.candidates[0].confidence == 0.9
+
+
+def test_a_moved_place_that_is_found_again_is_listed_once(answered: Session) -> None:
+    answered.replace_candidate(replace(answered.candidate, center_y_px=300.0))
+    found = make_result()
+    again = replace(found.candidates[1], center_x_px=101.0, center_y_px=301.0, angle_deg=10)
+    found = replace(found, candidates=(found.candidates[0], again), provenance=make_origin())
+    said = answered.end_search(answered.query.id, found)
+    assert said == "What you moved by hand was kept, as candidate 2."
+    assert [each.by_hand for each in answered.candidates] == [False, True]
+    assert (answered.candidates[1].rank, answered.candidates[1].center_x_px) == (2, 100)
 
 
 def test_a_removed_query_comes_back_with_all_that_was_said_of_it(answered: Session) -> None:

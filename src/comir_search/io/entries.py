@@ -53,6 +53,8 @@ class ProjectQuery:
         Key within the project.
     path : str
         File of the query; empty when its pixels are kept in the project.
+    has_image : bool
+        Whether its pixels are kept in the project.
     source : dict
         Where a drawn query was taken from, as the caller described it.
     result : SearchResult or None
@@ -70,6 +72,7 @@ class ProjectQuery:
     source: dict[str, Any] = field(default_factory=dict)
     result: SearchResult | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    has_image: bool = False
 
 
 def same_place(first: Candidate, second: Candidate) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+from comir_search.errors import ComirSearchError
 from comir_search.io.entries import ProjectQuery
 from comir_search.io.project import Project
 from comir_search.records import Provenance
@@ -89,10 +93,12 @@ def describe_changes(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
         yield from _changes_seen(query, inputs)
         return
     size_um = query.pixel_size_um
-    if size_um is not None and _differ(origin.pixel_size_um, size_um):
+    if size_um is not None and sizes_differ(origin.pixel_size_um, size_um):
         yield f"the query's pixel size was {origin.pixel_size_um:g} µm, now {size_um:g} µm"
     if query.modality and query.modality != origin.modality:
         yield f"the query was taken for {origin.modality}, now for {query.modality}"
+    if query.path and not query.has_image and _fingerprint_now(query.path) not in (None, origin.query):
+        yield f"the file of {query.name} holds another image now"
     yield from _option_changes(origin.options, inputs)
     yield from _slide_changes(origin, inputs)
     if inputs.embedding is not None and inputs.embedding != origin.embedding:
@@ -109,9 +115,6 @@ def _option_changes(then: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
             if now["mirror"]
             else "mirrored places are not looked for now"
         )
-    top_then, top_now = then.get("top"), now.get("top")
-    if isinstance(top_then, int) and isinstance(top_now, int) and top_now > top_then:
-        yield f"{top_now} candidates are asked for now, not {top_then}"
 
 
 def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:
@@ -119,13 +122,13 @@ def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:
     for key, size_um in origin.slides.items():
         name = inputs.names.get(key, key[:8])
         now_um = inputs.stated_um.get(key)
-        if now_um is not None and _differ(size_um, now_um):
+        if now_um is not None and sizes_differ(size_um, now_um):
             yield f"the pixel size of {name} was {size_um:g} µm, now {now_um:g} µm"
         elif inputs.indexed_um is None:
             continue
         elif key not in inputs.indexed_um:
             gone.append(name)
-        elif _differ(size_um, inputs.indexed_um[key]):
+        elif sizes_differ(size_um, inputs.indexed_um[key]):
             yield f"{name} was indexed with {size_um:g} µm, now with {inputs.indexed_um[key]:g} µm"
     if gone:
         yield f"no longer in the index: {_listed(gone)}"
@@ -135,7 +138,28 @@ def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:
         if key not in origin.slides and (inputs.chosen is None or key in inputs.chosen)
     ]
     if added:
-        yield f"indexed since, and not searched: {_listed(added)}"
+        was_chosen = origin.options.get("slides") is not None  # then it may have been there, but not chosen
+        yield f"{'not searched' if was_chosen else 'indexed since, and not searched'}: {_listed(added)}"
+
+
+def _fingerprint_now(path: str) -> str | None:
+    """Return the fingerprint of a query's file as it is now, None where it cannot be opened."""
+    try:
+        about = os.stat(path)
+        if stat.S_ISDIR(about.st_mode):  # of which it says nothing that a file in it was replaced
+            return _read_fingerprint.__wrapped__(path, 0, 0)
+        return _read_fingerprint(path, about.st_mtime_ns, about.st_size)
+    except (OSError, ValueError, ComirSearchError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_fingerprint(path: str, time_ns: int, n_bytes: int) -> str:
+    """Return a fingerprint, which stays the same as long as a file's time and size do."""
+    from comir_search.slides import open_slide
+
+    with open_slide(path) as slide:
+        return slide.fingerprint
 
 
 def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
@@ -152,7 +176,7 @@ def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
         each.fingerprint: (each.slide, each.pixel_size_um) for each in found if each.fingerprint
     }.items():
         now_um = inputs.stated_um.get(key)
-        if now_um is not None and _differ(size_um, now_um):
+        if now_um is not None and sizes_differ(size_um, now_um):
             yield f"the pixel size of {name} was {size_um:g} µm, now {now_um:g} µm"
     yield from _option_changes(query.provenance.get("options", {}), inputs)
     model = query.provenance.get("model")
@@ -160,7 +184,8 @@ def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
         yield "the index has another model now"
 
 
-def _differ(first_um: float, second_um: float) -> bool:
+def sizes_differ(first_um: float, second_um: float) -> bool:
+    """Whether two pixel sizes are not the same one; the one place that decides it."""
     return abs(first_um - second_um) > SIZE_TOLERANCE * second_um
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from comir_search.documents import convert
-from comir_search.errors import ComirSearchError
+from comir_search.errors import ComirSearchError, LeftOut
 from comir_search.io.atomic import atomic_path
 from comir_search.io.database import ADVICE, both_paths, create_database, open_database, resolve_path, stating
 from comir_search.io.entries import Judgement, ProjectQuery, ProjectSlide, same_place, user_name
@@ -43,7 +43,10 @@ from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 
 __all__ = ["Project", "pack_image"]
 SLIDE_COLUMNS = "name, relative_path, absolute_path, fingerprint, pixel_size_um, pixel_size_source, identity"
-QUERY_COLUMNS = "id, name, relative_path, absolute_path, modality, pixel_size_um, source, result, provenance"
+QUERY_COLUMNS = (
+    "id, name, relative_path, absolute_path, modality, pixel_size_um, source, result, provenance,"
+    " image IS NOT NULL"
+)
 VERDICT_COLUMNS = "verdict, note, reviewer, time, candidate"
 
 
@@ -90,8 +93,13 @@ class Project:
         _ = self.slides, self.settings, self.view
 
     def save_as(self, path: str | Path) -> Project:
-        """Write a copy under another name and return it open; this one stays open."""
+        """Write a copy under another name and return it open; this one stays open.
+
+        Under its own name there is nothing to write, as the file holds every change already.
+        """
         path = Path(path)
+        if is_same_file(self.path, path):
+            return Project.open(path)
         with (
             atomic_path(path) as temporary,
             stating(path),
@@ -176,11 +184,14 @@ class Project:
         """Return the slides whose file is no longer where it was."""
         return [slide for slide in self.slides if slide.path and not slide.exists]
 
-    def relocate_slides(self, paths: Iterable[str | Path]) -> list[ProjectSlide]:
+    def relocate_slides(
+        self, paths: Iterable[str | Path], left_out: list[LeftOut] | None = None
+    ) -> list[ProjectSlide]:
         """Look for missing slides among files and in folders; return those still missing.
 
         A slide is known by its identity, of older projects by its fingerprint; files
-        that carry a missing slide's name are tried first.
+        that carry a missing slide's name are tried first. What cannot be read is passed
+        over, and added to `left_out` with the reason.
         """
         from comir_search.slides import find_slides, open_slide
 
@@ -196,9 +207,9 @@ class Project:
             return None
 
         names = {slide.name for slide in missing.values()}
-        for path in sorted(
-            find_slides([Path(path) for path in paths]), key=lambda path: path.name not in names
-        ):
+        left_out = [] if left_out is None else left_out
+        files = find_slides([Path(path) for path in paths], left_out)
+        for path in sorted(files, key=lambda path: path.name not in names):
             if not missing:
                 break
             try:
@@ -250,6 +261,7 @@ class Project:
             source=decode_source(row.source, f"{self.path} (query {row.name})"),
             result=result,
             provenance=shown,
+            has_image=bool(row.has_image),
         )
         self._known[row.id] = values, query
         return query
@@ -474,3 +486,11 @@ def _unfinished(result: SearchResult) -> SearchResult:
     """Return a result without the numbers that only a finished search can give."""
     candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
     return replace(result, found=False, finished=False, candidates=candidates)
+
+
+def is_same_file(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file that is there."""
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from importlib.resources import files
@@ -64,6 +64,7 @@ def write_report_steps(
     *,
     top: int = 3,
     states: Sequence[str] | None = None,
+    names: Mapping[str, str | None] | None = None,
 ) -> Job[None]:
     """Write what was searched, found and judged as one self-contained HTML file.
 
@@ -85,6 +86,9 @@ def write_report_steps(
     states : sequence of str, optional
         What is to be said of each query's answer, such as that it is out of date
         and why; by default what the project alone knows of that.
+    names : mapping of str to str or None, optional
+        What the slides are called in answers, by their keys in the project, None where
+        that name is another slide's; by default their keys.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def write_report_steps(
         states = [describe_state(query, inputs) for query in queries]
     verdicts = [project.verdicts_of(query.id) for query in queries]
     with ExitStack() as stack:
-        slides = _open_slides(project, stack)
+        slides = _open_slides(project, stack, names or {})
         sections = []
         for done, (query, judged, state) in enumerate(zip(queries, verdicts, states, strict=True)):
             yield Tick("writing the report", done, len(queries))
@@ -128,8 +132,8 @@ def write_report_steps(
     write_text(path, page)
 
 
-def _open_slides(project: Project, stack: ExitStack) -> dict[str, Slide]:
-    """Open the project's slides that are at hand, by fingerprint and by name."""
+def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | None]) -> dict[str, Slide]:
+    """Open the project's slides that are at hand, by what they are called in answers, and by file name."""
     from comir_search.slides import open_slide
 
     slides: dict[str, Slide] = {}
@@ -141,7 +145,9 @@ def _open_slides(project: Project, stack: ExitStack) -> dict[str, Slide]:
         except ComirSearchError:
             continue  # the report names slides without a picture
         slides.setdefault(entry.name, slide)
-        slides[entry.fingerprint] = slide
+        key = names.get(entry.fingerprint, entry.fingerprint)
+        if key is not None:
+            slides[key] = slide
     return slides
 
 

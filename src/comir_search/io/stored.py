@@ -56,6 +56,7 @@ class QueryRow(msgspec.Struct, array_like=True):
     source: str
     result: str | None
     provenance: str
+    has_image: int
 
 
 class VerdictRow(msgspec.Struct, array_like=True):

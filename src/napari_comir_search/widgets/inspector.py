@@ -163,7 +163,8 @@ class Inspector(QWidget):
         if candidate is None:
             self.hint.setText(HINT)
         elif item is None:
-            is_missing = any(candidate.fingerprint == one.fingerprint for one in self.session.missing)
+            key = self.session.key_of(candidate.fingerprint)
+            is_missing = any(key == one.fingerprint for one in self.session.missing)
             self.hint.setText(
                 f"The file of {candidate.slide} is missing: click Look for moved slides."
                 if is_missing

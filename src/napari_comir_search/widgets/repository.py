@@ -158,8 +158,7 @@ class RepositoryWidget(QWidget):
         return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
 
     def _to_index(self) -> list[SlideItem]:
-        done = (IndexState.DONE, IndexState.OTHER_SLIDE)
-        return [item for item in self.session.slides if item.state not in done]
+        return [item for item in self.session.slides if item.state is not IndexState.DONE]
 
     @property
     def _is_foreign(self) -> bool:

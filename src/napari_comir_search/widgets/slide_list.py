@@ -19,7 +19,6 @@ STATE_COLOURS = {
     IndexState.DONE: "#009e73",
     IndexState.OTHER_MODEL: "#d55e00",
     IndexState.STALE: "#d55e00",
-    IndexState.OTHER_SLIDE: "#d55e00",
     IndexState.DAMAGED: "#d55e00",
     IndexState.MISSING: "#d55e00",
 }
