@@ -493,3 +493,58 @@ def test_notes_on_a_query_are_shown(folder, monkeypatch, search):
     monkeypatch.setattr(slide.Slide, "__init__", init)
     answer = search(folder / "patch.tif")
     assert answer.code == 0 and "patch.tif: image 1 of 2 was taken." in answer.err.splitlines()
+
+
+def test_files_name_slides_as_the_index_does(folder, tmp_path, monkeypatch, capsys):
+    """A slide may be called by its identity, and QuPath may count from within it: picture and GeoJSON know both."""
+    from comir_search.cli import main
+    from comir_search.io import overlay
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.storage import Storage
+    from comir_search.slides import slide as slide_module
+
+    shutil.copytree(folder / "index", tmp_path / "index")
+    name = "1" * 32
+    (slide,) = [slide for slide in Index.open(tmp_path / "index", "cpu").slides if slide.name == "one.tif"]
+    (tmp_path / "index" / slide.folder).rename(tmp_path / "index" / "slides" / name)
+    record = dataclasses.replace(
+        slide.record, fingerprint=name, absolute_path=str(folder / "slides" / "one.tif")
+    )
+    Storage(tmp_path / "index").write_document(f"slides/{name}/slide.json", record.to_dict())
+    init = slide_module.Slide.__init__
+
+    def init_cut(self, **options):
+        init(self, **options)
+        self.info = dataclasses.replace(self.info, bounds_origin_px=(30, 40))
+
+    monkeypatch.setattr(slide_module.Slide, "__init__", init_cut)
+    drawn = []
+    write = overlay.write_overlay
+    monkeypatch.setattr(overlay, "write_overlay", lambda *given: drawn.append(given[3]) or write(*given))
+    files = [
+        "--geojson",
+        tmp_path / "out.geojson",
+        "--overlay",
+        tmp_path / "out.png",
+        "--json",
+        tmp_path / "out.json",
+    ]
+    call = [
+        "search",
+        folder / "patch.tif",
+        "--index",
+        tmp_path / "index",
+        "--modality",
+        "bf",
+        "--top",
+        1,
+        *files,
+    ]
+    assert main([str(each) for each in call]) == 0, capsys.readouterr().err
+    (candidate,) = json.loads((tmp_path / "out.json").read_text())[0]["candidates"]
+    assert candidate["fingerprint"] == name and list(drawn[0]) == [name]
+    corners = np.array(
+        json.loads((tmp_path / "out.geojson").read_text())["features"][0]["geometry"]["coordinates"][0]
+    )
+    middle = corners[:4].mean(axis=0)
+    assert middle == pytest.approx([candidate["center_x_px"] - 30, candidate["center_y_px"] - 40], abs=0.1)

@@ -21,7 +21,7 @@ from comir_search.cli.progress import show
 if TYPE_CHECKING:
     from comir_search.progress import Job
     from comir_search.records import SearchResult
-    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.index import Index, IndexedSlide
     from comir_search.slides import Slide
 
 HELP = "find where patches lie on the slides of an index"
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     results = [result for _, result in answers]
     for result in results:
         print_result(result)
-    _write_files(args, results)
+    _write_files(args, index, results)
     if args.overlay:
         draw_overlay(args.overlay, index, results, [query for query, _ in answers])
         print(f"Picture: {args.overlay}")
@@ -212,20 +212,40 @@ def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], quer
     from comir_search.retrieval.index import find_slide
     from comir_search.slides import open_slide
 
-    wanted = {candidate.fingerprint for result in results for candidate in result.candidates}
     side_px = SINGLE_QUERY_PX if len(queries) == 1 else QUERY_PX
     pictures = [_read_picture(query, side_px) for query in queries]
+    drawn = _list_hit(index, results) or (index.slides if len(index.slides) == 1 else [])
     with ExitStack() as stack:
-        slides = []
-        for slide in index.slides:
-            if slide.fingerprint in wanted or len(index.slides) == 1:
-                try:
-                    file = open_slide(find_slide(slide), pixel_size_um=slide.pixel_size_um)
-                except ComirSearchError as error:
-                    print(f"Not drawn: {error}", file=sys.stderr)
-                    continue
-                slides.append(stack.enter_context(file))
+        slides = {}
+        for slide in drawn:
+            try:
+                file = open_slide(find_slide(slide), pixel_size_um=slide.pixel_size_um)
+            except ComirSearchError as error:
+                print(f"Not drawn: {error}", file=sys.stderr)
+                continue
+            slides[slide.fingerprint] = stack.enter_context(file)
         write_overlay(path, results, pictures, slides)
+
+
+def _list_hit(index: Index, results: Sequence[SearchResult]) -> list[IndexedSlide]:
+    """Return the slides of an index on which candidates lie."""
+    hit = {candidate.fingerprint for result in results for candidate in result.candidates}
+    return [slide for slide in index.slides if slide.fingerprint in hit]
+
+
+def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str, tuple[float, float]]:
+    """Return where QuPath's (0, 0) lies on the slides on which candidates lie, by their names in the index."""
+    from comir_search.errors import ComirSearchError
+    from comir_search.io.geojson import qupath_origins_px
+    from comir_search.retrieval.index import find_slide
+
+    files = []
+    for slide in _list_hit(index, results):
+        try:
+            files.append((slide.fingerprint, find_slide(slide)))
+        except ComirSearchError as error:
+            print(f"Whether QuPath counts from another corner is not known: {error}", file=sys.stderr)
+    return qupath_origins_px(files)
 
 
 def _read_picture(path: Path, side_px: int) -> Slide:
@@ -236,7 +256,7 @@ def _read_picture(path: Path, side_px: int) -> Slide:
         return slide_from_array(query.overview(side_px)[0], pixel_size_um=None, name=query.name)
 
 
-def _write_files(args: argparse.Namespace, results: Sequence[SearchResult]) -> None:
+def _write_files(args: argparse.Namespace, index: Index, results: Sequence[SearchResult]) -> None:
     arguments.write_json(args.json, [result.to_dict() for result in results])
     if args.csv:
         from comir_search.io.tables import write_csv
@@ -245,5 +265,5 @@ def _write_files(args: argparse.Namespace, results: Sequence[SearchResult]) -> N
     if args.geojson:
         from comir_search.io.geojson import write_geojson
 
-        files = write_geojson(args.geojson, results)
+        files = write_geojson(args.geojson, results, origins_px=_find_origins_px(index, results))
         print(f"For QuPath: {', '.join(str(file) for file in files)}")
