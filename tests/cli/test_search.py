@@ -6,6 +6,7 @@ are found on brightfield slides: enough to test everything but the learning.
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -347,6 +348,46 @@ class TestBatch:
         assert answer.code == 1 and "2 of 2 were left out:" in answer.err and answer.out == ""
         assert not (tmp_path / "out.json").exists()
 
+    def test_an_unreadable_folder_does_not_hide_the_queries_beside_it(self, search, mixed, monkeypatch):
+        iterdir = type(mixed).iterdir
+
+        def refuse(self):
+            if self.name == "deeper":
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return iterdir(self)
+
+        monkeypatch.setattr(type(mixed), "iterdir", refuse)
+        answer = search(mixed)
+        assert answer.code == 1 and "patch.tif: found" in answer.out
+        assert "3 of 4 were left out:" in answer.err and "deeper cannot be read" in answer.err
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_a_failing_index_is_not_the_fault_of_the_queries(
+        self, search, folder, tmp_path, monkeypatch, number
+    ):
+        from importlib import import_module
+
+        from comir_search.retrieval.indexed_slide import DamagedChunk
+
+        module = import_module("comir_search.retrieval.search")
+        steps, begun = module.search_steps, []
+
+        def fail(index, query, **options):
+            begun.append(query.name)
+            if len(begun) == number:
+                raise DamagedChunk("one.tif", "f" * 32, "comir/0", (0, 0), "it is gone", "index")
+            return (yield from steps(index, query, **options))
+
+        monkeypatch.setattr(module, "search_steps", fail)
+        queries = [shutil.copy(folder / "patch.tif", tmp_path / f"{name}.tif") for name in "abc"]
+        answer = search(*queries, "--json", tmp_path / "out.json")
+        assert answer.code == 1 and len(begun) == number and "comir-search repair" in answer.err
+        assert (tmp_path / "out.json").exists() == (number == 2)
+        if number == 2:
+            assert [each["query"] for each in json.loads((tmp_path / "out.json").read_text())] == ["a.tif"]
+            assert "The index of one.tif is damaged" in answer.err
+            assert "2 of 3 were left out:" in answer.err and "c.tif was not searched for" in answer.err
+
     def test_a_folder_without_images_is_one_sentence(self, search, tmp_path):
         (tmp_path / "empty").mkdir()
         answer = search(tmp_path / "empty")
@@ -548,3 +589,23 @@ def test_files_name_slides_as_the_index_does(folder, tmp_path, monkeypatch, caps
     )
     middle = corners[:4].mean(axis=0)
     assert middle == pytest.approx([candidate["center_x_px"] - 30, candidate["center_y_px"] - 40], abs=0.1)
+
+
+def test_a_damaged_slide_is_left_out_and_named(folder, tmp_path):
+    from comir_search.errors import ComirSearchError
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import search
+
+    shutil.copytree(folder / "index", tmp_path / "index")
+    for each in Index.open(tmp_path / "index", "cpu").slides:
+        if each.name == "two.tif":
+            (tmp_path / "index" / each.folder / "slide.json").write_text("{")
+    result = search(folder / "patch.tif", Index.open(tmp_path / "index", "cpu"), modality="bf")
+    assert (
+        result.found
+        and "only 1 of 2 slides were searched; 1 is damaged: run `comir-search repair" in result.reason
+    )
+    for file in (tmp_path / "index").rglob("slide.json"):
+        file.write_text("{")
+    with pytest.raises(ComirSearchError, match=r"all its 2 slides are damaged; run `comir-search repair"):
+        search(folder / "patch.tif", Index.open(tmp_path / "index", "cpu"), modality="bf")

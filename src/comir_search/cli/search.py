@@ -129,21 +129,28 @@ def search_all_steps(
     ------
     BatchIncomplete
         If some of several queries could not be searched for; with the others' results.
+        Where it is the index or its workers that fail, what was to follow is left out.
     ComirSearchError
-        If the only query could not be, or the index holds no slide.
+        If the only query could not be, the index holds no slide, or it or its workers
+        fail before there is any answer.
     """
     from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
     from comir_search.progress import Tick
+    from comir_search.retrieval.cluster import ClusterLost
+    from comir_search.retrieval.indexed_slide import DamagedChunk
     from comir_search.retrieval.runner import open_search_runner
     from comir_search.retrieval.search import choose_slides, search_steps
+    from comir_search.retrieval.storage import CannotRead
     from comir_search.slides import open_slide
 
     choose_slides(index, None)  # or every query would be left out
     if workers or scheduler:
         yield Tick("starting workers", 0, 0)
-    queries, left_out = _list_queries(paths)
+    left_out: list[tuple[str, Exception]] = []
+    queries = _list_queries(paths, left_out)
     n_members = len(queries) + len(left_out)
-    answers = []
+    answers: list[tuple[Path, SearchResult]] = []
+    stopped: ComirSearchError | None = None
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
         for number, path in enumerate(queries, 1):
             who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
@@ -160,29 +167,32 @@ def search_all_steps(
                         answers.append((path, stop.value))
                     finally:
                         job.close()
+            except (CannotRead, ClusterLost, DamagedChunk) as error:  # of which no query is the reason
+                if not answers:
+                    raise
+                rest = queries[number - 1 :]
+                left_out += [(str(each), ComirSearchError(f"{each} was not searched for.")) for each in rest]
+                stopped = error
+                break
             except (ComirSearchError, OSError) as error:
-                left_out.append((path, error))
+                left_out.append((str(path), error))
     if left_out and n_members == 1:
         raise left_out[0][1]
     if left_out:
-        named = tuple(LeftOut(str(path), describe_failure(error)) for path, error in left_out)
-        raise BatchIncomplete(answers, named, n_members)
+        named = tuple(LeftOut(name, describe_failure(error)) for name, error in left_out)
+        raise BatchIncomplete(answers, named, n_members, "" if stopped is None else str(stopped)) from stopped
     return answers
 
 
-def _list_queries(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, Exception]]]:
-    """Return the queries among files and in folders, each once, and what cannot be one, with the reason."""
-    from comir_search.errors import ComirSearchError
+def _list_queries(paths: Sequence[Path], left_out: list[tuple[str, Exception]]) -> list[Path]:
+    """Return the queries among files and in folders, each once; what cannot be one is added to `left_out`."""
+    from comir_search.errors import ComirSearchError, LeftOut
     from comir_search.slides import find_slides
 
-    queries: dict[Path, None] = {}
-    left_out: list[tuple[Path, Exception]] = []
-    for path in paths:
-        try:
-            queries |= dict.fromkeys(find_slides([path]))
-        except (ComirSearchError, OSError) as error:
-            left_out.append((path, error))
-    return list(queries), left_out
+    failed: list[LeftOut] = []
+    queries = find_slides(paths, failed)
+    left_out += [(each.name, ComirSearchError(each.reason)) for each in failed]
+    return queries
 
 
 def print_result(result: SearchResult) -> None:
