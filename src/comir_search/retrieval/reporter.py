@@ -166,9 +166,8 @@ class Reporter:
         if coverage.damaged or not (found or coverage.is_whole):
             parts.append(f"only {coverage.searched} of {coverage.of} slides were searched")
         if coverage.damaged:
-            parts.append(
-                f"{coverage.damaged} {'is' if coverage.damaged == 1 else 'are'} damaged: run {coverage.repair}"
-            )
+            verb = "is" if coverage.damaged == 1 else "are"
+            parts.append(f"{coverage.damaged} {verb} damaged: run {coverage.repair}")
         if len(candidates) < self.top:
             parts.append(f"there are no more than {len(candidates)} distinct places")
         return "; ".join(parts) + "."
