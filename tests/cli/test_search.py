@@ -40,6 +40,7 @@ KEYS = (
     "scale",
     "score",
     "confidence",
+    "by_hand",
 )
 
 
@@ -137,10 +138,14 @@ def test_json(answer):
     for result in results:
         assert set(result) == {
             *("query", "found", "reason", "seconds"),
-            *("options", "pixel_size_um", "modality", "candidates"),
+            *("options", "pixel_size_um", "modality", "provenance", "candidates"),
         }
         assert (result["pixel_size_um"], result["modality"]) == (1.0, "bf")
         assert result["options"] == {"top": 4, "mirror": False, "slides": None}
+        origin = result["provenance"]
+        assert sorted(origin["slides"].values()) == [1.0, 1.0] and origin["index"].endswith("index")
+        assert all(len(origin[key]) > 10 for key in ("query", "embedding", "model"))
+        assert origin["version"] == comir_search.__version__
         assert len(result["reason"]) > 20 and result["seconds"]["total"] > 0
         candidates = result["candidates"]
         assert 1 <= len(candidates) <= 4 and all(tuple(each) == KEYS for each in candidates)
@@ -489,7 +494,7 @@ def test_a_model_that_was_never_calibrated_finds_nothing(folder, monkeypatch, ca
     scores = [each.score for each in result.candidates]
     assert scores == sorted(scores, reverse=True)
     print_result(result)
-    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "-"
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "none"
     assert json.loads(json.dumps(result.to_dict()))["candidates"][0]["confidence"] is None
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from comir_search.cli import arguments, describe_failure
 from comir_search.cli.progress import show
+from comir_search.records import format_confidence
 
 if TYPE_CHECKING:
     from comir_search.progress import Job
@@ -205,14 +206,9 @@ def print_result(result: SearchResult) -> None:
             mirrored = "  mirrored" if each.mirrored else ""
             print(
                 f"  {each.rank:>4}  {each.slide:<{width}}  {each.center_x_um:>9.1f}  {each.center_y_um:>9.1f}"
-                f"  {each.angle_deg:>7.1f}  {format_confidence(each.confidence):>10}{mirrored}"
+                f"  {each.angle_deg:>7.1f}  {format_confidence(each):>10}{mirrored}"
             )
     print()
-
-
-def format_confidence(confidence: float | None) -> str:
-    """Return a confidence as tables show it; a dash where there is none."""
-    return "-" if confidence is None else f"{confidence:.2f}"
 
 
 def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], queries: Sequence[Path]) -> None:

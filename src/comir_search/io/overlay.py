@@ -261,14 +261,14 @@ def _describe(canvas: Canvas, entry: _Entry, x: float, y: float) -> None:
     canvas.text(place_mm, x, y + 17, 12)
     mirrored = ", mirrored" if candidate.mirrored else ""
     canvas.text(f"turned {candidate.angle_deg:+.1f}°{mirrored}", x, y + 34, 12)
-    if candidate.confidence is None:
-        canvas.text("moved by hand" if candidate.by_hand else "no confidence", x, y + 52, 12, PALE)
+    if candidate.by_hand or candidate.confidence is None:
+        canvas.text(f"confidence: {format_confidence(candidate)}", x, y + 52, 12, PALE)
         return
     canvas.box(x, y + 56, 90, 7, LINE, 3.5)
-    share = min(max(candidate.confidence or 0.0, 0.0), 1.0)
+    share = min(max(candidate.confidence, 0.0), 1.0)
     if share > 0:
         canvas.box(x, y + 56, max(7, 90 * share), 7, entry.colour, 3.5)
-    canvas.text(format_confidence(candidate.confidence), x + 98, y + 52, 12, bold=True)
+    canvas.text(format_confidence(candidate), x + 98, y + 52, 12, bold=True)
 
 
 def _show_query(query: Slide) -> NDArray[np.uint8]:
