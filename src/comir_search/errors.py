@@ -47,9 +47,13 @@ class BatchIncomplete(ComirSearchError):
         At least one.
     n_members : int
         Members of the batch in all.
+    stopped : str, optional
+        One sentence on what ended the batch early, where something did.
     """
 
-    def __init__(self, result: Any, left_out: tuple[LeftOut, ...], n_members: int) -> None:
+    def __init__(self, result: Any, left_out: tuple[LeftOut, ...], n_members: int, stopped: str = "") -> None:
         self.result, self.left_out, self.n_members = result, tuple(left_out), n_members
         reasons = "\n".join(f"  {each.reason}" for each in self.left_out)
-        super().__init__(f"{len(self.left_out)} of {n_members} were left out:\n{reasons}")
+        super().__init__(
+            f"{f'{stopped} ' if stopped else ''}{len(self.left_out)} of {n_members} were left out:\n{reasons}"
+        )

@@ -1,4 +1,4 @@
-"""Names below a folder of ours: where this program may write and delete, and where not.
+"""Files and their names: why the system does not let one be read, and where this program may write and delete.
 
 An index that was received from somebody else may hold anything: names that lead
 out of it, links in the place of folders. Every name below an index that is to be
@@ -10,9 +10,34 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from comir_search.errors import ComirSearchError
+
+_TOO_MANY = "too many files are open; close other programs, or raise the limit (ulimit -n)"
+WAYS_OUT = {
+    errno.ENOENT: "it does not exist; check the path",
+    errno.EMFILE: _TOO_MANY,
+    errno.ENFILE: _TOO_MANY,
+    errno.EACCES: "you may not read it; change its permissions",
+    errno.EPERM: "you may not read it; change its permissions",
+    errno.EIO: "the disk reports an error; check the disk and its connection, and try again",
+    errno.ELOOP: "it is a link that leads back to itself; put the file that was there in its place",
+}
+
+
+def find_way_out(error: Exception, ways_out: Mapping[int, str] = WAYS_OUT) -> str:
+    """Return why the system refused to read a file, and the way out, in one clause.
+
+    Parameters
+    ----------
+    error : OSError, or ValueError for a name that the system cannot take
+    ways_out : mapping of int to str, optional
+        What to say for each errno; by default of reading.
+    """
+    code, text = getattr(error, "errno", None), getattr(error, "strerror", None)
+    return ways_out.get(code or 0, text or str(error))
 
 
 class UnsafeName(ComirSearchError):

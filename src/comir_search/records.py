@@ -116,7 +116,8 @@ class Candidate:
         return self.center_y_px * self.pixel_size_um
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the candidate as `search --json` prints it."""
+        """Return the candidate as `search --json` prints it; a place moved by hand has no score and confidence."""
+        score, confidence = (None, None) if self.by_hand else (self.score, self.confidence)
         return {
             "rank": self.rank,
             "slide": self.slide,
@@ -130,14 +131,19 @@ class Candidate:
             "angle_deg": round(self.angle_deg, 3),
             "mirrored": bool(self.mirrored),
             "scale": round(self.scale, 5),
-            "score": round(self.score, 5),
-            "confidence": None if self.confidence is None else round(self.confidence, 5),
+            "score": None if score is None else round(score, 5),
+            "confidence": None if confidence is None else round(confidence, 5),
+            "by_hand": bool(self.by_hand),
         }
 
 
-def format_confidence(confidence: float | None, digits: int = 0) -> str:
-    """Return a confidence as a percentage, a dash where there is none."""
-    return "–" if confidence is None else f"{confidence:.{digits}%}"
+def format_confidence(candidate: Candidate | None, digits: int = 0) -> str:
+    """Return a candidate's confidence as a percentage, or in words why there is none."""
+    if candidate is not None and candidate.by_hand:
+        return "moved by hand"
+    if candidate is None or candidate.confidence is None:
+        return "none"
+    return f"{candidate.confidence:.{digits}%}"
 
 
 @dataclass(frozen=True)
@@ -228,6 +234,7 @@ class SearchResult:
             "options": {} if origin is None else origin.options,
             "pixel_size_um": None if origin is None else origin.pixel_size_um,
             "modality": None if origin is None else origin.modality,
+            "provenance": None if origin is None else asdict(origin),
             "candidates": [candidate.to_dict() for candidate in self.candidates],
         }
 

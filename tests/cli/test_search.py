@@ -6,6 +6,7 @@ are found on brightfield slides: enough to test everything but the learning.
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ KEYS = (
     "scale",
     "score",
     "confidence",
+    "by_hand",
 )
 
 
@@ -136,10 +138,14 @@ def test_json(answer):
     for result in results:
         assert set(result) == {
             *("query", "found", "reason", "seconds"),
-            *("options", "pixel_size_um", "modality", "candidates"),
+            *("options", "pixel_size_um", "modality", "provenance", "candidates"),
         }
         assert (result["pixel_size_um"], result["modality"]) == (1.0, "bf")
         assert result["options"] == {"top": 4, "mirror": False, "slides": None}
+        origin = result["provenance"]
+        assert sorted(origin["slides"].values()) == [1.0, 1.0] and origin["index"].endswith("index")
+        assert all(len(origin[key]) > 10 for key in ("query", "embedding", "model"))
+        assert origin["version"] == comir_search.__version__
         assert len(result["reason"]) > 20 and result["seconds"]["total"] > 0
         candidates = result["candidates"]
         assert 1 <= len(candidates) <= 4 and all(tuple(each) == KEYS for each in candidates)
@@ -347,6 +353,46 @@ class TestBatch:
         assert answer.code == 1 and "2 of 2 were left out:" in answer.err and answer.out == ""
         assert not (tmp_path / "out.json").exists()
 
+    def test_an_unreadable_folder_does_not_hide_the_queries_beside_it(self, search, mixed, monkeypatch):
+        iterdir = type(mixed).iterdir
+
+        def refuse(self):
+            if self.name == "deeper":
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return iterdir(self)
+
+        monkeypatch.setattr(type(mixed), "iterdir", refuse)
+        answer = search(mixed)
+        assert answer.code == 1 and "patch.tif: found" in answer.out
+        assert "3 of 4 were left out:" in answer.err and "deeper cannot be read" in answer.err
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_a_failing_index_is_not_the_fault_of_the_queries(
+        self, search, folder, tmp_path, monkeypatch, number
+    ):
+        from importlib import import_module
+
+        from comir_search.retrieval.indexed_slide import DamagedChunk
+
+        module = import_module("comir_search.retrieval.search")
+        steps, begun = module.search_steps, []
+
+        def fail(index, query, **options):
+            begun.append(query.name)
+            if len(begun) == number:
+                raise DamagedChunk("one.tif", "f" * 32, "comir/0", (0, 0), "it is gone", "index")
+            return (yield from steps(index, query, **options))
+
+        monkeypatch.setattr(module, "search_steps", fail)
+        queries = [shutil.copy(folder / "patch.tif", tmp_path / f"{name}.tif") for name in "abc"]
+        answer = search(*queries, "--json", tmp_path / "out.json")
+        assert answer.code == 1 and len(begun) == number and "comir-search repair" in answer.err
+        assert (tmp_path / "out.json").exists() == (number == 2)
+        if number == 2:
+            assert [each["query"] for each in json.loads((tmp_path / "out.json").read_text())] == ["a.tif"]
+            assert "The index of one.tif is damaged" in answer.err
+            assert "2 of 3 were left out:" in answer.err and "c.tif was not searched for" in answer.err
+
     def test_a_folder_without_images_is_one_sentence(self, search, tmp_path):
         (tmp_path / "empty").mkdir()
         answer = search(tmp_path / "empty")
@@ -448,7 +494,7 @@ def test_a_model_that_was_never_calibrated_finds_nothing(folder, monkeypatch, ca
     scores = [each.score for each in result.candidates]
     assert scores == sorted(scores, reverse=True)
     print_result(result)
-    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "-"
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "none"
     assert json.loads(json.dumps(result.to_dict()))["candidates"][0]["confidence"] is None
 
 
@@ -493,3 +539,78 @@ def test_notes_on_a_query_are_shown(folder, monkeypatch, search):
     monkeypatch.setattr(slide.Slide, "__init__", init)
     answer = search(folder / "patch.tif")
     assert answer.code == 0 and "patch.tif: image 1 of 2 was taken." in answer.err.splitlines()
+
+
+def test_files_name_slides_as_the_index_does(folder, tmp_path, monkeypatch, capsys):
+    """A slide may be called by its identity, and QuPath may count from within it: picture and GeoJSON know both."""
+    from comir_search.cli import main
+    from comir_search.io import overlay
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.storage import Storage
+    from comir_search.slides import slide as slide_module
+
+    shutil.copytree(folder / "index", tmp_path / "index")
+    name = "1" * 32
+    (slide,) = [slide for slide in Index.open(tmp_path / "index", "cpu").slides if slide.name == "one.tif"]
+    (tmp_path / "index" / slide.folder).rename(tmp_path / "index" / "slides" / name)
+    record = dataclasses.replace(
+        slide.record, fingerprint=name, absolute_path=str(folder / "slides" / "one.tif")
+    )
+    Storage(tmp_path / "index").write_document(f"slides/{name}/slide.json", record.to_dict())
+    init = slide_module.Slide.__init__
+
+    def init_cut(self, **options):
+        init(self, **options)
+        self.info = dataclasses.replace(self.info, bounds_origin_px=(30, 40))
+
+    monkeypatch.setattr(slide_module.Slide, "__init__", init_cut)
+    drawn = []
+    write = overlay.write_overlay
+    monkeypatch.setattr(overlay, "write_overlay", lambda *given: drawn.append(given[3]) or write(*given))
+    files = [
+        "--geojson",
+        tmp_path / "out.geojson",
+        "--overlay",
+        tmp_path / "out.png",
+        "--json",
+        tmp_path / "out.json",
+    ]
+    call = [
+        "search",
+        folder / "patch.tif",
+        "--index",
+        tmp_path / "index",
+        "--modality",
+        "bf",
+        "--top",
+        1,
+        *files,
+    ]
+    assert main([str(each) for each in call]) == 0, capsys.readouterr().err
+    (candidate,) = json.loads((tmp_path / "out.json").read_text())[0]["candidates"]
+    assert candidate["fingerprint"] == name and list(drawn[0]) == [name]
+    corners = np.array(
+        json.loads((tmp_path / "out.geojson").read_text())["features"][0]["geometry"]["coordinates"][0]
+    )
+    middle = corners[:4].mean(axis=0)
+    assert middle == pytest.approx([candidate["center_x_px"] - 30, candidate["center_y_px"] - 40], abs=0.1)
+
+
+def test_a_damaged_slide_is_left_out_and_named(folder, tmp_path):
+    from comir_search.errors import ComirSearchError
+    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.search import search
+
+    shutil.copytree(folder / "index", tmp_path / "index")
+    for each in Index.open(tmp_path / "index", "cpu").slides:
+        if each.name == "two.tif":
+            (tmp_path / "index" / each.folder / "slide.json").write_text("{")
+    result = search(folder / "patch.tif", Index.open(tmp_path / "index", "cpu"), modality="bf")
+    assert (
+        result.found
+        and "only 1 of 2 slides were searched; 1 is damaged: run `comir-search repair" in result.reason
+    )
+    for file in (tmp_path / "index").rglob("slide.json"):
+        file.write_text("{")
+    with pytest.raises(ComirSearchError, match=r"all its 2 slides are damaged; run `comir-search repair"):
+        search(folder / "patch.tif", Index.open(tmp_path / "index", "cpu"), modality="bf")

@@ -154,6 +154,14 @@ def test_default_is_the_products_own_search(settings, dataset, tmp_path):
     assert table["acc"]["1"] == 1
 
 
+def test_identical_images_are_refused_by_the_products_own_search(settings, dataset, tmp_path):
+    """The index holds one of them alone, and the windows of the other would count as never found."""
+    for name in ("a", "b"):
+        shutil.copy(dataset / f"R_{IDS[0]}_SHG.tif", tmp_path / f"{name}.tif")
+    with pytest.raises(ComirSearchError, match=r"b\.tif is an identical copy of a\.tif"):
+        evaluate(settings(preset="default", bf=str(tmp_path), shg=str(tmp_path), repository="shg"))
+
+
 def test_folders_that_do_not_match_are_refused(settings, tmp_path, dataset):
     with pytest.raises(ComirSearchError, match="not a folder"):
         evaluate(settings(bf=str(tmp_path / "absent")))

@@ -1,5 +1,7 @@
 """The picture of an answer: rectangles where they belong, nothing missing that can be shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,7 +28,7 @@ def place(rank=1, x=500.0, y=400.0, angle_deg=30.0, name="a.tif"):
 
 
 def draw(path, results, queries, slides):
-    write_overlay(path, results, queries, slides)
+    write_overlay(path, results, queries, {slide.name: slide for slide in slides})
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
@@ -72,6 +74,31 @@ def test_slides_that_are_not_at_hand_are_only_listed(tmp_path, slides):
     assert draw(tmp_path / "out.png", [result], [query()], slides).min() < 100
 
 
+def test_a_candidate_is_drawn_on_the_slide_of_its_name_in_the_index(tmp_path):
+    """Two slides of one fingerprint: the second is called by its identity."""
+    slides = {"f" * 32: slide(), "1" * 32: slide()}
+    for name, column in (("f" * 32, 0), ("1" * 32, 1)):
+        candidate = replace(place(), fingerprint=name)
+        other = replace(place(angle_deg=0.0), fingerprint="f" * 32 if column else "1" * 32)
+        results = [SearchResult("q.tif", True, "Clear.", {}, (each,)) for each in (candidate, other)]
+        write_overlay(tmp_path / "out.png", results, [query()] * 2, slides)
+        with Image.open(tmp_path / "out.png") as image:
+            page = np.asarray(image.convert("RGB")).astype(int)
+        for colour in SERIES[:2]:
+            assert (np.abs(page - colour).max(axis=2) < 10).sum() > 200
+    write_overlay(
+        tmp_path / "out.png",
+        results[:1],
+        [query()],
+        {"1" * 32: slide("b.tif", 400, 800)} | {"e" * 32: slide()},
+    )
+    with Image.open(tmp_path / "out.png") as image:
+        narrow = image.width
+    write_overlay(tmp_path / "out.png", results[:1], [query()], {"1" * 32: slide()})
+    with Image.open(tmp_path / "out.png") as image:
+        assert narrow < image.width
+
+
 def test_no_candidate_at_all(tmp_path):
     page = draw(tmp_path / "out.png", [SearchResult("q.tif", False, "Dark.")], [query()], [slide()])
     assert page.shape[1] > 1000
@@ -79,7 +106,7 @@ def test_no_candidate_at_all(tmp_path):
 
 def test_unwritable_place_is_said(tmp_path):
     with pytest.raises(ComirSearchError, match="its folder does not exist"):
-        write_overlay(tmp_path / "none" / "out.png", [SearchResult("q.tif", False, "")], [query()], [])
+        write_overlay(tmp_path / "none" / "out.png", [SearchResult("q.tif", False, "")], [query()], {})
 
 
 @pytest.mark.parametrize("span_um, bar_um", [(3000, 500), (999, 100), (52000, 10000), (10, 2)])

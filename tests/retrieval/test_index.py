@@ -236,6 +236,23 @@ def test_a_slide_that_moved_is_found_by_its_fingerprint(index, slide_file, tmp_p
     assert find_slide(slide, [tmp_path / "archive"]) == renamed
 
 
+def test_folders_that_cannot_be_read_do_not_hide_a_slide(index, slide_file, tmp_path, monkeypatch):
+    (slide,) = index.slides
+    (tmp_path / "archive" / "closed").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    moved = tmp_path / "archive" / "moved.tif"
+    slide_file.rename(moved)
+    iterdir = type(tmp_path).iterdir
+
+    def refuse(self):
+        if self.name == "closed":
+            raise PermissionError(13, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    assert find_slide(slide, [tmp_path / "none", tmp_path / "empty", tmp_path / "archive"]) == moved
+
+
 def test_an_index_of_a_newer_format_is_refused(index):
     file = index.path / "index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))

@@ -20,6 +20,7 @@ from comir_search.progress import finish
 from comir_search.retrieval import indexing
 from comir_search.retrieval.index import DamagedChunk, Index
 from comir_search.retrieval.indexing import index_slides, index_slides_steps
+from comir_search.retrieval.maintenance import repair
 from comir_search.slides import slide_from_array
 
 
@@ -96,6 +97,29 @@ def test_indexed_slides_are_skipped_and_new_ones_added(index, slide_file, monkey
     assert (slide.name, slide.path) == ("copy of disc.tif", copy)
 
 
+def test_where_a_slide_fails_its_copy_is_tried(empty, slide_file, monkeypatch):
+    """The bytes of both are the same, but one of them lies on a disk that fails."""
+    from comir_search.slides.tiff import TiffSlide
+
+    copy = Path(shutil.copy(slide_file, slide_file.parent / "disc copy.tif"))
+    later = Path(shutil.copy(slide_file, slide_file.parent / "disc later.tif"))
+    read = TiffSlide.read_scaled
+
+    def fail(self, *arguments):
+        if self.info.name == copy.name:
+            raise ComirSearchError(f"{copy.name} cannot be read: the disk reports an error.")
+        return read(self, *arguments)
+
+    monkeypatch.setattr(TiffSlide, "read_scaled", fail)
+    ticks = []
+    with pytest.raises(BatchIncomplete) as caught:
+        finish(index_slides_steps([copy, slide_file, later], empty), ticks.append)
+    assert [slide.name for slide in caught.value.result.slides] == ["disc.tif"]
+    assert [each.name for each in caught.value.left_out] == [str(copy)]
+    notes = [tick.note for tick in ticks if tick.note]
+    assert notes == [f"{later} was left out: it is an identical copy of {slide_file}."]
+
+
 def test_an_index_among_the_slides_is_not_taken_for_a_slide(fake, slide_file):
     folder = slide_file.parent
     for _ in range(2):
@@ -168,6 +192,20 @@ def test_another_pixel_size_of_one_slide_leaves_only_that_out(index, slide_file,
     with pytest.raises(BatchIncomplete, match=r"disc.tif .*2 um per pixel, not 4;") as caught:
         index_slides([slide_file, more], index.path, pixel_size_um=4.0)
     assert [slide.name for slide in caught.value.result.slides] == ["disc.tif", "more.tif"]
+
+
+def test_a_damaged_slide_does_not_keep_others_out(index, slide_file, tmp_path):
+    more = fake_model.write_slide(tmp_path / "more.tif", 600, seed=1)
+    (index.path / index.slides[0].folder / "slide.json").write_text("{")
+    ticks = []
+    after = finish(index_slides_steps([more], index.path), ticks.append)
+    assert [slide.name for slide in after.slides] == ["more.tif"] and len(after.damaged) == 1
+    (note,) = [tick.note for tick in ticks if tick.note]
+    assert "slide.json is damaged" in note and "comir-search repair" in note
+    with pytest.raises(ComirSearchError, match=r"slide.json is damaged .*comir-search repair"):
+        index_slides([slide_file], index.path)
+    repair(index.path)
+    assert [slide.name for slide in index_slides([slide_file], index.path).slides] == ["disc.tif", "more.tif"]
 
 
 def test_an_index_made_otherwise_is_refused(index, slide_file):

@@ -93,9 +93,19 @@ def test_a_large_query_is_kept_on_a_coarser_level_and_says_the_same(model, monke
 
 def test_a_constant_query_is_refused_in_parts_too(model, monkeypatch):
     monkeypatch.setattr(module, "LONGEST_COMIR_PX", 128)
+    monkeypatch.setattr(module, "embed_parts", None)  # nothing is embedded before it is said
     slide = slide_from_array(np.full((500, 500), 9, np.uint8), pixel_size_um=2.0, name="q.tif")
     with pytest.raises(ComirSearchError, match=r"q\.tif is constant"):
         prepare_query(model, slide, "shg")
+
+
+def test_a_query_that_differs_in_a_detail_alone_is_searched(model, monkeypatch):
+    monkeypatch.setattr(module, "OVERVIEW_PX", 10)
+    image = np.full((500, 500), 9, np.uint8)
+    image[490:494, 490:494] = 11
+    slide = slide_from_array(image, pixel_size_um=2.0, name="q.tif")
+    assert np.ptp(slide.overview(10)[0]) == 0
+    assert prepare_query(model, slide, "shg").comir.shape[0] == model.comir_channels
 
 
 def test_a_grey_image_in_the_place_of_a_coloured_one_is_said_to_be_one(model):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tracemalloc
+from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +70,56 @@ def test_a_copy_is_the_same(tmp_path, pair):
     (shutil.copytree if first.is_dir() else shutil.copy)(first, copy)
     assert identity_of(copy) == identity_of(first) and len(identity_of(first)) == 32
     assert is_same_content(first, copy) and is_same_content(first, first)
+
+
+def test_only_the_image_of_a_zarr_counts(tmp_path):
+    """Labels that a person draws, and what a file browser leaves, are not the image."""
+    first, other = pair_of_zarrs(tmp_path)
+    before = identity_of(first)
+    copy = shutil.copytree(first, tmp_path / "copy.zarr")
+    labels = zarr.open_group(str(first / "labels"), mode="w")
+    labels.create_array("0", shape=(10, 10), dtype="uint8")[...] = 1
+    (first / "Thumbs.db").write_bytes(b"x")
+    assert identity_of(first) == before and is_same_content(first, copy)
+    chunk = max((first / "1").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    chunk.write_bytes(b"x")
+    assert identity_of(first) != before and not is_same_content(first, copy)
+    (copy / "zarr.json").write_text((copy / "zarr.json").read_text().replace("0.5", "0.5.1"))
+    assert identity_of(copy) != before
+
+
+def test_of_several_images_only_the_one_that_is_read_counts(tmp_path):
+    path = tmp_path / "a.zarr"
+    group = zarr.open_group(str(path), mode="w", attributes={"ome": {"bioformats2raw.layout": 3}})
+    assert group is not None
+    for number in range(2):
+        write_zarr(path / str(number), paint(300, 300, seed=number))
+    before = identity_of(path)
+    shutil.rmtree(path / "1" / "1" / "c")
+    assert identity_of(path) == before
+    shutil.rmtree(path / "0" / "1" / "c")
+    assert identity_of(path) != before
+
+
+def test_few_pieces_are_read_of_a_large_file(tmp_path, monkeypatch):
+    """Of a disk that turns, each place that is read costs more than what is read there."""
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        file.truncate(200 << 20)
+    reads = []
+    opened = type(path).open
+
+    def counted(self, *mode):
+        file = opened(self, *mode)
+        seek = file.seek
+        proxy = SimpleNamespace(
+            close=file.close, read=file.read, seek=lambda to: reads.append(to) or seek(to)
+        )
+        return closing(proxy)
+
+    monkeypatch.setattr(type(path), "open", counted)
+    identity_of(path)
+    assert 16 <= len(reads) <= 64
 
 
 def test_fingerprint_of_old_indexes_and_projects(tmp_path):

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
-from comir_search.cli.search import draw_overlay, format_confidence, search_all_steps
+from comir_search.cli.search import draw_overlay, search_all_steps
+from comir_search.records import format_confidence
 
 if TYPE_CHECKING:
     from comir_search.records import SearchResult
@@ -79,7 +80,7 @@ def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, st
     for result, row in zip(results, truth, strict=True):
         answer = "found" if result.found else "not found"
         best = result.candidates[0] if result.candidates else None
-        confidence = format_confidence(best.confidence if best else None)
+        confidence = format_confidence(best)
         line = f"{result.query:<{width}}  {answer:<9}  {confidence:>10}  "
         if not row["slide"]:
             right += not result.found

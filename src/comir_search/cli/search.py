@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from comir_search.cli import arguments, describe_failure
 from comir_search.cli.progress import show
+from comir_search.records import format_confidence
 
 if TYPE_CHECKING:
     from comir_search.progress import Job
     from comir_search.records import SearchResult
-    from comir_search.retrieval.index import Index
+    from comir_search.retrieval.index import Index, IndexedSlide
     from comir_search.slides import Slide
 
 HELP = "find where patches lie on the slides of an index"
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     results = [result for _, result in answers]
     for result in results:
         print_result(result)
-    _write_files(args, results)
+    _write_files(args, index, results)
     if args.overlay:
         draw_overlay(args.overlay, index, results, [query for query, _ in answers])
         print(f"Picture: {args.overlay}")
@@ -129,21 +130,28 @@ def search_all_steps(
     ------
     BatchIncomplete
         If some of several queries could not be searched for; with the others' results.
+        Where it is the index or its workers that fail, what was to follow is left out.
     ComirSearchError
-        If the only query could not be, or the index holds no slide.
+        If the only query could not be, the index holds no slide, or it or its workers
+        fail before there is any answer.
     """
     from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
     from comir_search.progress import Tick
+    from comir_search.retrieval.cluster import ClusterLost
+    from comir_search.retrieval.indexed_slide import DamagedChunk
     from comir_search.retrieval.runner import open_search_runner
     from comir_search.retrieval.search import choose_slides, search_steps
+    from comir_search.retrieval.storage import CannotRead
     from comir_search.slides import open_slide
 
     choose_slides(index, None)  # or every query would be left out
     if workers or scheduler:
         yield Tick("starting workers", 0, 0)
-    queries, left_out = _list_queries(paths)
+    left_out: list[tuple[str, Exception]] = []
+    queries = _list_queries(paths, left_out)
     n_members = len(queries) + len(left_out)
-    answers = []
+    answers: list[tuple[Path, SearchResult]] = []
+    stopped: ComirSearchError | None = None
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
         for number, path in enumerate(queries, 1):
             who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
@@ -160,29 +168,32 @@ def search_all_steps(
                         answers.append((path, stop.value))
                     finally:
                         job.close()
+            except (CannotRead, ClusterLost, DamagedChunk) as error:  # of which no query is the reason
+                if not answers:
+                    raise
+                rest = queries[number - 1 :]
+                left_out += [(str(each), ComirSearchError(f"{each} was not searched for.")) for each in rest]
+                stopped = error
+                break
             except (ComirSearchError, OSError) as error:
-                left_out.append((path, error))
+                left_out.append((str(path), error))
     if left_out and n_members == 1:
         raise left_out[0][1]
     if left_out:
-        named = tuple(LeftOut(str(path), describe_failure(error)) for path, error in left_out)
-        raise BatchIncomplete(answers, named, n_members)
+        named = tuple(LeftOut(name, describe_failure(error)) for name, error in left_out)
+        raise BatchIncomplete(answers, named, n_members, "" if stopped is None else str(stopped)) from stopped
     return answers
 
 
-def _list_queries(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, Exception]]]:
-    """Return the queries among files and in folders, each once, and what cannot be one, with the reason."""
-    from comir_search.errors import ComirSearchError
+def _list_queries(paths: Sequence[Path], left_out: list[tuple[str, Exception]]) -> list[Path]:
+    """Return the queries among files and in folders, each once; what cannot be one is added to `left_out`."""
+    from comir_search.errors import ComirSearchError, LeftOut
     from comir_search.slides import find_slides
 
-    queries: dict[Path, None] = {}
-    left_out: list[tuple[Path, Exception]] = []
-    for path in paths:
-        try:
-            queries |= dict.fromkeys(find_slides([path]))
-        except (ComirSearchError, OSError) as error:
-            left_out.append((path, error))
-    return list(queries), left_out
+    failed: list[LeftOut] = []
+    queries = find_slides(paths, failed)
+    left_out += [(each.name, ComirSearchError(each.reason)) for each in failed]
+    return queries
 
 
 def print_result(result: SearchResult) -> None:
@@ -195,14 +206,9 @@ def print_result(result: SearchResult) -> None:
             mirrored = "  mirrored" if each.mirrored else ""
             print(
                 f"  {each.rank:>4}  {each.slide:<{width}}  {each.center_x_um:>9.1f}  {each.center_y_um:>9.1f}"
-                f"  {each.angle_deg:>7.1f}  {format_confidence(each.confidence):>10}{mirrored}"
+                f"  {each.angle_deg:>7.1f}  {format_confidence(each):>10}{mirrored}"
             )
     print()
-
-
-def format_confidence(confidence: float | None) -> str:
-    """Return a confidence as tables show it; a dash where there is none."""
-    return "-" if confidence is None else f"{confidence:.2f}"
 
 
 def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], queries: Sequence[Path]) -> None:
@@ -212,20 +218,40 @@ def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], quer
     from comir_search.retrieval.index import find_slide
     from comir_search.slides import open_slide
 
-    wanted = {candidate.fingerprint for result in results for candidate in result.candidates}
     side_px = SINGLE_QUERY_PX if len(queries) == 1 else QUERY_PX
     pictures = [_read_picture(query, side_px) for query in queries]
+    drawn = _list_hit(index, results) or (index.slides if len(index.slides) == 1 else [])
     with ExitStack() as stack:
-        slides = []
-        for slide in index.slides:
-            if slide.fingerprint in wanted or len(index.slides) == 1:
-                try:
-                    file = open_slide(find_slide(slide), pixel_size_um=slide.pixel_size_um)
-                except ComirSearchError as error:
-                    print(f"Not drawn: {error}", file=sys.stderr)
-                    continue
-                slides.append(stack.enter_context(file))
+        slides = {}
+        for slide in drawn:
+            try:
+                file = open_slide(find_slide(slide), pixel_size_um=slide.pixel_size_um)
+            except ComirSearchError as error:
+                print(f"Not drawn: {error}", file=sys.stderr)
+                continue
+            slides[slide.fingerprint] = stack.enter_context(file)
         write_overlay(path, results, pictures, slides)
+
+
+def _list_hit(index: Index, results: Sequence[SearchResult]) -> list[IndexedSlide]:
+    """Return the slides of an index on which candidates lie."""
+    hit = {candidate.fingerprint for result in results for candidate in result.candidates}
+    return [slide for slide in index.slides if slide.fingerprint in hit]
+
+
+def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str, tuple[float, float]]:
+    """Return where QuPath's (0, 0) lies on the slides on which candidates lie, by their names in the index."""
+    from comir_search.errors import ComirSearchError
+    from comir_search.io.geojson import qupath_origins_px
+    from comir_search.retrieval.index import find_slide
+
+    files = []
+    for slide in _list_hit(index, results):
+        try:
+            files.append((slide.fingerprint, find_slide(slide)))
+        except ComirSearchError as error:
+            print(f"Whether QuPath counts from another corner is not known: {error}", file=sys.stderr)
+    return qupath_origins_px(files)
 
 
 def _read_picture(path: Path, side_px: int) -> Slide:
@@ -236,7 +262,7 @@ def _read_picture(path: Path, side_px: int) -> Slide:
         return slide_from_array(query.overview(side_px)[0], pixel_size_um=None, name=query.name)
 
 
-def _write_files(args: argparse.Namespace, results: Sequence[SearchResult]) -> None:
+def _write_files(args: argparse.Namespace, index: Index, results: Sequence[SearchResult]) -> None:
     arguments.write_json(args.json, [result.to_dict() for result in results])
     if args.csv:
         from comir_search.io.tables import write_csv
@@ -245,5 +271,5 @@ def _write_files(args: argparse.Namespace, results: Sequence[SearchResult]) -> N
     if args.geojson:
         from comir_search.io.geojson import write_geojson
 
-        files = write_geojson(args.geojson, results)
+        files = write_geojson(args.geojson, results, origins_px=_find_origins_px(index, results))
         print(f"For QuPath: {', '.join(str(file) for file in files)}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from comir_search.comir.intensity import measure_intensity
 from comir_search.errors import ComirSearchError
+from comir_search.files import find_way_out
 from comir_search.slides import open_slide
 
 MAX_SIZE_DIFFERENCE = 0.02  # of a side, by which both sides of a pair may differ
@@ -52,9 +53,7 @@ def list_images(folder: Path) -> dict[str, Path]:
             raise ComirSearchError(
                 f"{folder} is not a folder; give the folder that holds the images."
             ) from None
-        raise ComirSearchError(
-            f"{folder} cannot be read ({error.strerror}); check its permissions."
-        ) from error
+        raise ComirSearchError(f"{folder} cannot be read: {find_way_out(error)}.") from error
     images: dict[str, Path] = {}
     for path in paths:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):

@@ -15,7 +15,7 @@ from comir_search.records import Candidate
 from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexing import index_slides_steps
 from comir_search.retrieval.search import search_steps
-from comir_search.slides import slide_from_array
+from comir_search.slides import open_slide, slide_from_array
 
 TOP = 50
 
@@ -59,7 +59,7 @@ class DefaultSearch:
         Raises
         ------
         ComirSearchError
-            If one of them cannot be indexed.
+            If one of them cannot be indexed, or is a copy of another.
         """
         stated = [path for path in self._files.values() if self._viewer.pixel_size_of(path)]
         others = [path for path in self._files.values() if path not in set(stated)]
@@ -74,6 +74,20 @@ class DefaultSearch:
                 # Its windows would count as never found, although nobody looked for them.
                 raise ComirSearchError(incomplete.left_out[0].reason) from incomplete
         self._index = Index.open(self._folder, device=self._model.device.type)
+        self._check_copies()
+
+    def _check_copies(self) -> None:
+        """Refuse images of which the index holds another copy: a place cannot say which of them is meant."""
+        held = {slide.name for slide in self._index.slides}
+        for path in self._files.values():
+            if path.name in held:
+                continue
+            with open_slide(path, pixel_size_um=self._viewer.default_pixel_size_um) as slide:
+                twin = self._index.find(slide)
+            raise ComirSearchError(
+                f"{path} is an identical copy of {twin.name if twin else 'another image'}, so no answer can be counted "
+                "for one of them: take one of the two out of the folders."
+            )
 
     def rank_steps(self, query: View) -> Job[list[int]]:
         """Return the windows in the order in which places fall into them."""

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from comir_search.errors import ComirSearchError
+from comir_search.files import WAYS_OUT, find_way_out
 
-WAYS_OUT = {
+_WAYS_OUT = WAYS_OUT | {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
     errno.EACCES: "you may not write there; change its permissions or choose another place",
@@ -25,9 +26,6 @@ WAYS_OUT = {
     errno.ENOTDIR: "a part of its path is a file, not a folder; choose another place",
     errno.EEXIST: "a part of its path is a file, not a folder; choose another place",
     errno.EISDIR: "there is a folder of this name; choose another name",
-    errno.EMFILE: "too many files are open; close other programs, or raise the limit (ulimit -n)",
-    errno.ENFILE: "too many files are open; close other programs, or raise the limit (ulimit -n)",
-    errno.EIO: "the disk reports an error; check the disk and its connection, and try again",
     errno.EFBIG: "the file is too big for this disk; choose another place",
 }
 
@@ -46,7 +44,7 @@ class CannotWrite(ComirSearchError):
 
 def cannot_write(path: str | Path, error: OSError) -> CannotWrite:
     """Return the failure that says in one sentence why a file could not be written, and the way out."""
-    way_out = WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
+    way_out = find_way_out(error, _WAYS_OUT)
     failure = CannotWrite(f"{path} could not be written: {way_out}.")
     failure.is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ def write_overlay(
     path: str | Path,
     results: Sequence[SearchResult],
     queries: Sequence[Slide],
-    slides: Sequence[Slide],
+    slides: Mapping[str, Slide],
     top: int = 5,
 ) -> None:
     """Draw results as PNG.
@@ -59,8 +59,9 @@ def write_overlay(
         At least one.
     queries : sequence of Slide
         The queries, in the order of the results.
-    slides : sequence of Slide
-        The slides that can be opened; candidates on others are listed only.
+    slides : mapping of str to Slide
+        The slides that can be opened, by the names that the candidates give as their
+        fingerprint; candidates on others are listed only.
     top : int, optional
         Number of candidates drawn of a single result.
 
@@ -70,10 +71,9 @@ def write_overlay(
         When the file cannot be written.
     """
     entries = _number_candidates(results, queries, top)
-    shown = _slides_to_show(entries, slides)
     legend = Canvas(LEGEND_WIDTH_PX, 4000)
     used_px = _draw_legend(legend, entries, slides, single=len(results) == 1)
-    panels = _draw_slides(shown, entries)
+    panels = _draw_slides(entries, slides)
     height = max(panels.height // SUPERSAMPLING, math.ceil(used_px)) + 2 * MARGIN_PX
     left = panels.width // SUPERSAMPLING + 2 * MARGIN_PX
     page = Canvas(left + LEGEND_WIDTH_PX + MARGIN_PX, height)
@@ -109,28 +109,27 @@ def _number_candidates(results: Sequence[SearchResult], queries: Sequence[Slide]
     ]
 
 
-def _slide_of(candidate: Candidate | None, slides: Sequence[Slide]) -> Slide | None:
+def _slide_of(candidate: Candidate | None, slides: Mapping[str, Slide]) -> Slide | None:
     """Return the slide that a candidate lies on, known by its fingerprint if the candidate has one."""
     if candidate is None:
         return None
     if candidate.fingerprint:
-        return next((slide for slide in slides if slide.fingerprint == candidate.fingerprint), None)
-    return next((slide for slide in slides if slide.name == candidate.slide), None)
+        return slides.get(candidate.fingerprint)
+    return next((slide for slide in slides.values() if slide.name == candidate.slide), None)
 
 
-def _slides_to_show(entries: Sequence[_Entry], slides: Sequence[Slide]) -> list[Slide]:
-    """Return the slides that hold entries, in their order; any slide where none does."""
-    hit = (_slide_of(entry.candidate, slides) for entry in entries)
-    return list(dict.fromkeys(slide for slide in hit if slide is not None)) or list(slides[:1])
-
-
-def _draw_slides(slides: Sequence[Slide], entries: Sequence[_Entry]) -> Image.Image:
-    """Draw the slides with their rectangles, on the grid that wastes least room."""
+def _draw_slides(entries: Sequence[_Entry], held: Mapping[str, Slide]) -> Image.Image:
+    """Draw the slides with their rectangles, on the grid that wastes least room; any slide where none has one."""
+    entries_on: dict[Slide, list[_Entry]] = {}
+    for entry in entries:
+        if (slide := _slide_of(entry.candidate, held)) is not None:
+            entries_on.setdefault(slide, []).append(entry)
+    slides = list(entries_on) or list(held.values())[:1]
     grids = [_Grid.arrange(slides, columns) for columns in range(1, max(len(slides), 1) + 1)]
     grid = max(grids, key=lambda grid: grid.filled)
     canvas = Canvas(math.ceil(grid.width), math.ceil(grid.height))
     for slide, (x, y, scale) in zip(slides, grid.cells, strict=True):
-        _draw_slide(canvas, slide, entries, x, y, scale)
+        _draw_slide(canvas, slide, entries_on.get(slide, []), x, y, scale)
     return canvas.image
 
 
@@ -167,15 +166,14 @@ class _Grid:
 def _draw_slide(
     canvas: Canvas, slide: Slide, entries: Sequence[_Entry], x: float, y: float, scale: float
 ) -> None:
-    """Draw one slide at `scale` final pixels per level-0 pixel, with caption and scale bar."""
+    """Draw one slide and the entries on it at `scale` final pixels per level-0 pixel, with caption and scale bar."""
     width, height = slide.info.width_px * scale, slide.info.height_px * scale
     overview, _ = slide.overview(round(max(width, height) * SUPERSAMPLING))
     picture = Image.fromarray(to_display(overview))
     canvas.paste(picture.resize((round(width * SUPERSAMPLING), round(height * SUPERSAMPLING))), x, y)
     edge = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
     canvas.line(edge, LINE, 1)
-    here = [entry for entry in entries if _slide_of(entry.candidate, [slide])]
-    for entry in reversed(here):  # the best is drawn last, on top
+    for entry in reversed(entries):  # the best is drawn last, on top
         assert entry.candidate is not None
         corners = [(x + px * scale, y + py * scale) for px, py in candidate_corners_px(entry.candidate)]
         ring = [*corners, corners[0], corners[1]]
@@ -199,7 +197,9 @@ def _draw_slide(
         canvas.text(label, x + width - bar - label_width - 8, y + height + 8, 13)
 
 
-def _draw_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Sequence[Slide], single: bool) -> float:
+def _draw_legend(
+    canvas: Canvas, entries: Sequence[_Entry], slides: Mapping[str, Slide], single: bool
+) -> float:
     """Draw the legend; return its height."""
     if single:
         return _draw_single_legend(canvas, entries, slides)
@@ -225,7 +225,7 @@ def _draw_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Sequence[Sli
     return y
 
 
-def _draw_single_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Sequence[Slide]) -> float:
+def _draw_single_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Mapping[str, Slide]) -> float:
     best, result = entries[0], entries[0].result
     canvas.text("Found" if result.found else "Not found", 0, 0, 20, bold=True)
     y = canvas.wrap(result.reason, 0, 32, LEGEND_WIDTH_PX, 13, PALE) + 10
@@ -261,21 +261,21 @@ def _describe(canvas: Canvas, entry: _Entry, x: float, y: float) -> None:
     canvas.text(place_mm, x, y + 17, 12)
     mirrored = ", mirrored" if candidate.mirrored else ""
     canvas.text(f"turned {candidate.angle_deg:+.1f}°{mirrored}", x, y + 34, 12)
-    if candidate.confidence is None:
-        canvas.text("moved by hand" if candidate.by_hand else "no confidence", x, y + 52, 12, PALE)
+    if candidate.by_hand or candidate.confidence is None:
+        canvas.text(f"confidence: {format_confidence(candidate)}", x, y + 52, 12, PALE)
         return
     canvas.box(x, y + 56, 90, 7, LINE, 3.5)
-    share = min(max(candidate.confidence or 0.0, 0.0), 1.0)
+    share = min(max(candidate.confidence, 0.0), 1.0)
     if share > 0:
         canvas.box(x, y + 56, max(7, 90 * share), 7, entry.colour, 3.5)
-    canvas.text(format_confidence(candidate.confidence), x + 98, y + 52, 12, bold=True)
+    canvas.text(format_confidence(candidate), x + 98, y + 52, 12, bold=True)
 
 
 def _show_query(query: Slide) -> NDArray[np.uint8]:
     return to_display(query.overview(600)[0])
 
 
-def _show_candidate(entry: _Entry, slides: Sequence[Slide]) -> NDArray[np.uint8] | None:
+def _show_candidate(entry: _Entry, slides: Mapping[str, Slide]) -> NDArray[np.uint8] | None:
     """Return the candidate turned as its query shows it, or None where its slide is not at hand."""
     candidate, slide = entry.candidate, _slide_of(entry.candidate, slides)
     if candidate is None or slide is None:

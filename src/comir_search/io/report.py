@@ -31,7 +31,7 @@ from comir_search.io.pictures import extract_candidate, to_display
 from comir_search.io.project import Project
 from comir_search.opencv import cv2
 from comir_search.progress import Job, Tick, finish
-from comir_search.records import Candidate, Verdict
+from comir_search.records import Candidate, Verdict, format_confidence
 
 if TYPE_CHECKING:
     from comir_search.slides import Slide
@@ -194,7 +194,7 @@ def _section(
     }
     if shown:
         best = _row(shown[0], judged[shown[0].rank] if accepted else UNJUDGED)
-        section["best"] = best | {"confidence": _confidence(shown[0], "{:.0%}")}
+        section["best"] = best | {"confidence": format_confidence(shown[0])}
     return section
 
 
@@ -205,7 +205,7 @@ def _row(candidate: Candidate, judgement: Judgement) -> dict[str, Any]:
         "slide": candidate.slide,
         "place": _place_text(candidate),
         "turned": f"{candidate.angle_deg:+.1f}°",
-        "confidence": _confidence(candidate, "{:.1%}"),
+        "confidence": format_confidence(candidate, 1),
         "verdict": _badge(judgement.verdict),
         "reviewer": judgement.reviewer,
         "note": judgement.note,
@@ -232,7 +232,7 @@ def _shown(
         "Pixel": f"{candidate.center_x_px:.0f}, {candidate.center_y_px:.0f}",
         "Size": f"{candidate.width_um:.0f} × {candidate.height_um:.0f} µm",
         "Turned": f"{candidate.angle_deg:+.1f}°{', mirrored' if candidate.mirrored else ''}",
-        "Confidence": _confidence(candidate, "{:.0%}"),
+        "Confidence": format_confidence(candidate),
         "Picture": "" if slide is not None else "the slide is not where it was",
         "Fingerprint": candidate.fingerprint,
     }
@@ -343,12 +343,6 @@ def _badge(verdict: Verdict) -> dict[str, str]:
 
 def _css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def _confidence(candidate: Candidate, form: str) -> str:
-    if candidate.by_hand:
-        return "moved by hand"
-    return "none" if candidate.confidence is None else form.format(candidate.confidence)
 
 
 def _place_text(candidate: Candidate) -> str:

@@ -83,8 +83,6 @@ def write_csv(
                     "reviewer": judgement.reviewer,
                     "time": judgement.time,
                 }
-                if candidate.by_hand:
-                    values |= {"score": None, "confidence": None}
                 writer.writerow(_inert(row | values))
             if not result.candidates:
                 writer.writerow(_inert(row))

@@ -214,7 +214,7 @@ def _open_index(location: str, model: str, device: str, cache_bytes: int) -> Ind
     # A nanny makes its workers give each freed block back, and getting it anew can take them as long as the
     # work itself. Here rather than where workers start, since a user's own scheduler starts its own.
     reuse_large_blocks()
-    index = Index.open(location, device, cache_bytes=cache_bytes, leave_out_damaged=True)
+    index = Index.open(location, device, cache_bytes=cache_bytes)
     if index.model_fingerprint != model:
         raise ComirSearchError(
             f"A worker sees another index at {location}; give a folder or URL that all share."

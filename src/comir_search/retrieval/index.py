@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -32,6 +33,7 @@ from comir_search.retrieval.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import REGION_PX, Layout
 from comir_search.retrieval.slide_group import ForeignFiles, check_place, folder_of, group_names
+from comir_search.retrieval.slide_progress import SlideProgress
 from comir_search.retrieval.slide_record import REMOVED_FILE, SLIDE_FILE, SlideRecord
 from comir_search.retrieval.storage import INDEX_FILE, Storage
 from comir_search.retrieval.writer_lock import writer_lock
@@ -86,6 +88,8 @@ class Index:
         How arrays are cut.
     cache : ChunkCache
         Decoded chunks of all slides.
+    damaged : dict of str to str
+        Name and reason of each slide that is left out because its slide.json is damaged.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Index:
         self._device = device
         self._model: Model | None = None
         self._slides: dict[str, IndexedSlide] = {}
+        self.damaged: dict[str, str] = {}
         self._lock = Lock()
 
     @classmethod
@@ -156,7 +161,6 @@ class Index:
         device: str = "auto",
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
-        leave_out_damaged: bool = False,
     ) -> Index:
         """Open an index.
 
@@ -168,18 +172,15 @@ class Index:
             Where its model will run.
         cache_bytes : int
             Bound on the decoded chunks that are kept.
-        leave_out_damaged : bool
-            Open it without the slides whose slide.json is damaged, to repair
-            them.
 
         Raises
         ------
         ComirSearchError
-            If there is no index, it is damaged, or its format is newer.
+            If there is no index, its index.json is damaged, or its format is newer.
         """
         storage = Storage(path)
         index = cls(storage, _read_header(storage), device, cache_bytes)
-        index.refresh(leave_out_damaged=leave_out_damaged)
+        index.refresh()
         return index
 
     @property
@@ -195,30 +196,30 @@ class Index:
         """The complete slides, by name."""
         return sorted(self._slides.values(), key=lambda slide: (slide.name, slide.fingerprint))
 
-    def refresh(self, *, leave_out_damaged: bool = False) -> None:
-        """Look again which slides are complete; a slide that is there already stays the same object.
+    def refresh(self) -> None:
+        """Look again which slides are complete, and which are damaged.
+
+        A slide that is there already stays the same object.
 
         Raises
         ------
         CannotRead
             If the index is no longer there.
-        BadDocument
-            If what is recorded of a slide is damaged.
         """
         self.storage.check_reachable()
         slides: dict[str, IndexedSlide] = {}
+        damaged: dict[str, str] = {}
         for name in group_names(self.storage):
             try:
                 record = self.read_record(name)
-            except BadDocument:
-                if not leave_out_damaged:
-                    raise
+            except BadDocument as error:
+                damaged[name] = str(error)
                 continue
             if record is None:
                 continue
             known = self._slides.get(name)
             slides[name] = known if known is not None and known.record == record else self.slide_of(record)
-        self._slides = slides
+        self._slides, self.damaged = slides, damaged
 
     def read_record(self, name: str) -> SlideRecord | None:
         """Return what the index remembers of a complete slide, None where it is not there or not complete.
@@ -247,6 +248,20 @@ class Index:
         except ValueError as error:
             raise BadDocument(f"{self.path}/{file}", str(error), advice) from None
         return record
+
+    def find_record(self, name: str) -> SlideRecord | None:
+        """Return what is known of a slide, complete or not, from what is not damaged; None where that is nothing.
+
+        Raises
+        ------
+        CannotRead
+            If the operating system does not let it be read.
+        """
+        with suppress(BadDocument):
+            if (record := self.read_record(name)) is not None:
+                return record
+        progress = SlideProgress.read(self, name)
+        return None if progress is None else progress.target.record
 
     def write_record(self, record: SlideRecord) -> None:
         """Remember a slide as complete, or what is known of it now."""
@@ -450,7 +465,7 @@ def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
         if is_it(path):
             return path
     looked = [Path(folder) for folder in folders]
-    found = [path for folder in looked if folder.is_dir() for path in find_slides([folder])]
+    found = find_slides(looked, [])  # what cannot be read, or is not there, holds up nothing
     # The same name is the likeliest; opening every slide of a folder takes longest.
     for path in sorted(found, key=lambda path: path.name != slide.name):
         if is_it(path):

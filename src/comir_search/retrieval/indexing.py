@@ -224,6 +224,8 @@ def index_slides_steps(
             index = Index.create(
                 index_path, _choose_model(model, device), str(modality), cache_bytes=CACHE_BYTES
             )
+        for reason in index.damaged.values():
+            yield Tick("opening slides", len(batch.files), len(batch.files), note=reason)
         wanted = yield from _choose_files_steps(index, batch, pixel_size_um)
         index.refresh()
         try:
@@ -338,43 +340,56 @@ def _compare_steps(first: Path, second: Path) -> Job[None]:
     yield Tick(f"comparing {second.name}", 0, 0, note=note)
 
 
-def _choose_files_steps(index: Index, batch: _Batch, pixel_size_um: float | None) -> Job[list[Path]]:
-    """Return the files that have to be indexed; note where those lie that the index holds."""
+def _choose_files_steps(index: Index, batch: _Batch, pixel_size_um: float | None) -> Job[list[list[Path]]]:
+    """Return the files that have to be indexed, each with its copies; note where those lie that the index holds."""
     from comir_search.slides import open_slide
 
     indexed = {slide.path.resolve() for slide in index.slides}
-    first_of: dict[tuple[str, str], Path] = {}
-    wanted = []
+    same: dict[tuple[str, str], list[Path]] = {}
     # Of identical copies the one that was indexed counts, if it is among them.
     for file in sorted(batch.files, key=lambda file: file.resolve() not in indexed):
-        yield Tick("opening slides", len(batch.files), len(batch.files))
-        first = first_of.setdefault(batch.known_as[file], file)
-        try:
-            if first is not file:
-                yield from _compare_steps(first, file)
+        same.setdefault(batch.known_as[file], []).append(file)
+    wanted = []
+    for copies in same.values():
+        for number, file in enumerate(copies):
+            yield Tick("opening slides", len(batch.files), len(batch.files))
+            try:
+                with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                    record = index.read_record(_name_in(index, slide, file))
+                    if record is not None:
+                        yield from _know_again_steps(index, record, slide, file)
+            except STOPS_ALL:
+                raise
+            except ComirSearchError as error:
+                batch.leave_out(file, error)
                 continue
-            with open_slide(file, pixel_size_um=pixel_size_um) as slide:
-                record = index.read_record(_name_in(index, slide, file))
-                if record is None:
-                    wanted.append(file)
-                else:
-                    yield from _know_again_steps(index, record, slide, file)
-        except STOPS_ALL:
-            raise
-        except ComirSearchError as error:
-            batch.leave_out(file, error)
+            if record is None:
+                wanted.append(copies[number:])
+            else:
+                yield from _drop_copies_steps(batch, file, copies[number + 1 :])
+            break
     return wanted
+
+
+def _drop_copies_steps(batch: _Batch, file: Path, copies: Sequence[Path]) -> Job[None]:
+    """Leave out the copies of a file, now that it is known to be in the index."""
+    for copy in copies:
+        try:
+            yield from _compare_steps(file, copy)
+        except ComirSearchError as error:
+            batch.leave_out(copy, error)
 
 
 def _index_files_steps(
     index: Index,
     batch: _Batch,
-    files: list[Path],
+    files: list[list[Path]],
     pixel_size_um: float | None,
     device: str,
     workers: int | None,
     scheduler: str | None,
 ) -> Job[None]:
+    """Index files, of each and its copies the first that can be."""
     from comir_search.slides import open_slide
 
     runner: Runner
@@ -386,14 +401,18 @@ def _index_files_steps(
         yield Tick("starting workers", 0, 0)
         runner = ClusterRunner(index, device, scheduler=scheduler, workers=workers)
     with closing(runner):
-        for file in files:
-            try:
-                with open_slide(file, pixel_size_um=pixel_size_um) as slide:
-                    yield from _index_slide_steps(index, slide, file, runner)
-            except STOPS_ALL:
-                raise
-            except ComirSearchError as error:
-                batch.leave_out(file, error)
+        for copies in files:
+            for number, file in enumerate(copies):
+                try:
+                    with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                        yield from _index_slide_steps(index, slide, file, runner)
+                except STOPS_ALL:
+                    raise
+                except ComirSearchError as error:
+                    batch.leave_out(file, error)  # a copy of it may be whole
+                    continue
+                yield from _drop_copies_steps(batch, file, copies[number + 1 :])
+                break
             index.refresh()
 
 
@@ -427,18 +446,9 @@ def _name_in(index: Index, slide: Slide, file: Path) -> str:
 
     That is its fingerprint, unless another slide has it: then its identity.
     """
-    record = _record_of(index, slide.fingerprint)
+    record = index.find_record(slide.fingerprint)
     is_it = record is None or _is_record_of(index, record, slide, file)
     return slide.fingerprint if is_it else slide.identity
-
-
-def _record_of(index: Index, name: str) -> SlideRecord | None:
-    """Return what an index knows of a slide, complete or not."""
-    record = index.read_record(name)
-    if record is None:
-        progress = SlideProgress.read(index, name)
-        record = None if progress is None else progress.target.record
-    return record
 
 
 def _is_record_of(index: Index, record: SlideRecord, slide: Slide, file: Path) -> bool:

@@ -99,7 +99,7 @@ def verify_steps(index_path: str | Path) -> Job[list[Damage]]:
     ComirSearchError
         If there is no index, or its index.json is damaged.
     """
-    index = Index.open(index_path, "cpu", leave_out_damaged=True)
+    index = Index.open(index_path, "cpu")
     yield Tick("verifying the model", 0, 1)
     damages = [*_check_model(index), *_check_records(index)]
     for slide in index.slides:
@@ -129,7 +129,7 @@ def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Da
         If something cannot be rebuilt, once everything else has been; or if
         another process writes to the index.
     """
-    index = Index.open(index_path, device, leave_out_damaged=True)
+    index = Index.open(index_path, device)
     with writer_lock(index.storage):
         yield Tick("verifying the model", 0, 1)
         for damage in _check_model(index):
@@ -145,7 +145,7 @@ def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Da
                 repaired.append(damage)
             except ComirSearchError as failure:
                 failures.append(failure)
-        index.refresh(leave_out_damaged=True)
+        index.refresh()
         for slide in index.slides:
             try:
                 repaired += yield from _repair_slide_steps(index, slide)
@@ -180,10 +180,10 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
         If no slide, or more than one, has a name that is to be removed; if
         another process writes to the index; or if a slide to remove lies behind a link.
     """
-    index = Index.open(index_path, "cpu", leave_out_damaged=True)
+    index = Index.open(index_path, "cpu")
     storage = index.storage
     with writer_lock(storage):
-        groups = {name: _record_of(index, name) for name in group_names(storage)}
+        groups = {name: index.find_record(name) for name in group_names(storage)}
         for name in [_find_group(index, groups, wanted) for wanted in remove]:
             _retire(index, name)
         freed_bytes = delete_leftovers_beside(storage)
@@ -221,7 +221,7 @@ def _check_records(index: Index) -> list[Damage]:
         try:
             index.read_record(name)
         except BadDocument as error:
-            record = _record_of(index, name)
+            record = index.find_record(name)
             known_as = name if record is None else record.name
             damages.append(Damage(known_as, name, SLIDE_FILE, None, error.problem))
     return damages
@@ -302,18 +302,6 @@ def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
         for chunk in positions:
             slide.read_chunk(array, chunk)
     return damages
-
-
-def _record_of(index: Index, name: str) -> SlideRecord | None:
-    """Return what is known of a slide, finished or not."""
-    try:
-        record = index.read_record(name)
-    except BadDocument:
-        record = None
-    if record is None:
-        progress = SlideProgress.read(index, name)
-        record = None if progress is None else progress.target.record
-    return record
 
 
 def _find_group(index: Index, groups: dict[str, SlideRecord | None], wanted: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from comir_search.geometry import angle_difference_deg
-
+_NEIGHBOURS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
 FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
 FEWEST_PLACES, USUAL_SIDE_UM = 40, 500.0
 
@@ -52,9 +52,7 @@ class Place:
     evidence: dict[str, float] = field(default_factory=dict, compare=False)
 
 
-def keep_distinct(
-    places: Iterable[Place], radius_px: float, count: int, *, angle_deg: float = 360.0
-) -> list[Place]:
+def keep_distinct(places: Iterable[Place], radius_px: float, count: int) -> list[Place]:
     """Suppress all but the best of places that lie together, best first.
 
     Parameters
@@ -64,26 +62,25 @@ def keep_distinct(
         Places closer than this, CoMIR pixels, are one.
     count : int
         Keep at most this many.
-    angle_deg : float
-        Unless their angles differ by more than this.
+
+    Notes
+    -----
+    Kept places lie in square cells a little wider than the radius, so that those near a
+    place are in its own cell or the eight around it.
     """
     kept: list[Place] = []
-    places = sorted(places, key=lambda place: -place.score)
-    count = min(count, len(places))
-    centers = np.empty((count, 3))
-    for place in places:
-        if len(kept) == count:
+    cells: dict[tuple[int, int, int], list[tuple[float, float]]] = {}
+    side_px = 1.001 * radius_px
+    for place in sorted(places, key=lambda place: -place.score):
+        if len(kept) >= count:
             break
-        here = centers[: len(kept)]
-        near = (here[:, 0] == place.slide) & (
-            np.hypot(here[:, 1] - place.x, here[:, 2] - place.y) < radius_px
-        )
-        if any(
-            kept[i].mirrored == place.mirrored or angle_deg >= 360.0
-            for i in np.flatnonzero(near)
-            if angle_difference_deg(kept[i].angle_deg, place.angle_deg) <= angle_deg
-        ):
-            continue
-        centers[len(kept)] = place.slide, place.x, place.y
+        if side_px > 0:
+            row, column = math.floor(place.y / side_px), math.floor(place.x / side_px)
+            around = [cells.get((place.slide, row + down, column + right)) for down, right in _NEIGHBOURS]
+            if any(
+                np.hypot(x - place.x, y - place.y) < radius_px for cell in around if cell for x, y in cell
+            ):
+                continue
+            cells.setdefault((place.slide, row, column), []).append((place.x, place.y))
         kept.append(place)
     return kept

@@ -23,7 +23,7 @@ MAX_PX = 100_000_000  # model pixels of a query; at 2 um, 20 x 20 mm
 LARGEST_SHARE = 1.1  # of the largest slide's area and diagonal, that a query may have
 LONGEST_COMIR_PX = 2048  # diagonal of the CoMIR that is kept; of larger queries, a coarser level is
 EMBED_BYTES = 800 << 20  # that embedding may take; what needs more is embedded part by part
-PART_PX = 1024
+PART_PX, OVERVIEW_PX = 1024, 512
 # Below this share of informative pixels a patch holds too little to be placed.
 LITTLE_EVIDENCE = 0.05
 
@@ -163,6 +163,7 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
     """
     shape = check_query(model, slide, modality)
     image = _QueryImage(model, slide, modality, shape, mirrored)
+    image.check_differs()
     size_um = model.comir_pixel_size_um
     height_um, width_um = (length * slide.require_pixel_size() for length in slide.level_shapes[0])
     size_px = height_um / size_um, width_um / size_um
@@ -177,8 +178,6 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
         part = shrink(part, factor)
         y, x = row // factor, column // factor
         comir[:, y : y + part.shape[1], x : x + part.shape[2]] = part
-    if not image.holds_anything:
-        raise ComirSearchError(f"{slide.name} is constant: it shows nothing that could be found.")
     return Query(
         slide.name,
         comir,
@@ -210,6 +209,22 @@ class _QueryImage:
         """Whether the pixels differ."""
         return self._highest > self._lowest
 
+    def check_differs(self) -> None:
+        """Raise where the image is constant, before anything is embedded.
+
+        Where the overview is constant, details may still differ: then all is read.
+        """
+        overview = self.slide.overview(OVERVIEW_PX)[0]
+        if overview.max() > overview.min():
+            return
+        height, width = self.shape
+        for y in range(0, height, PART_PX):
+            for x in range(0, width, PART_PX):
+                self.read(x, y, min(PART_PX, width - x), min(PART_PX, height - y))
+                if self.holds_anything:
+                    return
+        raise ComirSearchError(f"{self.slide.name} is constant: it shows nothing that could be found.")
+
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
         """Return a part, normalised; see `comir_search.comir.embedding.Reader`."""
         start = self.shape[1] - x - width if self.mirrored else x
@@ -229,8 +244,7 @@ class _QueryImage:
         model = self.model
         if height * width * model.bytes_per_px <= EMBED_BYTES and factor == 1:
             whole = np.ascontiguousarray(self.read(0, 0, width, height))
-            if self.holds_anything:
-                yield 0, 0, embed_array(model, whole, self.modality)
+            yield 0, 0, embed_array(model, whole, self.modality)
             return
         affordable_px = math.isqrt(EMBED_BYTES // model.bytes_per_px) - 2 * model.halo_px
         step = math.lcm(model.tile_multiple, model.stride * factor)

@@ -41,11 +41,17 @@ class Coverage:
     searched : int
         Slides.
     of : int
-        Slides that there are, those whose indexing is not finished among them.
+        Slides that there are, those whose indexing is not finished and those that are damaged among them.
+    damaged : int
+        Slides whose slide.json is damaged.
+    repair : str
+        The command that repairs them.
     """
 
     searched: int
     of: int
+    damaged: int = 0
+    repair: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -156,8 +162,12 @@ class Reporter:
     def _reason(self, candidates: tuple[Candidate, ...], found: bool) -> str:
         """Say in one sentence why a query was found or not, and what else the user should know of the answer."""
         parts = [self._judgement(candidates, found)]
-        if not found and not self.coverage.is_whole:
-            parts.append(f"only {self.coverage.searched} of {self.coverage.of} slides were searched")
+        coverage = self.coverage
+        if coverage.damaged or not (found or coverage.is_whole):
+            parts.append(f"only {coverage.searched} of {coverage.of} slides were searched")
+        if coverage.damaged:
+            verb = "is" if coverage.damaged == 1 else "are"
+            parts.append(f"{coverage.damaged} {verb} damaged: run {coverage.repair}")
         if len(candidates) < self.top:
             parts.append(f"there are no more than {len(candidates)} distinct places")
         return "; ".join(parts) + "."

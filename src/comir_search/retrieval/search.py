@@ -167,7 +167,13 @@ def _search(
         prepare_query(model, image, modality, mirrored=flipped) for flipped in (False, True)[: 1 + mirror]
     ]
     provenance = _provenance(index, image, modality, top, mirror, names, chosen)
-    coverage = Coverage(len(chosen), len(everything) + _count_unfinished(index))
+    n_damaged = len(index.damaged)
+    coverage = Coverage(
+        len(chosen),
+        len(everything) + n_damaged + _count_unfinished(index),
+        n_damaged,
+        f"`comir-search repair --index {index.path}`",
+    )
     report = Reporter(index, queries[0], everything, top, coverage, provenance)
     radius_px = DISTINCT_SHARE * queries[0].short_side_px
     clock.lap("query")
@@ -249,9 +255,16 @@ def choose_slides(index: Index, names: Sequence[str] | None) -> list[tuple[int, 
     Raises
     ------
     ComirSearchError
-        If the index holds no finished slide, or none of a name.
+        If the index holds no finished slide, only damaged ones, or none of a name.
     """
     slides = list(enumerate(index.slides))
+    if not slides and index.damaged:
+        n_damaged = len(index.damaged)
+        raise ComirSearchError(
+            f"The index {index.path} holds no slide that can be searched: "
+            f"{f'all its {n_damaged} slides are' if n_damaged > 1 else 'its only slide is'} damaged; run "
+            f"`comir-search repair --index {index.path}`."
+        )
     if not slides:
         raise ComirSearchError(
             f"The index {index.path} holds no finished slide to search; run comir-search index."

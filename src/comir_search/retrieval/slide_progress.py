@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from comir_search.documents import BadDocument
 from comir_search.progress import Job, Tick
-from comir_search.retrieval.index import Index
 from comir_search.retrieval.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.retrieval.layout import comir_array
 from comir_search.retrieval.slide_group import folder_of
@@ -21,6 +20,9 @@ from comir_search.retrieval.slide_record import (
     unpack_bits,
 )
 from comir_search.retrieval.storage import Storage
+
+if TYPE_CHECKING:
+    from comir_search.retrieval.index import Index
 
 Cell = tuple[int, int]
 Kind = Literal["regions", "blocks"]

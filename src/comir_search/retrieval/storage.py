@@ -8,7 +8,6 @@ received index holds can lead out of its folder.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from comir_search.documents import BadDocument, convert, decode, has_wrong_digest, with_digest
 from comir_search.errors import ComirSearchError
-from comir_search.files import UnsafeName, resolve_below
+from comir_search.files import UnsafeName, find_way_out, resolve_below
 from comir_search.io.atomic import atomic_path, writing
 
 if TYPE_CHECKING:
@@ -30,15 +29,6 @@ T = TypeVar("T")
 
 INDEX_FILE = "index.json"  # a folder without it is no index, or is out of reach
 MAX_DOCUMENT_BYTES = 4 << 20
-_TOO_MANY = "too many files are open; close other programs, or raise the limit (ulimit -n)"
-WAYS_OUT = {
-    errno.EMFILE: _TOO_MANY,
-    errno.ENFILE: _TOO_MANY,
-    errno.EACCES: "you may not read it; change its permissions",
-    errno.EPERM: "you may not read it; change its permissions",
-    errno.EIO: "the disk reports an error; check the disk and its connection, and try again",
-    errno.ELOOP: "it is a link that leads back to itself; put the file that was there in its place",
-}
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -303,9 +293,7 @@ class Storage:
         except _NOT_THERE:
             raise
         except (OSError, ValueError) as error:  # ValueError: a name that the system cannot take
-            code, text = getattr(error, "errno", None), getattr(error, "strerror", None)
-            reason = WAYS_OUT.get(code or 0, text or str(error))
-            raise CannotRead(f"{self.location}/{name} cannot be read: {reason}.") from error
+            raise CannotRead(f"{self.location}/{name} cannot be read: {find_way_out(error)}.") from error
 
 
 def _read_exactly(file: Any, n_bytes: int) -> bytes:

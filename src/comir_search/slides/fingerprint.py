@@ -21,9 +21,10 @@ from comir_search.slides.guard import unreadable
 _PIECES = 16
 _PIECE_BYTES = 16 << 10
 _IDENTITY_BYTES = 4 << 20
-_IDENTITY_PIECE_BYTES = 4 << 10
+_IDENTITY_PIECE_BYTES = 64 << 10  # a disk that turns, or a share, takes long for each piece
 _COMPARED_BYTES = 1 << 20
 _ARRAY_METADATA = (".zarray", "zarr.json")
+_GROUP_METADATA = (".zgroup", ".zattrs", "zarr.json")
 
 
 def file_fingerprint(path: Path) -> str:
@@ -53,9 +54,10 @@ def identity_of(path: str | Path) -> str:
     """Return a hash of a slide's structure and of pieces spread over all of it: 32 hex digits.
 
     It stays the same when the slide is moved or renamed. It covers the names and
-    sizes of all files of the slide (the folder of an OME-Zarr, the companions of
-    an MRXS) and at most about 4 MB of their content: all of it where there is no
-    more, else as much of each level as of any other, in pieces spread over it.
+    sizes of all files of the slide (the image of an OME-Zarr that is read, and not
+    its labels; the companions of an MRXS) and at most about 4 MB of their content:
+    all of it where there is no more, else as much of each level as of any other,
+    in pieces spread over it.
 
     Parameters
     ----------
@@ -86,7 +88,8 @@ def identity_of(path: str | Path) -> str:
 def stored_bytes(path: Path) -> int:
     """Return the size of all files of a slide together."""
     try:
-        return sum(member.size for member in _list_members(path))
+        members = _walk_members(path, "", set()) if path.is_dir() else _list_members(path)
+        return sum(member.size for member in members)
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -135,7 +138,7 @@ class _Member:
 def _list_members(path: Path) -> list[_Member]:
     """Return the files of a slide, sorted by name. The slide's own name is in none of them."""
     if path.is_dir():
-        return list(_walk_members(path, "", set()))
+        return list(_list_image(path))
     companions = list_companions(path)
     if path.suffix.lower() == ".dcm":  # any file of a series stands for all of it
         files = sorted([path, *companions], key=lambda file: file.name)
@@ -164,6 +167,33 @@ def _walk_members(folder: Path, prefix: str, walked: set[str]) -> Iterator[_Memb
             yield from _walk_members(Path(entry.path), f"{prefix}{entry.name}/", walked)
         else:
             yield _Member(prefix + entry.name, Path(entry.path), _size_of(Path(entry.path)))
+
+
+def _list_image(path: Path) -> Iterator[_Member]:
+    """Yield the files of the image of an OME-Zarr that is read: those of its group and of its levels.
+
+    What else the folder holds, such as labels that were drawn later, does not change
+    the image. Of a folder that holds no image it is all files.
+    """
+    import zarr
+
+    from comir_search.slides.zarr_images import choose_image  # which needs slides, which need this module
+    from comir_search.slides.zarr_store import CheckedStore
+
+    try:
+        image = choose_image(zarr.open_group(CheckedStore(path), mode="r"), path.name)
+    except OSError:
+        raise
+    except Exception:  # Zarr raises whatever there is
+        yield from _walk_members(path, "", set())
+        return
+    prefix = f"{image.group}/" if image.group else ""
+    for name in _GROUP_METADATA:
+        file = path / prefix / name
+        if file.is_file():
+            yield _Member(prefix + name, file, _size_of(file))
+    for level in sorted({array.path.strip("/") for array in image.arrays}):
+        yield from _walk_members(path / level, f"{level}/", set())
 
 
 def _size_of(path: Path) -> int:

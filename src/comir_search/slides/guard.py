@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from comir_search.errors import ComirSearchError
+from comir_search.files import find_way_out
 
 HANDY_BYTES = 256 << 20  # a piece of a file may always unpack to this much
 _CEILING_BYTES = 1 << 30
@@ -125,9 +126,7 @@ def unreadable(name: str | Path, error: OSError) -> ComirSearchError:
     """Return the sentence on a file that the system does not let us read."""
     if isinstance(error, FileNotFoundError):
         return ComirSearchError(f"{name} does not exist: check the path")
-    return ComirSearchError(
-        f"{name} cannot be read ({error.strerror or error}): check its permissions and the disk"
-    )
+    return ComirSearchError(f"{name} cannot be read: {find_way_out(error)}")
 
 
 def _fill(damage: str, error: Exception) -> str:

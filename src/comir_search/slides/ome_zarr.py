@@ -32,14 +32,14 @@ class OmeZarrSlide(TiledSlide):
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
         import zarr
 
-        from comir_search.slides.zarr_store import GuardedStore
+        from comir_search.slides.zarr_store import CheckedStore
 
         with stated_failures(
             path.name,
             f"{path.name} is not a readable OME-Zarr image ({{error}}): it is damaged or of an unknown "
             "version, export it again as OME-Zarr 0.4 or 0.5",
         ):
-            store = GuardedStore(path)
+            store = CheckedStore(path)
             group = zarr.open_group(store, mode="r")
             image = choose_image(group, path.name)
             self._describe(image, path, pixel_size, store)

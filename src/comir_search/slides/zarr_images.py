@@ -31,6 +31,8 @@ class ZarrImage:
         Zarr arrays, finest level first.
     signed : dict
         All metadata, as they go into the fingerprint.
+    group : str
+        Path of its group in the folder, "" for the folder itself.
     notes, others : list of str
         What to say of the choice; the images that were not chosen.
     """
@@ -40,6 +42,7 @@ class ZarrImage:
     multiscale: dict[str, Any]
     arrays: list[Any]
     signed: dict[str, Any]
+    group: str = ""
     notes: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
@@ -121,7 +124,8 @@ def _read_image(group: Any, signed: dict[str, Any], name: str) -> ZarrImage:
     if not 0 < len(paths) <= _MOST_LEVELS or not all(map(_is_inside, paths)):
         raise ComirSearchError(f"{name} names levels that it cannot hold: it is damaged, export it again")
     arrays = [group[path] for path in paths]
-    return ZarrImage(str(multiscale.get("name") or ""), attributes, multiscale, arrays, signed)
+    described_as = str(multiscale.get("name") or "")
+    return ZarrImage(described_as, attributes, multiscale, arrays, signed, group.path.strip("/"))
 
 
 def _is_inside(path: str) -> bool:

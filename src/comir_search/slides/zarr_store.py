@@ -100,7 +100,7 @@ def _find_packing(names: list[str]) -> str:
     return packing[0] if packing else ""
 
 
-class GuardedStore(LocalStore):
+class CheckedStore(LocalStore):
     """A folder of which only plain files of a plausible size are read.
 
     `rules` says for each array, by its path in the folder, what its chunks may be.
@@ -110,7 +110,7 @@ class GuardedStore(LocalStore):
         super().__init__(root, read_only=read_only)
         self.rules: dict[str, ChunkRule] = {}
 
-    def with_read_only(self, read_only: bool = True) -> GuardedStore:
+    def with_read_only(self, read_only: bool = True) -> CheckedStore:
         """Return the store itself: it is never written to."""
         return self
 
