@@ -137,6 +137,8 @@ def test_the_command_starts_workers_and_searches_for_several(index, store, comma
     assert answer.code == 0
     results = json.loads((tmp_path / "out.json").read_text())
     assert [result["query"] for result in results] == ["query.tif", "again.tif"]
+    for result in [*results, local]:
+        result["provenance"]["index"] = ""  # one index, reached by its URL and as a folder
     same = {"seconds": None, "query": None}
     assert [result | same for result in results] == [local | same] * 2
 

@@ -184,7 +184,7 @@ def _list_image(path: Path) -> Iterator[_Member]:
         image = choose_image(zarr.open_group(CheckedStore(path), mode="r"), path.name)
     except OSError:
         raise
-    except Exception:  # Zarr raises whatever there is
+    except Exception:  # noqa: BLE001  (Zarr raises whatever there is of a folder that holds no image)
         yield from _walk_members(path, "", set())
         return
     prefix = f"{image.group}/" if image.group else ""
