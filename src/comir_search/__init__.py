@@ -16,25 +16,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from comir_search.version import find_version
+
 if TYPE_CHECKING:
-    from comir_search.comir.model import Model, load_model
     from comir_search.errors import ComirSearchError
+    from comir_search.index.build import index_slides
+    from comir_search.index.index import Index
+    from comir_search.matching.surf import dense_surf
+    from comir_search.model.model import Model, load_model
     from comir_search.records import Candidate, SearchResult, SlideInfo
-    from comir_search.retrieval.index import Index
-    from comir_search.retrieval.indexing import index_slides
     from comir_search.retrieval.search import search
     from comir_search.slides import Slide, open_slide
 
 _MODULES = {
     "Candidate": "records",
     "ComirSearchError": "errors",
-    "Index": "retrieval.index",
-    "Model": "comir.model",
+    "Index": "index.index",
+    "Model": "model.model",
     "SearchResult": "records",
     "Slide": "slides",
     "SlideInfo": "records",
-    "index_slides": "retrieval.indexing",
-    "load_model": "comir.model",
+    "dense_surf": "matching.surf",
+    "index_slides": "index.build",
+    "load_model": "model.model",
     "open_slide": "slides",
     "search": "retrieval.search",
 }
@@ -47,6 +51,7 @@ __all__ = [
     "SearchResult",
     "Slide",
     "SlideInfo",
+    "dense_surf",
     "index_slides",
     "load_model",
     "open_slide",
@@ -57,9 +62,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("napari-comir-search")
+        return find_version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -10,14 +10,14 @@ import numpy as np
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import at_pixel_size, candidate_corners_px
-from comir_search.io.entries import ProjectQuery
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SlideInfo
+from comir_search.study.entries import ProjectQuery
 from napari_comir_search.jobs import leave_a_core, open_query
 
 if TYPE_CHECKING:
-    from comir_search.io.pictures import Contrast
-    from comir_search.retrieval.index import Index, IndexedSlide
+    from comir_search.index.index import Index, IndexedSlide
+    from comir_search.pictures.display import Contrast
 
 LONGEST_PX = 900
 CONTEXT = 1.6  # the candidate's picture shows this much more than the query, in each direction
@@ -107,7 +107,7 @@ def read_query(
     query: ProjectQuery, image: np.ndarray | None, candidate: Candidate, index: Index | None, face: Face
 ) -> Picture:
     """Read the query, at the size at which the candidate fits it."""
-    from comir_search.io.pictures import Contrast, to_display
+    from comir_search.pictures.display import Contrast, to_display
 
     with open_query(query, image) as slide:
         if face is Face.COMIR:
@@ -133,8 +133,9 @@ def read_slide(
     contrast: Contrast | None = None,
 ) -> Picture:
     """Read the candidate with its surroundings, turned to match the query."""
-    from comir_search.io.pictures import extract_candidate, to_display
+    from comir_search.pictures.display import to_display
     from comir_search.slides import open_slide
+    from comir_search.slides.crop import extract_candidate
 
     wide = replace(candidate, width_um=candidate.width_um * CONTEXT, height_um=candidate.height_um * CONTEXT)
     if face is Face.COMIR:
@@ -150,8 +151,8 @@ def read_slide(
 
 def extract_comir(slide: IndexedSlide, candidate: Candidate, comir_pixel_um: float) -> np.ndarray:
     """Cut a candidate out of its slide's CoMIR, turned to match the query, to look at."""
-    from comir_search.io.pictures import extract_candidate
     from comir_search.slides import slide_from_array
+    from comir_search.slides.crop import extract_candidate
 
     place = at_pixel_size(candidate, comir_pixel_um)
     corners = candidate_corners_px(place)

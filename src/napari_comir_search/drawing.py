@@ -9,10 +9,10 @@ import numpy as np
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import center_to_corner, rectangle_from_corners
-from comir_search.io.freshness import sizes_differ
-from comir_search.io.project import pack_image
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
+from comir_search.study.freshness import sizes_differ
+from comir_search.study.project import pack_image
 from napari_comir_search.jobs import describe_signal, lit_channels
 from napari_comir_search.layers import KEY
 
@@ -177,8 +177,8 @@ class Cut:
 
 def cut_steps(data: Any, place: Candidate, name: str) -> Job[Cut]:
     """Cut a place out of an image, turned upright, at the image's own resolution."""
-    from comir_search.io.pictures import extract_candidate
     from comir_search.slides import slide_from_array
+    from comir_search.slides.crop import extract_candidate
 
     yield Tick(f"cutting {name}", 0, 0)
     with slide_from_array(data, pixel_size_um=place.pixel_size_um, name=name) as slide:

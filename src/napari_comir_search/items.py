@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from comir_search.io.entries import ProjectSlide
 from comir_search.records import SlideInfo
+from comir_search.study.entries import ProjectSlide
 
 
 class IndexState(str, Enum):

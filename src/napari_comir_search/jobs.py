@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
-from comir_search.io.entries import ProjectQuery, ProjectSlide
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult, SlideInfo
+from comir_search.study.entries import ProjectQuery, ProjectSlide
 from napari_comir_search.items import IndexState, SlideItem
 from napari_comir_search.log import LOGGER
 from napari_comir_search.names import find_record, names_in
 
 if TYPE_CHECKING:
-    from comir_search.io.project import Project
+    from comir_search.index.index import Index
     from comir_search.retrieval.heat_map import HeatMap
-    from comir_search.retrieval.index import Index
     from comir_search.slides import Slide
+    from comir_search.study.project import Project
 
 Result = TypeVar("Result")
 
@@ -243,8 +243,8 @@ def describe_queries_steps(
     sizes_um : mapping from fingerprint to float, optional
         Pixel sizes that the user gave.
     """
-    from comir_search.io.project import pack_image
     from comir_search.slides import find_slides, open_slide
+    from comir_search.study.project import pack_image
 
     yield Tick("looking for images", 0, 0)
     left_out: list[LeftOut] = []
@@ -325,7 +325,7 @@ def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) ->
 
 def slide_thumbnails_steps(items: Sequence[SlideItem]) -> Job[None]:
     """Make a small picture of each slide; ticks carry them by fingerprint."""
-    from comir_search.io.pictures import to_display
+    from comir_search.pictures.display import to_display
     from comir_search.slides import open_slide
 
     for done, item in enumerate(items):
@@ -354,7 +354,7 @@ def open_slide_steps(info: SlideInfo) -> Job[tuple[Slide, tuple[float, float] | 
             return slide, None
         image, _ = slide.overview(LOOK_PX)
         if slide.channels == 3:
-            from comir_search.io.pictures import display_range
+            from comir_search.pictures.display import display_range
 
             return slide, display_range(image)
     except BaseException:
@@ -389,7 +389,7 @@ def index_steps(
         All slides whose state is told.
     options : IndexOptions
     """
-    from comir_search.retrieval.indexing import STOPS_ALL, index_slides_steps
+    from comir_search.index.build import STOPS_ALL, index_slides_steps
 
     leave_a_core()
     if not options.modality and not (path / "index.json").exists():
@@ -430,8 +430,8 @@ def index_steps(
 
 def _check_writable(path: Path) -> None:
     """Refuse to go on where another process writes to an index, as it would be for every slide."""
-    from comir_search.retrieval.storage import INDEX_FILE, Storage
-    from comir_search.retrieval.writer_lock import writer_lock
+    from comir_search.index.lock import writer_lock
+    from comir_search.index.storage import INDEX_FILE, Storage
 
     storage = Storage(path)
     if storage.exists(INDEX_FILE):
@@ -441,8 +441,8 @@ def _check_writable(path: Path) -> None:
 
 def _check_readable(path: Path, info: SlideInfo) -> None:
     """Refuse to index again what cannot be: while its old entry is still there."""
-    from comir_search.retrieval.index import Index
-    from comir_search.retrieval.layout import MAX_AREA_PX
+    from comir_search.index.index import Index
+    from comir_search.index.layout import MAX_AREA_PX
     from comir_search.slides import open_slide
 
     layout = Index.open(path, "cpu").layout
@@ -463,7 +463,7 @@ def _check_readable(path: Path, info: SlideInfo) -> None:
 
 def _take_out(path: Path, info: SlideInfo) -> None:
     """Take a slide out of an index, which it is to enter again with another pixel size."""
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     index = Index.open(path, "cpu")
     record = find_record((slide.record for slide in index.slides), info)
@@ -547,7 +547,7 @@ def open_query(query: ProjectQuery, image: np.ndarray | None) -> Slide:
 
 def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | None) -> Job[QueryPreview]:
     """Read a query as the network does and measure its signal; without an index it is only shown."""
-    from comir_search.io.pictures import to_display
+    from comir_search.pictures.display import to_display
 
     yield Tick("reading the query", 0, 0)
     with open_query(query, image) as slide:
@@ -574,8 +574,9 @@ def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | 
 
 def candidate_thumbnails_steps(candidates: Iterable[tuple[Candidate, SlideInfo]], side_px: int) -> Job[None]:
     """Cut a small picture of each candidate, turned to match the query; ticks carry them by rank."""
-    from comir_search.io.pictures import extract_candidate, to_display
+    from comir_search.pictures.display import to_display
     from comir_search.slides import open_slide
+    from comir_search.slides.crop import extract_candidate
 
     open_slides: dict[str, Slide] = {}
     candidates = list(candidates)
@@ -595,7 +596,7 @@ def candidate_thumbnails_steps(candidates: Iterable[tuple[Candidate, SlideInfo]]
 
 
 def _open_index(path: Path, device: str) -> Index | None:
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     if not (path / "index.json").exists():
         return None
@@ -606,7 +607,7 @@ def _open_index(path: Path, device: str) -> Index | None:
 
 def _guess_modality(repository: Sequence[SlideItem], options: IndexOptions) -> str:
     """Return the side of the model whose channels all slides have, "" where that does not decide."""
-    from comir_search.comir.model import load_model
+    from comir_search.model.model import load_model
 
     model = load_model(options.model or None, "cpu")
     channels = {item.info.channels for item in repository}
@@ -618,8 +619,7 @@ def _states_in(
     index: Index | None, items: Sequence[SlideItem], options: IndexOptions
 ) -> dict[str, IndexState]:
     """Return how far each slide has come, by its key."""
-    from comir_search.retrieval.slide_group import group_names
-    from comir_search.retrieval.slide_progress import SlideProgress
+    from comir_search.index.slide_group import group_names
 
     if index is None:
         return {}
@@ -628,7 +628,7 @@ def _states_in(
     states = dict.fromkeys(complete, done)
     left = [item for item in items if item.fingerprint not in states]
     names = set(group_names(index.storage)) - {slide.fingerprint for slide in index.slides} if left else ()
-    begun = [progress for name in sorted(names) if (progress := SlideProgress.read(index, name))]
+    begun = [progress for name in sorted(names) if (progress := index.read_progress(name))]
     part = names_in([progress.target.record for progress in begun], (item.info for item in left))
     return states | dict.fromkeys(part, IndexState.PART)
 
@@ -637,6 +637,6 @@ def _is_own_model(index: Index, options: IndexOptions) -> bool:
     """Whether an index was made with the model of the user's choice."""
     if not options.model or not Path(options.model).is_file():
         return True  # the index brings its own, and nobody asked for another that is there
-    from comir_search.comir.model import load_model
+    from comir_search.model.model import load_model
 
     return load_model(options.model, "cpu").words_fingerprint == index.model_fingerprint

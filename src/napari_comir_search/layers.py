@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comir_search.geometry import candidate_corners_px, corner_to_center
-from comir_search.io.palette import TEXT_COLOURS, VERDICT_COLOURS
+from comir_search.pictures.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Candidate, Verdict
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer, Points, Shapes
 
-    from comir_search.io.pictures import Contrast
+    from comir_search.pictures.display import Contrast
     from comir_search.slides import Slide
 
 KEY = "comir_search"  # our own part of a layer's metadata
@@ -39,7 +39,7 @@ def slide_layer(
     """
     levels: Sequence[Any] = slide.levels
     if slide.channels == 3 and slide.dtype != np.uint8:
-        from comir_search.io.pictures import Contrast, display_range
+        from comir_search.pictures.display import Contrast, display_range
         from napari_comir_search.shown_level import ShownLevel
 
         contrast = Contrast(*(contrast_limits or display_range(slide.overview(LOOK_PX)[0])))
@@ -68,7 +68,7 @@ def fingerprint_of(layer: Layer) -> str | None:
 
 def contrast_of(layer: Image) -> Contrast | None:
     """Return the contrast that was set on an image layer, in stored values; None where colours are as they come."""
-    from comir_search.io.pictures import Contrast
+    from comir_search.pictures.display import Contrast
 
     low, high = (float(limit) for limit in layer.contrast_limits)
     whole = getattr(layer.data[0] if layer.multiscale else layer.data, "contrast", None)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from comir_search.index.slide_record import SlideRecord
     from comir_search.records import SlideInfo
-    from comir_search.retrieval.slide_record import SlideRecord
     from comir_search.slides import Slide
 
 

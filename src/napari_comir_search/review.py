@@ -9,10 +9,10 @@ from typing import Any
 
 from psygnal import Signal, SignalGroup
 
-from comir_search.io.entries import Judgement, ProjectQuery, same_place
-from comir_search.io.freshness import sizes_differ
-from comir_search.io.project import Project
 from comir_search.records import Candidate, SearchResult, Verdict
+from comir_search.study.entries import Judgement, ProjectQuery, same_place
+from comir_search.study.freshness import sizes_differ
+from comir_search.study.project import Project
 
 
 class SessionEvents(SignalGroup):

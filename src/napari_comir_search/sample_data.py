@@ -16,7 +16,7 @@ def sample_steps(folder: Path | None = None) -> Job[Path]:
 
     from platformdirs import user_cache_path
 
-    from comir_search.evaluation.synthesis import make_sample_steps
+    from comir_search.sample.synthesis import make_sample_steps
 
     folder = folder or user_cache_path("napari-comir-search") / f"sample-{SEED}"
     if not (folder / "truth.csv").exists():  # written last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from comir_search.io.pictures import Contrast, to_display
+from comir_search.pictures.display import Contrast, to_display
 from comir_search.slides.lazy import LazyLevel
 
 

@@ -12,7 +12,7 @@ from comir_search.progress import Job, Tick
 from napari_comir_search.jobs import leave_a_core
 
 if TYPE_CHECKING:
-    from comir_search.comir.pair_check import CheckedPairs
+    from comir_search.training.pair_check import CheckedPairs
 
 SUFFIX = ".safetensors"
 DEFAULT_STEPS = 5400  # the recipe's own
@@ -76,7 +76,7 @@ def suggest_out(folder: Path) -> Path:
 
 def check_steps(first: Path, second: Path, pixel_size_um: float) -> Job[CheckedPairs]:
     """Check the pairs of two folders; ticks carry each `CheckedPair`."""
-    from comir_search.comir.pair_check import check_pairs_steps
+    from comir_search.training.pair_check import check_pairs_steps
 
     leave_a_core()
     checked = yield from check_pairs_steps(first, second, pixel_size_um=pixel_size_um)
@@ -92,8 +92,8 @@ def train_steps(options: TrainingOptions, should_stop: Callable[[], bool]) -> Jo
     should_stop : callable
         Once it returns True, the best networks so far are written.
     """
-    from comir_search.comir.training_run import train_steps as engine_steps
-    from comir_search.comir.validation import choose_validation
+    from comir_search.training.run import train_steps as engine_steps
+    from comir_search.training.validation import choose_validation
 
     yield Tick("reading pairs", 0, 0)
     leave_a_core()

@@ -10,9 +10,9 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.freshness import describe_state
-from comir_search.io.project import Project
 from comir_search.records import Candidate, SearchResult, Verdict
+from comir_search.study.freshness import describe_state
+from comir_search.study.project import Project
 from napari_comir_search import exporting, jobs
 from napari_comir_search.comparison import Face, compare_steps
 from napari_comir_search.heat import HeatView

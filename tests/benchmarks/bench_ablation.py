@@ -23,13 +23,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-
 from comir_search.comir import networks, sampling, training, validation
-from comir_search.comir.model import BF, SHG
-from comir_search.comir.networks import count_macs
-from comir_search.comir.pairs import list_pairs, load_pair
-from comir_search.comir.training import Recipe, Trainer, prefetch
+
+from comir_search.model.model import BF, SHG
+from comir_search.model.networks import count_macs
 from comir_search.progress import Tick, finish
+from comir_search.training.pairs import list_pairs, load_pair
+from comir_search.training.trainer import Recipe, Trainer, prefetch
 
 QUERY_SIZES_PX = (96, 192)
 QUERIES_PER_CORE = 32

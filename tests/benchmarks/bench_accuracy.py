@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from tma_slide import make_tma_slide
 
-from comir_search.comir.model import DEFAULT_MODEL, load_model
 from comir_search.evaluation.calibration import collect, fit_calibration, reliability
 from comir_search.evaluation.localisation import Truth, search_all_steps, summarise
+from comir_search.index.build import index_slides_steps
+from comir_search.index.index import MODEL_FILE, Index
+from comir_search.model.model import DEFAULT_MODEL, load_model
 from comir_search.progress import finish
 from comir_search.records import SearchResult
-from comir_search.retrieval.index import MODEL_FILE, Index
-from comir_search.retrieval.indexing import index_slides_steps
 
 Answers = list[tuple[Truth, SearchResult]]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from tma_slide import make_tma_slide
 
-from comir_search.comir.training_run import train_steps
 from comir_search.evaluation.localisation import evaluate_slide_steps
+from comir_search.index.build import index_slides_steps
 from comir_search.opencv import cv2
 from comir_search.progress import finish
-from comir_search.retrieval.indexing import index_slides_steps
+from comir_search.training.run import train_steps
 
 GROUPS = ("1B", "2B", "X", "pancreas")
 PHOTOGRAPHS = "vis_nir"

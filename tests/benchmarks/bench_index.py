@@ -86,7 +86,7 @@ def run_measured(command: list[str], stage: str) -> tuple[dict, str]:
 
 def describe(path: Path) -> dict:
     """Return what the parts of an index take."""
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     index = Index.open(path, "cpu")
     (slide,) = index.slides
@@ -109,7 +109,7 @@ def network_s(path: Path, mpx: float) -> float:
     """Return the seconds that the network alone takes for so many megapixels."""
     import torch
 
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     index = Index.open(path, "cpu")
     network = index.model.network(index.modality)
@@ -139,7 +139,7 @@ def search_all(folder: Path, count: int, device: str) -> None:
     import torch  # noqa: F401
 
     from comir_search.evaluation.localisation import read_truth, summarise
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import search_steps
 
     imported_s = time.perf_counter() - began

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from comir_search.comir.embedding import code
-from comir_search.comir.model import load_model
-from comir_search.comir.networks import build_network, count_macs
+from comir_search.model.embedding import code
+from comir_search.model.model import load_model
+from comir_search.model.networks import build_network, count_macs
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def link(source: str, target: str) -> None:
 
 def search(index_path: Path, queries: list[Path], device: str) -> dict[str, float]:
     """Search for each query; return medians, the first query apart because it is cold."""
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import search as search_for
 
     index = Index.open(index_path, device)

@@ -25,9 +25,9 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from comir_search.evaluation.synthesis import TRUTH_COLUMNS
 from comir_search.geometry import center_frame_matrix, turn_matrix
 from comir_search.opencv import cv2
+from comir_search.sample.synthesis import TRUTH_COLUMNS
 from comir_search.slides import find_slides, open_slide
 
 PIXEL_UM = 0.25

@@ -346,7 +346,7 @@ def small_disk(tmp_path):
 
 class TestFullDisk:
     def test_index(self, command, small_disk, slide_file):
-        from comir_search.comir.model import DEFAULT_MODEL
+        from comir_search.model.model import DEFAULT_MODEL
 
         disk = small_disk(DEFAULT_MODEL.stat().st_size // 1024 + 100)
         answer = command("index", slide_file, "--index", disk / "index")

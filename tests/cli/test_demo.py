@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from comir_search.io.project import Project
+from comir_search.study.project import Project
 
 
 @pytest.mark.slow

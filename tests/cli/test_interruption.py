@@ -107,7 +107,7 @@ def pairs(tmp_path_factory) -> Path:
 
 
 SMALL_AND_CAREFUL = (
-    "import sys, functools, comir_search.comir.training_run as run\n"
+    "import sys, functools, comir_search.training.run as run\n"
     "run.CHECKPOINT_EVERY = 1\n"
     "run._recipe = lambda _, steps, seed: run.Recipe(steps=steps, batch=4, crop_px=96, seed=seed)\n"
     "run.learn_vocabulary_steps = functools.partial(run.learn_vocabulary_steps, n_words=16, dimensions=4)\n"

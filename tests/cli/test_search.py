@@ -20,9 +20,9 @@ import tifffile
 from PIL import Image
 
 import comir_search
-from comir_search.io.geojson import read_geojson
-from comir_search.io.pictures import extract_candidate
+from comir_search.export.geojson import read_geojson
 from comir_search.records import Candidate
+from comir_search.slides.crop import extract_candidate
 
 TRUTH = Candidate(1, "", 352.0, 296.0, 1.0, 256.0, 256.0, 0.0, False, 1.0, 1.0)
 KEYS = (
@@ -56,12 +56,12 @@ def folder(tmp_path_factory):
     import torch
     from torch import nn
 
-    from comir_search.comir.model import BF, SHG, Model
-    from comir_search.comir.networks import build_network
-    from comir_search.evaluation.tissue import simulate_tissue
-    from comir_search.retrieval.confidence import Calibration
-    from comir_search.retrieval.indexing import index_slides
-    from comir_search.retrieval.vocabulary import Vocabulary
+    from comir_search.index.build import index_slides
+    from comir_search.model.calibration import Calibration
+    from comir_search.model.model import BF, SHG, Model
+    from comir_search.model.networks import build_network
+    from comir_search.model.vocabulary import Vocabulary
+    from comir_search.sample.synthetic_tissue import simulate_tissue
     from comir_search.slides import open_slide
 
     folder = tmp_path_factory.mktemp("search")
@@ -179,7 +179,7 @@ def test_words_are_asked_where_no_place_can_be_trusted(answer):
 def test_looks_again_where_a_found_place_is_not_sure(folder, monkeypatch):
     import importlib
 
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     module = importlib.import_module("comir_search.retrieval.search")
     index = Index.open(folder / "index", "cpu")
@@ -192,9 +192,9 @@ def test_looks_again_where_a_found_place_is_not_sure(folder, monkeypatch):
 
 
 def test_a_place_that_only_words_point_at_is_verified(folder, monkeypatch):
-    from comir_search.retrieval import bag_of_words, scan
-    from comir_search.retrieval.index import Index
-    from comir_search.retrieval.places import Place
+    from comir_search.index.index import Index
+    from comir_search.matching.places import Place
+    from comir_search.retrieval import scan, words
     from comir_search.retrieval.search import search
 
     index = Index.open(folder / "index", "cpu")
@@ -202,7 +202,7 @@ def test_a_place_that_only_words_point_at_is_verified(folder, monkeypatch):
     size_um = index.model.comir_pixel_size_um
     near = Place(number, 364 / size_um, 288 / size_um, 4.0, 1.0)
     monkeypatch.setattr(scan, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
-    monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [near])]))
+    monkeypatch.setattr(words, "scan_slides", lambda *_, **__: iter([(1, 1, [near])]))
     result = search(folder / "patch.tif", index, modality="bf")
     first = result.candidates[0]
     assert result.found and first.slide == "one.tif"
@@ -210,9 +210,9 @@ def test_a_place_that_only_words_point_at_is_verified(folder, monkeypatch):
 
 
 def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch, tmp_path):
-    from comir_search.retrieval import bag_of_words, scan
-    from comir_search.retrieval.index import Index
-    from comir_search.retrieval.places import Place
+    from comir_search.index.index import Index
+    from comir_search.matching.places import Place
+    from comir_search.retrieval import scan, words
     from comir_search.retrieval.search import search
 
     index = Index.open(folder / "index", "cpu")
@@ -226,7 +226,7 @@ def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch,
         yield 1, 1, [place] if scanner.level < scan.FIRST_LEVEL else []
 
     monkeypatch.setattr(scan, "scan_slides", see_both_closer)
-    monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
+    monkeypatch.setattr(words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
     result = search(tmp_path / "flipped.tif", index, modality="bf", mirror=True)
     first = result.candidates[0]
     assert result.found and first.mirrored
@@ -234,8 +234,8 @@ def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch,
 
 
 def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
-    from comir_search.retrieval import bag_of_words, scan
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
+    from comir_search.retrieval import scan, words
     from comir_search.retrieval.search import search
 
     scan_slides = scan.scan_slides
@@ -245,7 +245,7 @@ def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
             yield done, total, places if scanner.level < scan.FIRST_LEVEL else []
 
     monkeypatch.setattr(scan, "scan_slides", miss_coarsely)
-    monkeypatch.setattr(bag_of_words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
+    monkeypatch.setattr(words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
     result = search(
         folder / "patch.tif", Index.open(folder / "index", "cpu"), modality="bf", first_stage=True
     )
@@ -372,7 +372,7 @@ class TestBatch:
     ):
         from importlib import import_module
 
-        from comir_search.retrieval.indexed_slide import DamagedChunk
+        from comir_search.index.indexed_slide import DamagedChunk
 
         module = import_module("comir_search.retrieval.search")
         steps, begun = module.search_steps, []
@@ -405,7 +405,7 @@ class TestBatch:
         code = f"""
 import resource
 from comir_search.cli.search import search_all_steps
-from comir_search.retrieval.index import Index
+from comir_search.index.index import Index
 import comir_search.retrieval.search as module
 index = Index.open({str(folder / "index")!r}, "cpu")
 index.model
@@ -427,7 +427,7 @@ print(len(finish(search_all_steps(index, paths, modality="bf"))))
 
 def test_a_slide_that_is_not_there_is_named_with_those_that_are(folder):
     from comir_search.errors import ComirSearchError
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import search
 
     index = Index.open(folder / "index", "cpu")
@@ -439,7 +439,7 @@ def test_a_slide_that_is_not_there_is_named_with_those_that_are(folder):
 
 
 def test_what_is_not_found_on_some_slides_says_how_many(folder, tmp_path):
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import search
 
     index = Index.open(folder / "index", "cpu")
@@ -456,8 +456,8 @@ def test_what_is_not_found_on_some_slides_says_how_many(folder, tmp_path):
 
 
 def test_an_answer_says_what_it_was_computed_from(folder):
+    from comir_search.index.index import Index
     from comir_search.progress import finish
-    from comir_search.retrieval.index import Index
     from comir_search.retrieval.search import search_steps
     from comir_search.slides import open_slide
 
@@ -482,7 +482,7 @@ def test_an_answer_says_what_it_was_computed_from(folder):
 
 def test_a_model_that_was_never_calibrated_finds_nothing(folder, monkeypatch, capsys):
     from comir_search.cli.search import print_result
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import search
 
     index = Index.open(folder / "index", "cpu")
@@ -500,7 +500,7 @@ def test_a_model_that_was_never_calibrated_finds_nothing(folder, monkeypatch, ca
 
 @pytest.mark.parametrize("top", [1, 25, 60])
 def test_top_gives_as_many_distinct_places(folder, top):
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import DISTINCT_SHARE, search
     from comir_search.slides import open_slide, slide_from_array
 
@@ -544,9 +544,9 @@ def test_notes_on_a_query_are_shown(folder, monkeypatch, search):
 def test_files_name_slides_as_the_index_does(folder, tmp_path, monkeypatch, capsys):
     """A slide may be called by its identity, and QuPath may count from within it: picture and GeoJSON know both."""
     from comir_search.cli import main
-    from comir_search.io import overlay
-    from comir_search.retrieval.index import Index
-    from comir_search.retrieval.storage import Storage
+    from comir_search.export import overlay
+    from comir_search.index.index import Index
+    from comir_search.index.storage import Storage
     from comir_search.slides import slide as slide_module
 
     shutil.copytree(folder / "index", tmp_path / "index")
@@ -598,7 +598,7 @@ def test_files_name_slides_as_the_index_does(folder, tmp_path, monkeypatch, caps
 
 def test_a_damaged_slide_is_left_out_and_named(folder, tmp_path):
     from comir_search.errors import ComirSearchError
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
     from comir_search.retrieval.search import search
 
     shutil.copytree(folder / "index", tmp_path / "index")

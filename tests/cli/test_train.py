@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from comir_search import load_model
-from comir_search.comir import training_run
-from comir_search.comir.training import Recipe
+from comir_search.training import run as training_run
+from comir_search.training.trainer import Recipe
 
 from .conftest import paint_brightfield, paint_signal, write_image
 

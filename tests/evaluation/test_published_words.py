@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from comir_search.evaluation.bag_of_words import (
+from comir_search.evaluation.published_words import (
     Vocabulary,
     WordIndex,
     assign,

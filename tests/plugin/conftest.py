@@ -64,11 +64,11 @@ def make_model():
     import torch
     from torch import nn
 
-    from comir_search.comir.embedding import code, decode, embed_array
-    from comir_search.comir.model import BF, SHG, Model
-    from comir_search.comir.networks import build_network
+    from comir_search.model.embedding import code, decode, embed_array
+    from comir_search.model.model import BF, SHG, Model
+    from comir_search.model.networks import build_network
     from comir_search.progress import finish
-    from comir_search.retrieval.vocabulary_learning import learn_vocabulary_steps
+    from comir_search.training.vocabulary_learning import learn_vocabulary_steps
 
     torch.manual_seed(0)
     networks = nn.ModuleDict({side.name: build_network("compact", side.channels, 4) for side in (BF, SHG)})
@@ -103,7 +103,7 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def made_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    from comir_search.retrieval.indexing import index_slides
+    from comir_search.index.build import index_slides
 
     study = Study(tmp_path_factory.mktemp("study"))
     study.slides.mkdir()

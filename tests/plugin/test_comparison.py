@@ -13,13 +13,13 @@ from comir_search.geometry import (
     turn_about,
     turn_between_deg,
 )
-from comir_search.io.entries import ProjectQuery
-from comir_search.io.pictures import extract_candidate
+from comir_search.index.index import Index
 from comir_search.progress import finish
 from comir_search.records import Candidate
 from comir_search.retrieval import query as query_module
-from comir_search.retrieval.index import Index
 from comir_search.slides import open_slide
+from comir_search.slides.crop import extract_candidate
+from comir_search.study.entries import ProjectQuery
 from napari_comir_search.comparison import CONTEXT, Face, checkerboard, compare_steps, curtain, read_query
 
 PLACE = Candidate(1, "first.ome.tif", 500.0, 400.0, 1.0, 300.0, 260.0, 37.0, False, 0.5, 0.9)

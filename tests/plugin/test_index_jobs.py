@@ -11,12 +11,12 @@ import pytest
 import tifffile
 
 from comir_search.errors import BatchIncomplete, ComirSearchError
-from comir_search.io.atomic import CannotWrite
+from comir_search.files import CannotWrite
+from comir_search.index import build as indexing
+from comir_search.index.index import Index
+from comir_search.index.lock import writer_lock
+from comir_search.index.storage import Storage
 from comir_search.progress import finish
-from comir_search.retrieval import indexing
-from comir_search.retrieval.index import Index
-from comir_search.retrieval.storage import Storage
-from comir_search.retrieval.writer_lock import writer_lock
 from comir_search.slides import fingerprint, open_slide
 from napari_comir_search import jobs
 from napari_comir_search.items import IndexState, SlideItem

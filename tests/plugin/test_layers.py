@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from comir_search.io.palette import VERDICT_COLOURS
-from comir_search.io.pictures import Contrast
+from comir_search.pictures.display import Contrast
+from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.progress import finish
 from comir_search.records import Candidate, Verdict
 from comir_search.slides import open_slide, slide_from_array
@@ -209,7 +209,7 @@ def test_numbers_are_read_on_their_pins() -> None:
     """Contrast of 3 or more, as WCAG asks of large text."""
     from napari.utils.colormaps.standardize_color import transform_color
 
-    from comir_search.io.palette import TEXT_COLOURS
+    from comir_search.pictures.palette import TEXT_COLOURS
 
     def light(colour) -> float:
         share = np.asarray(colour[:3], float)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from comir_search.io.entries import ProjectQuery
+from comir_search.index.build import index_slides
+from comir_search.index.index import Index
 from comir_search.progress import finish
-from comir_search.retrieval.index import Index
-from comir_search.retrieval.indexing import index_slides
 from comir_search.slides import open_slide
+from comir_search.study.entries import ProjectQuery
 from napari_comir_search.jobs import search_steps
 
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from comir_search.errors import ComirSearchError
-from comir_search.io import project as project_module
-from comir_search.io.project import Project, pack_image
+from comir_search.index.slide_record import SlideRecord
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
-from comir_search.retrieval.slide_record import SlideRecord
 from comir_search.slides import open_slide
+from comir_search.study import project as project_module
+from comir_search.study.project import Project, pack_image
 from napari_comir_search.items import IndexState
 from napari_comir_search.session import Session
 

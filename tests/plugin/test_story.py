@@ -18,7 +18,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
 
-from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
 from napari_comir_search.comparison import Mode
 from napari_comir_search.items import IndexState
@@ -317,8 +317,8 @@ def shift_between(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def can_lock(index: Path) -> bool:
-    from comir_search.retrieval.storage import Storage
-    from comir_search.retrieval.writer_lock import writer_lock
+    from comir_search.index.lock import writer_lock
+    from comir_search.index.storage import Storage
 
     with writer_lock(Storage(index)):
         return True

@@ -12,10 +12,10 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QFileDialog
 
-from comir_search.comir import training_run
-from comir_search.comir.model import load_model
-from comir_search.comir.training import Recipe
+from comir_search.model.model import load_model
 from comir_search.opencv import cv2
+from comir_search.training import run as training_run
+from comir_search.training.trainer import Recipe
 from napari_comir_search.items import IndexState
 from napari_comir_search.training import suggest_kept_back, suggest_out
 from napari_comir_search.widgets.dock import SearchDock

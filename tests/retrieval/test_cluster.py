@@ -1,95 +1,180 @@
-"""What the cluster does with a task whose result does not come."""
+"""A search on a cluster comes to what the search in this process comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import CancelledError
-from typing import Any
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import shared_store
+import tifffile
 
+from comir_search.compute.cluster import Cluster
 from comir_search.errors import ComirSearchError
-from comir_search.retrieval.cluster import ATTEMPTS, Cluster
+from comir_search.index.index import Index
+from comir_search.retrieval.search import search, search_steps
+from comir_search.retrieval.workers import open_search_runner
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 
-
-class Client:
-    """A connected client whose futures are finished at once."""
-
-    status = "running"
-
-    def __init__(self, fetch: Callable[[int], Any]) -> None:
-        self.fetch = fetch
-        self.submitted, self.cancelled = 0, 0
-
-    def nthreads(self) -> dict[str, int]:
-        return {"worker": 1}
-
-    def cancel(self, futures: list[Any]) -> None:
-        self.cancelled += len(futures)
-
-
-class Future:
-    status = "finished"
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        client.submitted += 1
-        self.number = client.submitted
-
-    def result(self, timeout: float) -> Any:
-        return self.client.fetch(self.number)
-
-    def done(self) -> bool:
-        return True
-
-    def release(self) -> None: ...
-
-    def cancel(self) -> None: ...
+URL = "shared://bucket/index"
+PRELOAD = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import shared_store
+shared_store.register()
+from comir_search.retrieval.scan import Scanner
+if not hasattr(Scanner, "quick_scan"):  # a worker and its nanny may be one process
+    Scanner.quick_scan = Scanner.scan
+    def scan(*arguments):
+        time.sleep(0.1)
+        return Scanner.quick_scan(*arguments)
+    Scanner.scan = scan
+"""
 
 
-def run(fetch: Callable[[int], Any]) -> tuple[Client, list[Any]]:
-    cluster: Any = Cluster.__new__(Cluster)
-    cluster._client, cluster._cluster, cluster._again = Client(fetch), None, "run the same command again"
-    done = []
-    for rounds, finished in enumerate(cluster.run(lambda client, _: Future(client), ["item"])):
-        done += finished
-        assert rounds < 50, "it goes on for ever"
-    return cluster._client, done
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with the index of three slides, and a query of the second."""
+    from comir_search.index.build import index_slides
+    from comir_search.sample.synthetic_tissue import simulate_tissue
+
+    folder = tmp_path_factory.mktemp("search")
+    written = {"photometric": "rgb", "resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}
+    (folder / "slides").mkdir()
+    for seed in range(3):
+        image = simulate_tissue(1400, 700, seed).brightfield
+        tifffile.imwrite(folder / "slides" / f"{seed}.tif", image, tile=(256, 256), **written)
+        if seed == 1:
+            tifffile.imwrite(folder / "query.tif", np.rot90(image[300:430, 500:600]), **written)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(shared_store.ROOT, str(folder / "store"))
+        shared_store.register()
+        index_slides([folder / "slides"], URL, modality="bf", device="cpu")
+    return folder
 
 
-@pytest.mark.parametrize("error", [TimeoutError, CancelledError, OSError])
-def test_a_result_that_cannot_be_fetched_is_made_again(error):
-    def fetch(number):
-        if number < ATTEMPTS:
-            raise error
-        return number
-
-    client, done = run(fetch)
-    assert (client.submitted, done) == (ATTEMPTS, [("item", ATTEMPTS)])
+@pytest.fixture
+def index(store, monkeypatch) -> Index:
+    monkeypatch.setenv(shared_store.ROOT, str(store / "store"))
+    shared_store.register()
+    return Index.open(URL, "cpu")
 
 
-@pytest.mark.parametrize("error", [TimeoutError("no answer"), CancelledError(), OSError("broken pipe")])
-def test_a_result_that_never_comes_is_a_stated_failure(error):
-    def fetch(number):
-        raise error
+@pytest.fixture
+def cluster(index, tmp_path):
+    """Two workers in processes of their own, which take their time over every tile."""
+    import dask
 
-    with pytest.raises(ComirSearchError, match=r"lost .* 4 times \(.+\); see the workers' logs, .* again\.$"):
-        run(fetch)
+    (tmp_path / "preload.py").write_text(PRELOAD)
+    with (
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "preload.py")]}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        yield cluster
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"workers": 2, "scheduler": "tcp://127.0.0.1:9"},
-            "^Give either the number of workers .* or the scheduler",
-        ),
-        ({"workers": 0}, "at least 1"),
-        ({}, "^Give either the number of workers .* or the scheduler"),
-    ],
-)
-def test_workers_and_scheduler_are_refused_together(arguments, message):
-    with pytest.raises(ComirSearchError, match=message):
-        Cluster(**arguments)
+def comparable(result) -> dict:
+    """Return all of a result but how long it took."""
+    stages = {name: [each.to_dict() for each in found] for name, found in result.first_stage.items()}
+    return result.to_dict() | {"seconds": None, "stages": stages}
+
+
+@pytest.mark.slow
+def test_the_result_is_the_local_one_though_a_worker_is_killed(cluster, index, store):
+    options = {"modality": "bf", "mirror": True, "first_stage": True}
+    local = search(store / "query.tif", index, **options)
+    assert local.candidates[0].slide == "1.tif" and len(local.candidates) == 10
+    runner = open_search_runner(Index.open(URL, "cpu"), scheduler=cluster.scheduler_address)
+    job = search_steps(Index.open(URL, "cpu"), store / "query.tif", runner=runner, **options)
+    killed, partials, stages = [], [], []
+    try:
+        while True:
+            tick = next(job)
+            stages.append(tick.stage)
+            partials += [tick.partial] * (tick.partial is not None)
+            if tick.stage == "coarse correlation" and tick.done > 1 and not killed:
+                with distributed.Client(cluster, set_as_default=False) as client:
+                    killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[0], signal.SIGKILL)
+    except StopIteration as stop:
+        shared = stop.value
+    runner.close()
+    assert killed and len(partials) > 1
+    assert {"coarse correlation", "counting words", "bag of words", "pose, level 1"} <= set(stages)
+    assert comparable(shared) == comparable(local)
+
+
+@pytest.mark.slow
+def test_cancelling_takes_less_than_a_second_and_leaves_the_cluster(cluster, index, store):
+    runner = open_search_runner(index, scheduler=cluster.scheduler_address)
+    job = search_steps(index, store / "query.tif", modality="bf", runner=runner)
+    for tick in job:
+        if tick.stage == "coarse correlation" and tick.done >= 1:
+            break
+    started = time.monotonic()
+    job.close()
+    runner.close()
+    assert time.monotonic() - started < 1
+    with distributed.Client(cluster, set_as_default=False) as client:
+        assert len(client.scheduler_info()["workers"]) == 2
+
+
+@pytest.mark.slow
+def test_the_command_starts_workers_and_searches_for_several(index, store, command, tmp_path):
+    local = search(store / "query.tif", index, modality="bf").to_dict()
+    # Not by its URL: the workers started here know nothing of the store.
+    options = ("--index", store / "store" / "bucket" / "index", "--modality", "bf", "--workers", 2)
+    again = tmp_path / "again.tif"
+    shutil.copy(store / "query.tif", again)
+    answer = command("search", store / "query.tif", again, *options, "--json", tmp_path / "out.json")
+    assert answer.code == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [result["query"] for result in results] == ["query.tif", "again.tif"]
+    for result in [*results, local]:
+        result["provenance"]["index"] = ""  # one index, reached by its URL and as a folder
+    same = {"seconds": None, "query": None}
+    assert [result | same for result in results] == [local | same] * 2
+
+
+def test_damage_that_a_worker_meets_is_named(tmp_path, store, cluster):
+    folder = Path(shutil.copytree(store / "store" / "bucket" / "index", tmp_path / "index"))
+    for chunk in folder.glob("slides/*/comir/2/c/0/0/*"):
+        chunk.write_bytes(b"damaged")
+    with pytest.raises(ComirSearchError, match=r"damaged in array comir/2.*comir-search repair"):
+        search(store / "query.tif", Index.open(folder), modality="bf", scheduler=cluster.scheduler_address)
+
+
+def test_a_lost_scheduler_is_no_failure_between_two_stages():
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as local:
+        cluster = Cluster(scheduler=local.scheduler_address)
+        assert cluster.n_threads >= 1
+    try:
+        assert cluster.n_threads == 1
+    finally:
+        cluster.close()
+
+
+def test_without_distributed_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(
+        ComirSearchError, match=r"needs the package distributed; install it with `pip install"
+    ):
+        Cluster(workers=2)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(command, store, index, monkeypatch):
+    from comir_search.compute import cluster as module
+
+    monkeypatch.setattr(module, "CONNECT_S", 0.5)
+    where = ("--index", store / "store" / "bucket" / "index")
+    answer = command("search", store / "query.tif", *where, "--scheduler", "tcp://127.0.0.1:9")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.sentence.startswith("No scheduler answers at tcp://127.0.0.1:9; start one")
+    assert command("search", store / "query.tif", *where, "--scheduler", "x", "--workers", 2).code == 2

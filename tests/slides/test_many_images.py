@@ -12,7 +12,7 @@ import tifffile
 import zarr
 
 from comir_search.errors import ComirSearchError
-from comir_search.io.pictures import to_display
+from comir_search.pictures.display import to_display
 from comir_search.slides import open_slide
 
 from .conftest import paint

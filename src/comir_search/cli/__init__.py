@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
+from comir_search.compute.memory import reuse_large_blocks
 from comir_search.errors import ComirSearchError
-from comir_search.memory import reuse_large_blocks
 
 COMMANDS = (
     "demo",

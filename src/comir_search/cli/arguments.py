@@ -85,7 +85,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def write_json(path: Path | None, value: Any) -> None:
     """Write `value` as JSON to `path`, whole or not at all; None writes nothing."""
-    from comir_search.io.atomic import write_text
+    from comir_search.files import write_text
 
     if path is not None:
         write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compact, and print what was done."""
-    from comir_search.retrieval.maintenance import compact_steps
+    from comir_search.index.check import compact_steps
 
     done = show(compact_steps(args.index, remove=args.remove))
     for name in done.removed:

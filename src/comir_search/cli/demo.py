@@ -23,8 +23,8 @@ from comir_search.cli.search import draw_overlay, search_all_steps
 from comir_search.records import format_confidence
 
 if TYPE_CHECKING:
+    from comir_search.index.index import Index
     from comir_search.records import SearchResult
-    from comir_search.retrieval.index import Index
 
 HELP = "simulate slides and patches, index, search, draw"
 
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
-    from comir_search.comir.model import load_model
-    from comir_search.evaluation.synthesis import make_sample_steps
-    from comir_search.retrieval.indexing import index_slides_steps
+    from comir_search.index.build import index_slides_steps
+    from comir_search.model.model import load_model
+    from comir_search.sample.synthesis import make_sample_steps
 
     started_s = time.monotonic()
     model = load_model(device=args.device)
@@ -105,9 +105,9 @@ def _write_project(
 ) -> None:
     """Write a project with the answers, for the plugin."""
     from comir_search.errors import ComirSearchError
-    from comir_search.io.project import Project
-    from comir_search.retrieval.index import find_slide
+    from comir_search.index.index import find_slide
     from comir_search.slides import open_slide
+    from comir_search.study.project import Project
 
     with Project.create(path) as project:
         for slide in index.slides:

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed one image."""
-    from comir_search.comir.embedding import embed_image_steps
-    from comir_search.comir.model import load_model
-    from comir_search.io.comir_tiff import write_comir
+    from comir_search.export.comir_tiff import write_comir
+    from comir_search.model.embedding import embed_image_steps
+    from comir_search.model.model import load_model
     from comir_search.slides import open_slide
 
     model = load_model(args.model, args.device)

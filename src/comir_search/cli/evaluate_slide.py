@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate search on slides."""
     from comir_search.evaluation.localisation import evaluate_slide_steps
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     index = Index.open(args.index, device=args.device)
     job = evaluate_slide_steps(

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert one checkpoint."""
-    from comir_search.comir.checkpoint import import_checkpoint
+    from comir_search.model.checkpoint import import_checkpoint
 
     model = import_checkpoint(args.checkpoint, pixel_size_um=args.pixel_size)
     model.save(args.out)

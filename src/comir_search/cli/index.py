@@ -18,7 +18,7 @@ from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
 
 if TYPE_CHECKING:
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
 HELP = "embed slides and add them to an index"
 STOPPED = "Stopped; what is finished is kept, and the same command goes on from there."
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Create an index or add to it."""
-    from comir_search.retrieval.indexing import index_slides_steps
+    from comir_search.index.build import index_slides_steps
 
     job = index_slides_steps(
         args.slides,

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Repair, and print what was rebuilt."""
-    from comir_search.retrieval.maintenance import repair_steps
+    from comir_search.index.check import repair_steps
 
     repaired = show(repair_steps(args.index, device=args.device))
     for damage in repaired:

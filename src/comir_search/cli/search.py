@@ -20,9 +20,9 @@ from comir_search.cli.progress import show
 from comir_search.records import format_confidence
 
 if TYPE_CHECKING:
+    from comir_search.index.index import Index, IndexedSlide
     from comir_search.progress import Job
     from comir_search.records import SearchResult
-    from comir_search.retrieval.index import Index, IndexedSlide
     from comir_search.slides import Slide
 
 HELP = "find where patches lie on the slides of an index"
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search for all queries, print the tables, write the files asked for."""
     from comir_search.errors import BatchIncomplete
-    from comir_search.retrieval.index import Index
+    from comir_search.index.index import Index
 
     index = Index.open(args.index, device=args.device)
     incomplete: BatchIncomplete | None = None
@@ -135,13 +135,13 @@ def search_all_steps(
         If the only query could not be, the index holds no slide, or it or its workers
         fail before there is any answer.
     """
+    from comir_search.compute.cluster import ClusterLost
     from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
+    from comir_search.index.indexed_slide import DamagedChunk
+    from comir_search.index.storage import CannotRead
     from comir_search.progress import Tick
-    from comir_search.retrieval.cluster import ClusterLost
-    from comir_search.retrieval.indexed_slide import DamagedChunk
-    from comir_search.retrieval.runner import open_search_runner
     from comir_search.retrieval.search import choose_slides, search_steps
-    from comir_search.retrieval.storage import CannotRead
+    from comir_search.retrieval.workers import open_search_runner
     from comir_search.slides import open_slide
 
     choose_slides(index, None)  # or every query would be left out
@@ -214,8 +214,8 @@ def print_result(result: SearchResult) -> None:
 def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], queries: Sequence[Path]) -> None:
     """Draw results on those of the index's slides that can be found."""
     from comir_search.errors import ComirSearchError
-    from comir_search.io.overlay import write_overlay
-    from comir_search.retrieval.index import find_slide
+    from comir_search.export.overlay import write_overlay
+    from comir_search.index.index import find_slide
     from comir_search.slides import open_slide
 
     side_px = SINGLE_QUERY_PX if len(queries) == 1 else QUERY_PX
@@ -242,8 +242,8 @@ def _list_hit(index: Index, results: Sequence[SearchResult]) -> list[IndexedSlid
 def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str, tuple[float, float]]:
     """Return where QuPath's (0, 0) lies on the slides on which candidates lie, by their names in the index."""
     from comir_search.errors import ComirSearchError
-    from comir_search.io.geojson import qupath_origins_px
-    from comir_search.retrieval.index import find_slide
+    from comir_search.export.geojson import qupath_origins_px
+    from comir_search.index.index import find_slide
 
     files = []
     for slide in _list_hit(index, results):
@@ -265,11 +265,11 @@ def _read_picture(path: Path, side_px: int) -> Slide:
 def _write_files(args: argparse.Namespace, index: Index, results: Sequence[SearchResult]) -> None:
     arguments.write_json(args.json, [result.to_dict() for result in results])
     if args.csv:
-        from comir_search.io.tables import write_csv
+        from comir_search.export.tables import write_csv
 
         write_csv(args.csv, results)
     if args.geojson:
-        from comir_search.io.geojson import write_geojson
+        from comir_search.export.geojson import write_geojson
 
         files = write_geojson(args.geojson, results, origins_px=_find_origins_px(index, results))
         print(f"For QuPath: {', '.join(str(file) for file in files)}")

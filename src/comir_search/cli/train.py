@@ -18,7 +18,7 @@ from comir_search.errors import BatchIncomplete
 from comir_search.progress import Tick
 
 if TYPE_CHECKING:
-    from comir_search.comir.model import Model
+    from comir_search.model.model import Model
 
 Result = TypeVar("Result")
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train a model."""
-    from comir_search.comir.training_run import train_steps
+    from comir_search.training.run import train_steps
 
     job = train_steps(
         args.bf,

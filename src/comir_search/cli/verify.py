@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is damaged; fail where anything is."""
-    from comir_search.retrieval.maintenance import verify_steps
+    from comir_search.index.check import verify_steps
 
     damages = show(verify_steps(args.index))
     arguments.write_json(args.json, [asdict(damage) for damage in damages])

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from comir_search.errors import ComirSearchError
 from comir_search.evaluation.localisation import Truth, is_hit
+from comir_search.model.calibration import FEATURES, Calibration
 from comir_search.records import SearchResult
-from comir_search.retrieval.confidence import FEATURES, Calibration, measure
+from comir_search.retrieval.confidence import measure
 
 PRECISION = 0.99  # that the threshold is to reach on the fitting data
 LEAST_THRESHOLD = 0.75  # a first place less likely than this is not called found, whatever the data say

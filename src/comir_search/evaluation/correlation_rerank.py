@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from comir_search.comir.embedding import decode
 from comir_search.evaluation.views import View
+from comir_search.matching.correlation import correlate_window, transform_templates
+from comir_search.matching.templates import shrink, turn_templates
+from comir_search.model.embedding import decode
 from comir_search.progress import Job, Tick
-from comir_search.retrieval.correlation import correlate_window, transform_templates
-from comir_search.retrieval.templates import shrink, turn_templates
 
 # Half the scale of CoMIRs at stride 2: as accurate as the whole for windows, and much faster.
 FACTOR_LEVEL = 2

@@ -10,10 +10,10 @@ import numpy as np
 from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.evaluation.protocol import Window
 from comir_search.evaluation.views import View, Viewer
+from comir_search.index.build import index_slides_steps
+from comir_search.index.index import Index
 from comir_search.progress import Job
 from comir_search.records import Candidate
-from comir_search.retrieval.index import Index
-from comir_search.retrieval.indexing import index_slides_steps
 from comir_search.retrieval.search import search_steps
 from comir_search.slides import open_slide, slide_from_array
 

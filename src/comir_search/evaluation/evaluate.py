@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from comir_search.comir.model import Model, load_model
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
+from comir_search.evaluation.baselines.extractors import make_extractor
 from comir_search.evaluation.protocol import (
     QueryPlan,
     Window,
@@ -24,7 +24,7 @@ from comir_search.evaluation.protocol import (
     split_windows,
 )
 from comir_search.evaluation.views import View, Viewer
-from comir_search.features.extractors import make_extractor
+from comir_search.model.model import Model, load_model
 from comir_search.progress import Job, Tick, finish
 
 FEATURES = ("surf", "sift", "sift-dense", "resnet", "global")

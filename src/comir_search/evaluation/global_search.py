@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from comir_search.comir.model import Model
 from comir_search.evaluation.views import View, Viewer
+from comir_search.model.model import Model
 from comir_search.progress import Job, Tick
 
 
@@ -29,7 +29,7 @@ class GlobalSearch:
         self._viewer = viewer
         self._resnet = None
         if weights is not None:
-            from comir_search.features.resnet import load_resnet
+            from comir_search.evaluation.baselines.resnet import load_resnet
 
             self._resnet = load_resnet(weights, viewer.model.device)
 
@@ -52,7 +52,7 @@ class GlobalSearch:
                 self._viewer.model, self._viewer.normalise(view.image, view.modality), view.modality
             )
         else:
-            from comir_search.features.resnet import resnet_maps
+            from comir_search.evaluation.baselines.resnet import resnet_maps
 
             channels = view.pixels / np.float32(255)
             vector = np.concatenate(

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta
 
-from comir_search.comir.tensor_file import require_file
 from comir_search.documents import MAX_SIDE_PX, BadDocument, convert
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
 from comir_search.geometry import angle_difference_deg, place_error_px
+from comir_search.index.index import Index
+from comir_search.model.tensor_file import require_file
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SearchResult
-from comir_search.retrieval.index import Index
 from comir_search.retrieval.search import search_steps
 
 HIT_SHARE = 0.25  # of the query's shorter side

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.comir.pairs import list_images
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import turn_matrix
+from comir_search.training.pairs import list_images
 
 RANKS = (1, 5, 10, 15)
 _NORMAL_95 = 1.959963984540054

@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from comir_search.errors import ComirSearchError
-from comir_search.evaluation.bag_of_words import (
+from comir_search.evaluation.baselines.extractors import Extractor
+from comir_search.evaluation.correlation_rerank import rerank_by_correlation
+from comir_search.evaluation.protocol import split_windows
+from comir_search.evaluation.published_words import (
     SAMPLE_LIMIT,
     Vocabulary,
     WordIndex,
     learn_vocabulary_steps,
     strongest,
 )
-from comir_search.evaluation.correlation_rerank import rerank_by_correlation
-from comir_search.evaluation.protocol import split_windows
 from comir_search.evaluation.views import View
-from comir_search.features.extractors import Extractor
 from comir_search.progress import Job, Tick
 
 RERANKS = ("none", "bow", "pose")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.comir.embedding import code, embed_array
-from comir_search.comir.intensity import measure_intensity
-from comir_search.comir.model import Model
-from comir_search.comir.pairs import read_image
 from comir_search.evaluation.protocol import Window
+from comir_search.model.embedding import code, embed_array
+from comir_search.model.intensity import measure_intensity
+from comir_search.model.model import Model
 from comir_search.slides import open_slide
+from comir_search.training.pairs import read_image
 
 REPRESENTATIONS = ("comir", "raw")
 

@@ -1,299 +1,100 @@
-"""Tasks on a `dask.distributed` cluster whose workers may come, go and be killed."""
+"""Search on a cluster, on `dask.distributed`.
+
+A task is a few places to look at: workers read the index themselves, and what
+they found comes back.
+"""
 
 from __future__ import annotations
 
-import logging
-import statistics
-import time
-from collections import deque
+import pickle
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from contextlib import closing
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from comir_search.errors import ComirSearchError
-from comir_search.memory import REUSE_ENVIRON
+from comir_search.compute.cluster import FAILED, Cluster
+from comir_search.index.cluster import open_shared_index, pack_record, unpack_record
+from comir_search.index.index import Index, IndexedSlide
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client, Future
 
-CONNECT_S, RETRY_S = 10.0, 1.0
-RECONNECT_S = 120.0
-# How long to wait between two looks: soon again as long as something finishes, then less and less often.
-POLL_S, LONGEST_POLL_S = 0.01, 0.2
-FETCH_S = 1.0
-TASKS_PER_THREAD = 3
-ATTEMPTS = 4
-# A task is started a second time when nothing else is left to start and it has
-# taken this many times the median, but no less than these seconds.
-SLOW_TIMES, SLOW_S = 4.0, 10.0
-FAILED = ("error", "cancelled", "lost")
-_ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
-# By default each process of a cluster looks at its stack, its loop and its memory 10 to 100 times a second: for
-# statistics that nobody sees here, and to kill a worker that takes too much, which once a second is soon enough.
-# That is a fifteenth of the work, and interrupts the task each time.
-_SELDOM = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "10s",
-    "distributed.worker.memory.monitor-interval": "1s",
-}
+CACHE_BYTES = 256 * 2**20
+# Tasks for each thread, so that slow and fast workers end together, and how many places one looks at
+# at most, because a worker finishes what it has begun though the search is cancelled.
+TASKS_PER_THREAD, PLACES_PER_TASK = 6, 16
 
-Item = TypeVar("Item")
-Submit = Callable[["Client", Item], "Future[Any]"]
+Result = TypeVar("Result")
 
 
-class ClusterLost(ComirSearchError):
-    """The workers, or the scheduler that leads to them, cannot be reached or do not finish anything."""
-
-
-def check_choice(scheduler: str | None, workers: int | None) -> None:
-    """Refuse a choice of `scheduler` and `workers` (see `Cluster`) that is none, or says two things."""
-    if (scheduler is None) == (workers is None):
-        raise ComirSearchError(
-            "Give either the number of workers to start, or the scheduler whose workers to use, not both."
-        )
-    if workers is not None and workers < 1:
-        raise ComirSearchError(f"The number of workers to start must be at least 1, not {workers}.")
-
-
-class Cluster:
-    """A connection to a cluster, made again where it breaks.
+class ClusterSearchRunner:
+    """Search on a cluster; see `comir_search.retrieval.workers.SearchRunner`.
 
     Parameters
     ----------
-    scheduler : str, optional
-        Address of a running scheduler.
-    workers : int, optional
-        Otherwise, how many worker processes to start on this machine.
-    again : str
-        What to do after a failure, as the end of a sentence.
+    index : Index
+        In a folder that all workers see under the same name, or behind a URL.
+    scheduler, workers
+        As of `comir_search.index.cluster.ClusterRunner`.
 
     Raises
     ------
     ComirSearchError
-        If `distributed` is not installed, the scheduler does not answer, or not
-        exactly one of `scheduler` and `workers` is given.
+        If `distributed` is not installed, or the scheduler does not answer.
     """
 
-    def __init__(
-        self,
-        *,
-        scheduler: str | None = None,
-        workers: int | None = None,
-        again: str = "run the same command again",
-    ) -> None:
-        self._cluster: LocalCluster | None = None
-        check_choice(scheduler, workers)
-        try:
-            import dask
-            import distributed
-        except ImportError as error:
-            raise ComirSearchError(
-                "Sharing work out to other processes needs the package distributed; install it with "
-                "`pip install napari-comir-search[distributed]`."
-            ) from error
-        self._again = again
-        if scheduler is None:
-            # Else a nanny has each freed block given back, and getting it anew can take as long as the work
-            # itself. From before the first thread on, so that all share one heap; what the user has set goes first.
-            environ = {**dask.config.get(_ENVIRON_KEY), **REUSE_ENVIRON}
-            with dask.config.set({_ENVIRON_KEY: environ, **_SELDOM}):
-                self._cluster = _finish_starting(
-                    partial(
-                        distributed.LocalCluster,
-                        n_workers=workers,
-                        threads_per_worker=1,
-                        dashboard_address=None,
-                    )
-                )
-            scheduler = self._cluster.scheduler_address
-        self._scheduler = scheduler
-        self._preparing: list[Future[Any]] = []
-        self._is_cut_short = False
-        try:
-            self._client = self._connect(CONNECT_S)
-        except ClusterLost:
-            self.close()
-            raise
+    def __init__(self, index: Index, *, scheduler: str | None = None, workers: int | None = None) -> None:
+        self._cluster = Cluster(scheduler=scheduler, workers=workers)
+        self._where = str(index.path), index.model_fingerprint, "cpu"  # no network runs there
 
-    @property
-    def n_threads(self) -> int:
-        """Tasks that the workers of this moment run at a time, at least one, also of a lost scheduler."""
-        if self._client.status != "running":
-            return 1
-        with suppress(OSError):
-            return max(1, sum(self._client.nthreads().values()))
-        return 1
+    def run(
+        self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
+    ) -> Generator[tuple[int, list[Result | None]], None, None]:
+        """Share jobs out, see `SearchRunner`; a worker's threads are its owner's choice."""
+        packed = pickle.dumps(tool)
+        size = -(-len(jobs) // (TASKS_PER_THREAD * self._cluster.n_threads))
+        size = max(1, min(size, PLACES_PER_TASK))
+        shared: dict[Client, Future[bytes]] = {}
 
-    def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
-        """Have workers begin what the first of their tasks would, without waiting for it or minding failures."""
-        for _ in range(self.n_threads):
-            self._preparing.append(self._client.submit(task, *arguments, pure=False))
+        def submit(client: Client, first: int) -> Future[Any]:
+            # The tool is a task of its own: it travels once to every worker, and is made again if lost.
+            if client not in shared or shared[client].status in FAILED:
+                shared[client] = client.submit(bytes, packed, pure=False)
+            own = [(pack_record(slide), rest) for slide, *rest in jobs[first : first + size]]
+            return client.submit(search_on_worker, *self._where, shared[client], own, pure=False)
+
+        results: list[Result | None] = [None] * len(jobs)
+        done = 0
+        yield done, results
+        with closing(self._cluster.run(submit, range(0, len(jobs), size))) as running:
+            for finished in running:
+                for first, found in finished:
+                    results[first : first + len(found)] = found
+                    done += len(found)
+                yield done, results
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
-        is_at_work = self._is_cut_short or not all(future.done() for future in self._preparing)
-        client = getattr(self, "_client", None)
-        if client is not None:
-            client.close()
-        if self._cluster is not None:
-            if is_at_work:
-                _kill_workers(self._cluster)
-            self._cluster.close()
-
-    def run(
-        self, submit: Submit[Item], items: Sequence[Item]
-    ) -> Generator[list[tuple[Item, Any]], None, None]:
-        """Run one task an item; one that is lost with its worker, or is slow, is started again.
-
-        Parameters
-        ----------
-        submit : callable
-            Called with the client and an item; starts the item's task. It may run
-            twice, even at the same time.
-        items : sequence of hashable
-
-        Yields
-        ------
-        list of (item, object)
-            What has finished since the last time and what it returned, in any
-            order; nothing while waiting. Closing the generator ends all tasks.
-
-        Raises
-        ------
-        ComirSearchError
-            If a task was lost too often, or the scheduler does not come back.
-        Exception
-            What a task raises.
-        """
-        waiting = deque(items)
-        running: dict[Item, list[Future[Any]]] = {}
-        started_s: dict[Item, float] = {}
-        attempts = dict.fromkeys(items, 0)
-        taken_s: list[float] = []
-        pause_s = POLL_S
-
-        def start(item: Item) -> None:
-            running.setdefault(item, []).append(submit(self._client, item))
-            started_s[item] = time.monotonic()
-
-        try:
-            while waiting or running:
-                if self._client.status != "running":
-                    waiting.extendleft(reversed(running))
-                    running.clear()
-                    for _ in self._reconnect():
-                        yield []
-                if waiting:
-                    room = TASKS_PER_THREAD * self.n_threads - len(running)
-                    for _ in range(min(room, len(waiting))):
-                        start(waiting.popleft())
-                elif taken_s:
-                    slow_s = max(SLOW_S, SLOW_TIMES * statistics.median(taken_s))
-                    for item, futures in running.items():
-                        if len(futures) == 1 and time.monotonic() - started_s[item] > slow_s:
-                            start(item)
-                            break
-                time.sleep(pause_s)
-                finished = []
-                for item, futures in list(running.items()):
-                    states = [future.status for future in futures]
-                    failure: BaseException | str | None = None
-                    if "finished" in states:
-                        try:
-                            patience_s = FETCH_S * 2 ** attempts[item]
-                            result = futures[states.index("finished")].result(timeout=patience_s)
-                            taken_s.append(time.monotonic() - started_s[item])
-                            finished.append((item, result))
-                        except (TimeoutError, CancelledError, OSError) as error:
-                            if self._client.status != "running":
-                                continue  # lost with the scheduler, which is waited for
-                            failure = error  # lost with its worker after all, or on the way
-                    elif all(state in FAILED for state in states):
-                        failed = "error" if "error" in states else states[-1]
-                        failure = self._failure_of(futures[states.index(failed)])
-                    else:
-                        continue
-                    if failure is not None:
-                        attempts[item] += 1
-                        self._check_attempts(failure, attempts[item])
-                        waiting.append(item)
-                    del running[item]
-                    for future in futures:
-                        future.cancel() if not future.done() else future.release()
-                pause_s = POLL_S if finished else min(2 * pause_s, LONGEST_POLL_S)
-                yield finished
-        finally:
-            self._is_cut_short = bool(running)
-            for futures in running.values():
-                self._client.cancel(futures)
-
-    def _connect(self, timeout_s: float) -> Client:
-        from distributed import Client
-
-        try:
-            return Client(self._scheduler, timeout=timeout_s, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ClusterLost(
-                f"No scheduler answers at {self._scheduler}; start one with `dask scheduler`, or check the "
-                "address."
-            ) from error
-
-    def _reconnect(self) -> Generator[None, None, None]:
-        """Wait for the scheduler to come back; what is finished stays finished."""
-        give_up_s = time.monotonic() + RECONNECT_S
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would tell is expected here
-        self._client.close(timeout=1)
-        while True:
-            try:
-                self._client = self._connect(RETRY_S)
-                return
-            except ClusterLost:
-                if time.monotonic() > give_up_s:
-                    raise ClusterLost(
-                        f"The scheduler at {self._scheduler} was lost; start it and {self._again}."
-                    ) from None
-            yield
-
-    def _failure_of(self, future: Future[Any]) -> BaseException | str:
-        """Return why a future failed; raise what its task raised, unless trying again may help."""
-        from distributed import KilledWorker
-
-        failure = future.exception(timeout=CONNECT_S) if future.status == "error" else None
-        if failure is not None and not isinstance(failure, KilledWorker | OSError):
-            raise failure
-        return failure or str(future.status)
-
-    def _check_attempts(self, failure: BaseException | str, attempts: int) -> None:
-        """Refuse to try for ever."""
-        if attempts >= ATTEMPTS:
-            cause = failure if isinstance(failure, BaseException) else None
-            raise ClusterLost(
-                f"A part of the work was lost with its worker {attempts} times "
-                f"({str(failure) or type(failure).__name__}); see the workers' logs, fix what they say, and "
-                f"{self._again}."
-            ) from cause
+        self._cluster.close()
 
 
-def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
-    """Start a cluster; interrupted, end it first: what is half started can neither be used nor closed."""
-    with ThreadPoolExecutor(1) as pool:  # Ctrl-C interrupts this thread alone
-        starting = pool.submit(start)
-        try:
-            return starting.result()
-        except KeyboardInterrupt:
-            starting.result().close()
-            raise
+def search_on_worker(
+    location: str, model: str, device: str, tool: bytes, jobs: list[tuple[str, list[Any]]]
+) -> list[Any]:
+    """Do some of a search's jobs, on a worker."""
+    use = _unpack(tool)
+    return [use(_indexed_slide(location, model, device, record), *rest) for record, rest in jobs]
 
 
-def _kill_workers(cluster: LocalCluster) -> None:
-    """End processes at once: asked to, they take seconds over their tasks, of which nothing is lost but time."""
-    import psutil
+@lru_cache(maxsize=2)
+def _unpack(tool: bytes) -> Callable[..., Any]:
+    """Make a tool, once per worker."""
+    made: Callable[..., Any] = pickle.loads(tool)
+    return made
 
-    for nanny in cluster.workers.values():
-        nanny.auto_restart = False
-        if nanny.pid:
-            with suppress(psutil.NoSuchProcess):
-                psutil.Process(nanny.pid).kill()
+
+@lru_cache(maxsize=1024)
+def _indexed_slide(location: str, model: str, device: str, record: str) -> IndexedSlide:
+    """Open a slide of the index to search it, once per worker."""
+    index = open_shared_index(location, model, device, CACHE_BYTES)
+    return index.slide_of(unpack_record(record))

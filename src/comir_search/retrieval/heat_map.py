@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from comir_search.compute.threads import run_side_by_side
 from comir_search.geometry import cells_at
+from comir_search.index.index import Index, IndexedSlide
+from comir_search.matching.query import Query
+from comir_search.matching.templates import coarsen_to
 from comir_search.progress import Job, Tick
-from comir_search.retrieval.index import Index, IndexedSlide
-from comir_search.retrieval.levels import coarsen_to
-from comir_search.retrieval.query import Query, check_fits, check_query, prepare_query
+from comir_search.retrieval.query import check_fits, check_query, prepare_query
 from comir_search.retrieval.scan import Scanner
-from comir_search.retrieval.threads import run_side_by_side
 from comir_search.slides import Slide
 
 LEVEL = 2  # the maps of large queries are coarser

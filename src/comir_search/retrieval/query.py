@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.comir.embedding import code, decode, embed_array, embed_parts, intensity_of
-from comir_search.comir.intensity import Intensity
-from comir_search.comir.model import Model
-from comir_search.comir.pairs import as_channels, is_grey
 from comir_search.errors import ComirSearchError
-from comir_search.retrieval.levels import coarsen_to
-from comir_search.retrieval.templates import Templates, shrink, turn_templates
+from comir_search.matching.query import Query
+from comir_search.matching.templates import coarsen_to, shrink
+from comir_search.model.embedding import code, decode, embed_array, embed_parts, intensity_of
+from comir_search.model.intensity import Intensity
+from comir_search.model.model import Model
 from comir_search.slides import Slide
+from comir_search.slides.channels import as_channels, is_grey
 
 MIN_SIDE_PX = 32
 MAX_PX = 100_000_000  # model pixels of a query; at 2 um, 20 x 20 mm
@@ -26,56 +25,6 @@ EMBED_BYTES = 800 << 20  # that embedding may take; what needs more is embedded 
 PART_PX, OVERVIEW_PX = 1024, 512
 # Below this share of informative pixels a patch holds too little to be placed.
 LITTLE_EVIDENCE = 0.05
-
-
-@dataclass(frozen=True)
-class Query:
-    """A query as the search sees it.
-
-    Parameters
-    ----------
-    name : str
-    comir : ndarray (channels, rows, columns) float32
-        Decoded, at `level`; the top-left corner is the query's.
-    size_px : (float, float)
-        Height and width of the query, CoMIR pixels of level 0.
-    height_um, width_um : float
-    signal : float
-        Share of the CoMIR's pixels that say anything, in [0, 1].
-    mirrored : bool
-        Whether the image was flipped left-right before embedding.
-    level : int
-        Pyramid level of `comir`: 0 but for large queries.
-    mismatch : str
-        A sentence that says why the image may be of another modality than the one
-        it is searched as; "" where nothing speaks for that.
-    """
-
-    name: str
-    comir: NDArray[np.float32]
-    size_px: tuple[float, float]
-    height_um: float
-    width_um: float
-    signal: float
-    mirrored: bool = False
-    level: int = 0
-    mismatch: str = ""
-
-    @property
-    def short_side_px(self) -> float:
-        """Shorter side, CoMIR pixels."""
-        return min(self.size_px)
-
-    @property
-    def diagonal_px(self) -> float:
-        """Diagonal, CoMIR pixels."""
-        return math.hypot(*self.size_px)
-
-    def turn(self, angles_deg: Sequence[float], *, level: int, scale: float = 1.0) -> Templates:
-        """Return turned copies at a pyramid level, `self.level` or coarser; see `turn_templates`."""
-        return turn_templates(
-            self.comir, self.size_px, angles_deg, level=level, scale=scale, comir_level=self.level
-        )
 
 
 def check_query(model: Model, slide: Slide, modality: str) -> tuple[int, int]:
@@ -226,7 +175,7 @@ class _QueryImage:
         raise ComirSearchError(f"{self.slide.name} is constant: it shows nothing that could be found.")
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
-        """Return a part, normalised; see `comir_search.comir.embedding.Reader`."""
+        """Return a part, normalised; see `comir_search.model.embedding.Reader`."""
         start = self.shape[1] - x - width if self.mirrored else x
         image = self.slide.read_scaled(self.model.pixel_size_um, start, y, width, height)
         self.is_grey_for_colour &= is_grey(image)

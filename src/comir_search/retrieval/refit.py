@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from comir_search.geometry import at_pixel_size, normalise_angle_deg
+from comir_search.index.index import Index
+from comir_search.index.levels import read_level
+from comir_search.matching.places import Place
+from comir_search.matching.pose import PoseFinder
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
-from comir_search.retrieval.index import Index
-from comir_search.retrieval.places import Place
-from comir_search.retrieval.pose import PoseFinder
 from comir_search.retrieval.query import prepare_query
 from comir_search.retrieval.scan import choose_finest_level
 from comir_search.slides import Slide
@@ -63,7 +65,9 @@ def refit_candidate_steps(index: Index, query: Slide, modality: str, candidate: 
     finest = choose_finest_level(prepared)
     for done, (level, margin_px, offsets_deg) in enumerate(ROUNDS):
         yield Tick("fitting", done, len(ROUNDS))
-        place = PoseFinder(prepared, finest + level, margin_px).refine(place, slide, offsets_deg)
+        place = PoseFinder(prepared, finest + level, margin_px).refine(
+            place, partial(read_level, slide), offsets_deg
+        )
     found = replace(
         start,
         center_x_px=float(place.x),

@@ -12,17 +12,18 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from comir_search.geometry import cells_under, normalise_angle_deg
-from comir_search.retrieval.correlation import (
+from comir_search.index.index import IndexedSlide
+from comir_search.index.levels import read_level
+from comir_search.matching.correlation import (
     Spectra,
     correlate_windows,
     transform_templates,
     weigh_places,
 )
-from comir_search.retrieval.index import IndexedSlide
-from comir_search.retrieval.levels import coarsen_to, read_level
-from comir_search.retrieval.places import Place, keep_distinct
-from comir_search.retrieval.query import Query
-from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner
+from comir_search.matching.places import Place, keep_distinct
+from comir_search.matching.query import Query
+from comir_search.matching.templates import coarsen_to
+from comir_search.retrieval.workers import LocalSearchRunner, SearchRunner
 
 MIN_WINDOW_PX = 192
 FIRST_LEVEL = 2  # of the coarse scan, for all but large queries

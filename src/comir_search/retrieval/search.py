@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-import comir_search
 from comir_search.errors import ComirSearchError
+from comir_search.index.index import Index, IndexedSlide
+from comir_search.index.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_FILE, SLIDES
+from comir_search.matching.places import Place, count_places, keep_distinct
+from comir_search.matching.query import Query
 from comir_search.progress import Job, Tick, finish
 from comir_search.records import Provenance, SearchResult
-from comir_search.retrieval import bag_of_words, scan
-from comir_search.retrieval.index import Index, IndexedSlide
-from comir_search.retrieval.places import Place, count_places, keep_distinct
-from comir_search.retrieval.query import Query, check_fits, check_query, prepare_query
-from comir_search.retrieval.reporter import Clock, Coverage, Reporter
-from comir_search.retrieval.runner import LocalSearchRunner, SearchRunner, open_search_runner
-from comir_search.retrieval.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_FILE, SLIDES
+from comir_search.retrieval import scan, words
+from comir_search.retrieval.query import check_fits, check_query, prepare_query
+from comir_search.retrieval.report import Clock, Coverage, Reporter
 from comir_search.retrieval.verification import Verifier
+from comir_search.retrieval.workers import LocalSearchRunner, SearchRunner, open_search_runner
 from comir_search.slides import Slide, open_slide
+from comir_search.version import find_version
 
 SURE = 0.95  # confidence of the first place from which nothing else is looked at
 CLOSE_TILES = 256  # of the finer scan, those with the best places so far first
@@ -315,7 +316,7 @@ def _provenance(
         index=str(index.path),
         embedding=index.model.embedding_fingerprint,
         model=index.model.fingerprint,
-        version=comir_search.__version__,
+        version=find_version(),
     )
 
 
@@ -338,13 +339,13 @@ def _bag_of_words_steps(
         yield Tick("counting words", done, len(uncounted))
     for slide, counted in zip(uncounted, counts, strict=True):
         slide.word_counts = counted
-    frequencies = bag_of_words.word_frequencies(vocabulary, [slide for _, slide in chosen])
+    frequencies = words.word_frequencies(vocabulary, [slide for _, slide in chosen])
     kept: list[Place] = []
     for query in queries:
-        bag = bag_of_words.BagOfWords(query, vocabulary, frequencies)
+        bag = words.BagOfWords(query, vocabulary, frequencies)
         for done, total in bag.describe(BOW_ANGLES):
             yield Tick("describing the query", done, total)
-        for done, total, places in bag_of_words.scan_slides(bag, chosen, n_places, radius_px, runner):
+        for done, total, places in words.scan_slides(bag, chosen, n_places, radius_px, runner):
             yield Tick("bag of words", done, total)
         kept = keep_distinct([*kept, *places], radius_px, n_places)
     return kept

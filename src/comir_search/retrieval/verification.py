@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from comir_search.index.index import IndexedSlide
+from comir_search.index.levels import read_level
+from comir_search.matching.places import Place, keep_distinct
+from comir_search.matching.pose import PoseFinder
+from comir_search.matching.query import Query
 from comir_search.progress import Job, Tick
 from comir_search.records import SearchResult
-from comir_search.retrieval.index import IndexedSlide
-from comir_search.retrieval.places import Place, keep_distinct
-from comir_search.retrieval.pose import PoseFinder, PoseRound
-from comir_search.retrieval.query import Query
-from comir_search.retrieval.runner import SearchRunner
+from comir_search.retrieval.workers import SearchRunner
 
 FINE_SHARE = 2  # places of the second round, for each of the last
 LAST_PLACES = 12  # of the last round, at least
@@ -45,6 +47,36 @@ ROUNDS = (
     _Round(0, 8, (-0.25, 0.0, 0.25), SCALE_STEPS),
     _Round(0, 4, (-0.125, 0.0, 0.125)),
 )
+
+
+@dataclass(frozen=True)
+class PoseRound:
+    """Refine places of a query and of its mirror image in the same way.
+
+    Parameters
+    ----------
+    finders : dict of bool to PoseFinder
+        For places that are not mirrored, and for those that are.
+    angle_offsets_deg, scales : tuple of float
+        As of `PoseFinder.refine`.
+    """
+
+    finders: dict[bool, PoseFinder]
+    angle_offsets_deg: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def bytes_each(self) -> int:
+        """Memory that one place takes: its turned copies, their spectra and what is made of them."""
+        finder = next(iter(self.finders.values()))
+        side = finder.query.diagonal_px / 2**finder.level + 2 * finder.margin_px
+        return int(24 * len(self.angle_offsets_deg) * len(finder.query.comir) * side**2)
+
+    def refine(self, slide: IndexedSlide, place: Place) -> Place:
+        """Return a place on a slide moved, turned and scored anew."""
+        return self.finders[place.mirrored].refine(
+            place, partial(read_level, slide), self.angle_offsets_deg, self.scales
+        )
 
 
 class Verifier:

@@ -199,3 +199,17 @@ def _transpose(image: np.ndarray) -> np.ndarray:
     """Return an image with rows and columns exchanged, in one piece."""
     turned = cv2.transpose(image)
     return turned.reshape(image.shape[1], image.shape[0], *image.shape[2:])
+
+
+def find_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
+    """Return how many level-0 pixels a pixel of a level spans.
+
+    Scanners halve and cut or pad the last pixel, so a whole number that explains
+    both sides within one pixel of the level is taken as exact; otherwise it is
+    the mean of both ratios.
+    """
+    ratios = [side / own for side, own in zip(full, level, strict=True)]
+    mean = sum(ratios) / 2
+    whole = max(round(mean), 1)
+    exact = all(abs(side / whole - own) <= 1 for side, own in zip(full, level, strict=True))
+    return float(whole) if exact else mean

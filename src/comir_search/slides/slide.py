@@ -19,7 +19,7 @@ from comir_search.records import SlideInfo
 from comir_search.slides.fingerprint import identity_of
 from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.pixel_size import PixelSize
-from comir_search.slides.resample import find_taps, resample, resample_in_parts
+from comir_search.slides.resample import find_downsample, find_taps, resample, resample_in_parts
 
 _BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
 _LARGEST_BLOCK_PX = 4 * _BLOCK_PX  # more, where one row of the result needs them, is read in parts
@@ -304,17 +304,3 @@ class Slide(ABC):
     def __repr__(self) -> str:
         size = f"{self.info.width_px} x {self.info.height_px}"
         return f"<{type(self).__name__} {self.name} {size}, {len(self.level_shapes)} levels>"
-
-
-def find_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
-    """Return how many level-0 pixels a pixel of a level spans.
-
-    Scanners halve and cut or pad the last pixel, so a whole number that explains
-    both sides within one pixel of the level is taken as exact; otherwise it is
-    the mean of both ratios.
-    """
-    ratios = [side / own for side, own in zip(full, level, strict=True)]
-    mean = sum(ratios) / 2
-    whole = max(round(mean), 1)
-    exact = all(abs(side / whole - own) <= 1 for side, own in zip(full, level, strict=True))
-    return float(whole) if exact else mean

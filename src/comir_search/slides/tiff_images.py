@@ -15,7 +15,7 @@ from typing import Any
 
 from comir_search.errors import ComirSearchError
 from comir_search.slides.ome_xml import OmeImage, OmeSet, read_ome
-from comir_search.slides.slide import find_downsample
+from comir_search.slides.resample import find_downsample
 from comir_search.slides.xml import find_children, parse_xml
 
 _MOST_PAGES = 20_000

@@ -8,7 +8,7 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from comir_search.io.palette import BLUE, ORANGE, SKY_BLUE, VERMILION, Colour
+from comir_search.pictures.palette import BLUE, ORANGE, SKY_BLUE, VERMILION, Colour
 
 HINT = "Loss and hit rate appear here\nwhile the model is trained."
 POINT_PX = 3.0

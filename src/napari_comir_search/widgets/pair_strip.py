@@ -12,7 +12,7 @@ from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.slide_list import to_pixmap
 
 if TYPE_CHECKING:
-    from comir_search.comir.pair_check import CheckedPair
+    from comir_search.training.pair_check import CheckedPair
 
 SHOWN = 3
 PICTURE_PX = 104

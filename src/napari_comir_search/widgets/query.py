@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from comir_search.io.entries import ProjectQuery
+from comir_search.study.entries import ProjectQuery
 from napari_comir_search.jobs import QueryPreview
 from napari_comir_search.layers import KEY
 from napari_comir_search.widgets.message_bar import WrappedLabel

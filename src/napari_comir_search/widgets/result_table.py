@@ -10,7 +10,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProx
 from qtpy.QtGui import QIcon, QKeyEvent, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.records import Candidate, Verdict
 from napari_comir_search.widgets.slide_list import colour_pixmap, to_pixmap
 

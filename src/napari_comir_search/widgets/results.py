@@ -14,7 +14,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from comir_search.io.palette import VERDICT_COLOURS
+from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
 from napari_comir_search.jobs import Thumbnail
 from napari_comir_search.widgets.progress_row import ProgressRow

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from comir_search.io.freshness import NOT_KNOWN
+from comir_search.study.freshness import NOT_KNOWN
 from napari_comir_search.settings import read_preferences
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.workbench import Workbench

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from comir_search.comir.paused import PausedTraining, read_paused
+from comir_search.training.paused import PausedTraining, read_paused
 from napari_comir_search import commands, training
 from napari_comir_search.log import open_log
 from napari_comir_search.settings import read_preferences
@@ -41,9 +41,9 @@ from napari_comir_search.worker import JobRunner
 if TYPE_CHECKING:
     import napari
 
-    from comir_search.comir.pair_check import CheckedPairs
-    from comir_search.comir.training_run import TrainingReport
     from comir_search.progress import Tick
+    from comir_search.training.pair_check import CheckedPairs
+    from comir_search.training.run import TrainingReport
 
 SIDES = (
     ("first", "Brightfield", "one side's images, such as brightfield"),

@@ -6,7 +6,7 @@ from functools import partial
 
 from qtpy.QtWidgets import QGridLayout, QLineEdit, QPushButton, QWidget
 
-from comir_search.io.palette import TEXT_COLOURS, VERDICT_COLOURS
+from comir_search.pictures.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Verdict
 from napari_comir_search.keymap import key_of
 from napari_comir_search.workbench import Workbench

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from comir_search.comir.checkpoint import import_checkpoint
+from comir_search.model.checkpoint import import_checkpoint
 from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.images import deflate_zeros
 from fuzzing.models import use_model

@@ -16,7 +16,7 @@ import zarr
 from PIL import Image
 
 from comir_search.cli import info
-from comir_search.io.pictures import to_display
+from comir_search.pictures.display import to_display
 from comir_search.slides import Slide, open_slide
 from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.mutations import NUMBERS, SIZES_64, TEXTS, break_bytes, break_document, break_number

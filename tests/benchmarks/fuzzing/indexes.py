@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from comir_search import documents
-from comir_search.retrieval.index import Index
-from comir_search.retrieval.indexing import index_slides
-from comir_search.retrieval.maintenance import compact, repair, verify
+from comir_search.index.build import index_slides
+from comir_search.index.check import compact, repair, verify
+from comir_search.index.index import Index
 from comir_search.retrieval.search import search
 from comir_search.slides import open_slide
 from fuzzing import models

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from comir_search.comir.embedding import code, decode, embed_array
-from comir_search.comir.intensity import measure_intensity
-from comir_search.comir.model import DEFAULT_MODEL, Model, load_model
+from comir_search.index.index import layout_for
+from comir_search.model.embedding import code, decode, embed_array
+from comir_search.model.intensity import measure_intensity
+from comir_search.model.model import DEFAULT_MODEL, Model, load_model
 from comir_search.retrieval.confidence import measure
-from comir_search.retrieval.index import layout_for
 from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.mutations import SIZES_64, Raw, break_bytes, break_document, break_value, dump
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from comir_search.io.geojson import write_geojson
-from comir_search.io.project import Project
-from comir_search.io.report import write_report
-from comir_search.io.tables import write_csv
+from comir_search.export.geojson import write_geojson
+from comir_search.export.report import write_report
+from comir_search.export.tables import write_csv
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.slides import open_slide
+from comir_search.study.project import Project
 from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.images import deflate_zeros
 from fuzzing.mutations import MARKUP, TEXTS, break_bytes, break_document

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from comir_search.evaluation.localisation import Truth, read_truth, summarise
-from comir_search.io.entries import Judgement
-from comir_search.io.geojson import read_geojson, write_geojson
+from comir_search.export.geojson import read_geojson, write_geojson
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.slides import open_slide
+from comir_search.study.entries import Judgement
 from fuzzing.case import MEBIBYTE, Attempt, Case, copy_tree, pick
 from fuzzing.mutations import NUMBERS, TEXTS, break_bytes, break_document
 from fuzzing.pixels import paint, write_slide

@@ -1,0 +1,299 @@
+"""Tasks on a `dask.distributed` cluster whose workers may come, go and be killed."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from comir_search.compute.memory import REUSE_ENVIRON
+from comir_search.errors import ComirSearchError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, LocalCluster
+
+CONNECT_S, RETRY_S = 10.0, 1.0
+RECONNECT_S = 120.0
+# How long to wait between two looks: soon again as long as something finishes, then less and less often.
+POLL_S, LONGEST_POLL_S = 0.01, 0.2
+FETCH_S = 1.0
+TASKS_PER_THREAD = 3
+ATTEMPTS = 4
+# A task is started a second time when nothing else is left to start and it has
+# taken this many times the median, but no less than these seconds.
+SLOW_TIMES, SLOW_S = 4.0, 10.0
+FAILED = ("error", "cancelled", "lost")
+_ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
+# By default each process of a cluster looks at its stack, its loop and its memory 10 to 100 times a second: for
+# statistics that nobody sees here, and to kill a worker that takes too much, which once a second is soon enough.
+# That is a fifteenth of the work, and interrupts the task each time.
+_SELDOM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.worker.memory.monitor-interval": "1s",
+}
+
+Item = TypeVar("Item")
+Submit = Callable[["Client", Item], "Future[Any]"]
+
+
+class ClusterLost(ComirSearchError):
+    """The workers, or the scheduler that leads to them, cannot be reached or do not finish anything."""
+
+
+def check_choice(scheduler: str | None, workers: int | None) -> None:
+    """Refuse a choice of `scheduler` and `workers` (see `Cluster`) that is none, or says two things."""
+    if (scheduler is None) == (workers is None):
+        raise ComirSearchError(
+            "Give either the number of workers to start, or the scheduler whose workers to use, not both."
+        )
+    if workers is not None and workers < 1:
+        raise ComirSearchError(f"The number of workers to start must be at least 1, not {workers}.")
+
+
+class Cluster:
+    """A connection to a cluster, made again where it breaks.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address of a running scheduler.
+    workers : int, optional
+        Otherwise, how many worker processes to start on this machine.
+    again : str
+        What to do after a failure, as the end of a sentence.
+
+    Raises
+    ------
+    ComirSearchError
+        If `distributed` is not installed, the scheduler does not answer, or not
+        exactly one of `scheduler` and `workers` is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: str | None = None,
+        workers: int | None = None,
+        again: str = "run the same command again",
+    ) -> None:
+        self._cluster: LocalCluster | None = None
+        check_choice(scheduler, workers)
+        try:
+            import dask
+            import distributed
+        except ImportError as error:
+            raise ComirSearchError(
+                "Sharing work out to other processes needs the package distributed; install it with "
+                "`pip install napari-comir-search[distributed]`."
+            ) from error
+        self._again = again
+        if scheduler is None:
+            # Else a nanny has each freed block given back, and getting it anew can take as long as the work
+            # itself. From before the first thread on, so that all share one heap; what the user has set goes first.
+            environ = {**dask.config.get(_ENVIRON_KEY), **REUSE_ENVIRON}
+            with dask.config.set({_ENVIRON_KEY: environ, **_SELDOM}):
+                self._cluster = _finish_starting(
+                    partial(
+                        distributed.LocalCluster,
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        dashboard_address=None,
+                    )
+                )
+            scheduler = self._cluster.scheduler_address
+        self._scheduler = scheduler
+        self._preparing: list[Future[Any]] = []
+        self._is_cut_short = False
+        try:
+            self._client = self._connect(CONNECT_S)
+        except ClusterLost:
+            self.close()
+            raise
+
+    @property
+    def n_threads(self) -> int:
+        """Tasks that the workers of this moment run at a time, at least one, also of a lost scheduler."""
+        if self._client.status != "running":
+            return 1
+        with suppress(OSError):
+            return max(1, sum(self._client.nthreads().values()))
+        return 1
+
+    def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
+        """Have workers begin what the first of their tasks would, without waiting for it or minding failures."""
+        for _ in range(self.n_threads):
+            self._preparing.append(self._client.submit(task, *arguments, pure=False))
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it was started here."""
+        is_at_work = self._is_cut_short or not all(future.done() for future in self._preparing)
+        client = getattr(self, "_client", None)
+        if client is not None:
+            client.close()
+        if self._cluster is not None:
+            if is_at_work:
+                _kill_workers(self._cluster)
+            self._cluster.close()
+
+    def run(
+        self, submit: Submit[Item], items: Sequence[Item]
+    ) -> Generator[list[tuple[Item, Any]], None, None]:
+        """Run one task an item; one that is lost with its worker, or is slow, is started again.
+
+        Parameters
+        ----------
+        submit : callable
+            Called with the client and an item; starts the item's task. It may run
+            twice, even at the same time.
+        items : sequence of hashable
+
+        Yields
+        ------
+        list of (item, object)
+            What has finished since the last time and what it returned, in any
+            order; nothing while waiting. Closing the generator ends all tasks.
+
+        Raises
+        ------
+        ComirSearchError
+            If a task was lost too often, or the scheduler does not come back.
+        Exception
+            What a task raises.
+        """
+        waiting = deque(items)
+        running: dict[Item, list[Future[Any]]] = {}
+        started_s: dict[Item, float] = {}
+        attempts = dict.fromkeys(items, 0)
+        taken_s: list[float] = []
+        pause_s = POLL_S
+
+        def start(item: Item) -> None:
+            running.setdefault(item, []).append(submit(self._client, item))
+            started_s[item] = time.monotonic()
+
+        try:
+            while waiting or running:
+                if self._client.status != "running":
+                    waiting.extendleft(reversed(running))
+                    running.clear()
+                    for _ in self._reconnect():
+                        yield []
+                if waiting:
+                    room = TASKS_PER_THREAD * self.n_threads - len(running)
+                    for _ in range(min(room, len(waiting))):
+                        start(waiting.popleft())
+                elif taken_s:
+                    slow_s = max(SLOW_S, SLOW_TIMES * statistics.median(taken_s))
+                    for item, futures in running.items():
+                        if len(futures) == 1 and time.monotonic() - started_s[item] > slow_s:
+                            start(item)
+                            break
+                time.sleep(pause_s)
+                finished = []
+                for item, futures in list(running.items()):
+                    states = [future.status for future in futures]
+                    failure: BaseException | str | None = None
+                    if "finished" in states:
+                        try:
+                            patience_s = FETCH_S * 2 ** attempts[item]
+                            result = futures[states.index("finished")].result(timeout=patience_s)
+                            taken_s.append(time.monotonic() - started_s[item])
+                            finished.append((item, result))
+                        except (TimeoutError, CancelledError, OSError) as error:
+                            if self._client.status != "running":
+                                continue  # lost with the scheduler, which is waited for
+                            failure = error  # lost with its worker after all, or on the way
+                    elif all(state in FAILED for state in states):
+                        failed = "error" if "error" in states else states[-1]
+                        failure = self._failure_of(futures[states.index(failed)])
+                    else:
+                        continue
+                    if failure is not None:
+                        attempts[item] += 1
+                        self._check_attempts(failure, attempts[item])
+                        waiting.append(item)
+                    del running[item]
+                    for future in futures:
+                        future.cancel() if not future.done() else future.release()
+                pause_s = POLL_S if finished else min(2 * pause_s, LONGEST_POLL_S)
+                yield finished
+        finally:
+            self._is_cut_short = bool(running)
+            for futures in running.values():
+                self._client.cancel(futures)
+
+    def _connect(self, timeout_s: float) -> Client:
+        from distributed import Client
+
+        try:
+            return Client(self._scheduler, timeout=timeout_s, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ClusterLost(
+                f"No scheduler answers at {self._scheduler}; start one with `dask scheduler`, or check the "
+                "address."
+            ) from error
+
+    def _reconnect(self) -> Generator[None, None, None]:
+        """Wait for the scheduler to come back; what is finished stays finished."""
+        give_up_s = time.monotonic() + RECONNECT_S
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would tell is expected here
+        self._client.close(timeout=1)
+        while True:
+            try:
+                self._client = self._connect(RETRY_S)
+                return
+            except ClusterLost:
+                if time.monotonic() > give_up_s:
+                    raise ClusterLost(
+                        f"The scheduler at {self._scheduler} was lost; start it and {self._again}."
+                    ) from None
+            yield
+
+    def _failure_of(self, future: Future[Any]) -> BaseException | str:
+        """Return why a future failed; raise what its task raised, unless trying again may help."""
+        from distributed import KilledWorker
+
+        failure = future.exception(timeout=CONNECT_S) if future.status == "error" else None
+        if failure is not None and not isinstance(failure, KilledWorker | OSError):
+            raise failure
+        return failure or str(future.status)
+
+    def _check_attempts(self, failure: BaseException | str, attempts: int) -> None:
+        """Refuse to try for ever."""
+        if attempts >= ATTEMPTS:
+            cause = failure if isinstance(failure, BaseException) else None
+            raise ClusterLost(
+                f"A part of the work was lost with its worker {attempts} times "
+                f"({str(failure) or type(failure).__name__}); see the workers' logs, fix what they say, and "
+                f"{self._again}."
+            ) from cause
+
+
+def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
+    """Start a cluster; interrupted, end it first: what is half started can neither be used nor closed."""
+    with ThreadPoolExecutor(1) as pool:  # Ctrl-C interrupts this thread alone
+        starting = pool.submit(start)
+        try:
+            return starting.result()
+        except KeyboardInterrupt:
+            starting.result().close()
+            raise
+
+
+def _kill_workers(cluster: LocalCluster) -> None:
+    """End processes at once: asked to, they take seconds over their tasks, of which nothing is lost but time."""
+    import psutil
+
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.pid:
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(nanny.pid).kill()

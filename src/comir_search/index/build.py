@@ -1,0 +1,595 @@
+"""Index slides: embed their tissue region by region, then derive what searching needs.
+
+A slide is written in two passes. The first embeds its regions; the second,
+block by block with a halo from the neighbours, makes the area means and the
+word map from what the first wrote. Each finished region and block is recorded
+once the disk holds it, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from comir_search.compute.cache import DEFAULT_CACHE_BYTES
+from comir_search.compute.cluster import ClusterLost, check_choice
+from comir_search.compute.stages import run_stages
+from comir_search.compute.threads import beginning, share_cores
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
+from comir_search.files import CannotWrite
+from comir_search.index.index import Index, check_new_place, layout_for
+from comir_search.index.indexed_slide import DamagedChunk, IndexedSlide
+from comir_search.index.layout import MAX_AREA_PX, BoolGrid, comir_array
+from comir_search.index.lock import writer_lock
+from comir_search.index.slide_group import check_group, clear_group, delete_leftovers
+from comir_search.index.slide_progress import Cell, Kind, SlideProgress
+from comir_search.index.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_FILE, SlideRecord
+from comir_search.index.steps import (
+    derive_block,
+    embed_pixels,
+    plan_slide,
+    read_block,
+    read_region,
+    tissue_to_chunks,
+)
+from comir_search.index.storage import INDEX_FILE, CannotRead, Storage
+from comir_search.progress import Job, Tick, finish
+
+if TYPE_CHECKING:
+    from comir_search.model.model import Model
+    from comir_search.slides import Slide
+
+# Blocks overlap by a halo, so little is read twice and less need be kept than for searching.
+CACHE_BYTES = 64 * 2**20
+# What goes wrong with the index or the workers, and not with one slide.
+STOPS_ALL = (CannotWrite, CannotRead, ClusterLost)
+DERIVE_BYTES_PER_VALUE = 20  # memory that the words of a block take for each value of its CoMIR
+
+Mark = Callable[[Cell], None]
+Waiting = Generator[None, None, None]
+
+
+class Runner(Protocol):
+    """Who does the work: this process, or a cluster."""
+
+    def embed(self, slide: Slide, target: IndexedSlide, regions: list[Cell], mark: Mark) -> Waiting:
+        """Embed regions; `mark` each as soon as the disk holds it, and yield now and then."""
+
+    def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
+        """Derive blocks, as `embed` does regions."""
+
+    def close(self) -> None:
+        """Release what doing the work needed."""
+
+
+class LocalRunner:
+    """Work in this process: reading and writing overlap with networks and words, of which each core does some.
+
+    Parameters
+    ----------
+    index : Index
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def embed(self, slide: Slide, target: IndexedSlide, regions: list[Cell], mark: Mark) -> Waiting:
+        """Embed regions, see `Runner`."""
+        model, modality = self._index.model, self._index.modality
+
+        def read(region: Cell) -> tuple[Cell, Any]:
+            return region, read_region(slide, target, model, region)
+
+        def embed(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
+            return work[0], embed_pixels(work[1], target, model, modality, work[0])
+
+        def write(work: tuple[Cell, Any]) -> None:
+            target.write_chunks(comir_array(0), work[1])
+            mark(work[0])
+
+        bytes_each = model.bytes_per_px * (target.layout.region_px + 2 * model.halo_px) ** 2
+        with share_cores(bytes_each) as threads:
+            threads = threads if model.device.type == "cpu" else 1  # a GPU does one region as fast as several
+            yield from run_stages(
+                regions,
+                [read, embed, write],
+                threads=threads,
+                begin=beginning(threads),
+                interrupt=slide.interrupt,
+            )
+
+    def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
+        """Derive blocks, see `Runner`."""
+        model = self._index.model
+
+        def read(block: Cell) -> tuple[Cell, Any]:
+            return block, read_block(target, block)
+
+        def derive(work: tuple[Cell, Any]) -> tuple[Cell, Any]:
+            return work[0], derive_block(work[1], target, model, work[0], target.layout.derived_arrays)
+
+        def write(work: tuple[Cell, Any]) -> None:
+            for array, chunks in work[1].items():
+                target.write_chunks(array, chunks)
+            mark(work[0])
+
+        side = target.layout.block_px + 2 * target.layout.word_halo_px
+        with share_cores(DERIVE_BYTES_PER_VALUE * model.comir_channels * side**2) as threads:
+            yield from run_stages(blocks, [read, derive, write], threads=threads, begin=beginning(threads))
+
+    def close(self) -> None:
+        """Do nothing: all threads have ended."""
+
+
+def index_slides(
+    paths: Sequence[str | Path],
+    index_path: str | Path,
+    *,
+    model: Model | str | Path | None = None,
+    modality: str | None = None,
+    pixel_size_um: float | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Index:
+    """Index slides; see `index_slides_steps`."""
+    return finish(
+        index_slides_steps(
+            paths,
+            index_path,
+            model=model,
+            modality=modality,
+            pixel_size_um=pixel_size_um,
+            device=device,
+            workers=workers,
+            scheduler=scheduler,
+        )
+    )
+
+
+def index_slides_steps(
+    paths: Sequence[str | Path],
+    index_path: str | Path,
+    *,
+    model: Model | str | Path | None = None,
+    modality: str | None = None,
+    pixel_size_um: float | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Job[Index]:
+    """Add slides to an index, which is made if there is none.
+
+    Slides that the index holds are skipped, and one that moved is known again.
+    A run that was interrupted in whatever way goes on where it stopped, with
+    the same result. A slide that cannot be indexed does not keep the others
+    out, and an identical copy of a slide is left out with a note.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Slides, and folders of slides.
+    index_path : path or str
+        The index: a folder, or an fsspec URL.
+    model : Model or path, optional
+        By default that of the index, or the shipped one for a new index. One
+        that differs from the index's own in its calibration alone takes its place.
+    modality : str, optional
+        The slides' side of the model; by default that of the index, or the
+        model's first.
+    pixel_size_um : float, optional
+        Level-0 pixel size, instead of what the files state.
+    device : {"auto", "cpu", "cuda"}
+    workers : int, optional
+        Work in so many processes on this machine, instead of in this one.
+    scheduler : str, optional
+        Work on the cluster of the `dask.distributed` scheduler at this address,
+        whose workers see the slides and the index under the same names.
+
+    Returns
+    -------
+    Index
+        With all its slides.
+
+    Raises
+    ------
+    BatchIncomplete
+        If some of several slides were left out, once all others are indexed. Its
+        result is the index, or None where there is none.
+    ComirSearchError
+        If the only slide cannot be read or has no pixel size, there is none, the
+        index was made otherwise, another process writes to it, or the disk is full.
+    """
+    if workers is not None or scheduler is not None:
+        check_choice(scheduler, workers)  # refuses before anything is read
+    batch = _find_files(paths)
+    yield from _open_files_steps(batch, pixel_size_um)
+    storage = Storage(index_path)
+    if not storage.exists(INDEX_FILE):
+        if not batch.files:
+            raise batch.failure(None)
+        model = _choose_model(model, device)
+        modality = modality or model.modalities[0]
+        layout_for(model, modality)  # refuses before anything is written
+        check_new_place(storage, model)
+    with writer_lock(storage):
+        if storage.exists(INDEX_FILE):
+            index = Index.open(index_path, device, cache_bytes=CACHE_BYTES)
+            _check_index(index, model, modality, device)
+        else:
+            index = Index.create(
+                index_path, _choose_model(model, device), str(modality), cache_bytes=CACHE_BYTES
+            )
+        for reason in index.damaged.values():
+            yield Tick("opening slides", len(batch.files), len(batch.files), note=reason)
+        wanted = yield from _choose_files_steps(index, batch, pixel_size_um)
+        index.refresh()
+        try:
+            if wanted:
+                yield from _index_files_steps(index, batch, wanted, pixel_size_um, device, workers, scheduler)
+        except CannotWrite as error:
+            if error.is_full:
+                raise ComirSearchError(
+                    f"The disk that holds {index.path} is full; free some space and run the same command "
+                    "again, it goes on where it stopped."
+                ) from error
+            raise
+    index.cache.max_bytes = DEFAULT_CACHE_BYTES
+    if batch.left_out:
+        raise batch.failure(index)
+    return index
+
+
+@dataclass
+class _Batch:
+    """The files of one run, and what became of them.
+
+    Parameters
+    ----------
+    n_members : int
+        Files, and paths that led to none.
+    files : list of Path
+        Those still to be done.
+    known_as : dict of Path to (str, str)
+        Fingerprint and identity of each.
+    left_out : list of (str, ComirSearchError)
+        Name and failure of each that could not be done.
+    """
+
+    n_members: int = 0
+    files: list[Path] = field(default_factory=list)
+    known_as: dict[Path, tuple[str, str]] = field(default_factory=dict)
+    left_out: list[tuple[str, ComirSearchError]] = field(default_factory=list)
+
+    def leave_out(self, name: str | Path, failure: ComirSearchError) -> None:
+        """Note that a file could not be done."""
+        self.left_out.append((str(name), failure))
+
+    def failure(self, result: Index | None) -> ComirSearchError:
+        """Return what to raise at the end: of one file its own failure, of several all of them."""
+        if self.n_members == 1:
+            return self.left_out[0][1]
+        left_out = tuple(LeftOut(name, str(failure)) for name, failure in self.left_out)
+        return BatchIncomplete(result, left_out, self.n_members)
+
+
+def _find_files(paths: Sequence[str | Path]) -> _Batch:
+    """Find the slides in files and folders, each once."""
+    from comir_search.slides import find_slides
+
+    batch, found = _Batch(), dict[Path, Path]()
+    for path in map(Path, paths):
+        try:
+            files = find_slides([path])
+        except BatchIncomplete as incomplete:
+            files = incomplete.result or []
+            for each in incomplete.left_out:
+                batch.leave_out(each.name, ComirSearchError(each.reason))
+        except ComirSearchError as error:
+            batch.leave_out(path, error)
+            continue
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    batch.files = list(found.values())
+    batch.n_members = len(batch.files) + len(batch.left_out)
+    if batch.n_members == 0:
+        raise ComirSearchError("No slide was named; give slides, or folders of slides.")
+    return batch
+
+
+def _open_files_steps(batch: _Batch, pixel_size_um: float | None) -> Job[None]:
+    """Open every file once, before anything is written, and leave out what is no slide."""
+    from comir_search.slides import open_slide
+
+    for number, file in enumerate(batch.files):
+        yield Tick("opening slides", number, len(batch.files))
+        try:
+            with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                slide.require_pixel_size()
+                for note in slide.info.notes:
+                    yield Tick("opening slides", number, len(batch.files), note=f"{file}: {note}")
+                batch.known_as[file] = slide.fingerprint, slide.identity
+        except ComirSearchError as error:
+            batch.leave_out(file, error)
+    batch.files = list(batch.known_as)
+
+
+def _compare_steps(first: Path, second: Path) -> Job[None]:
+    """Say that the second of two files that look the same is left out, being a copy of the first.
+
+    Raises
+    ------
+    ComirSearchError
+        If it is another image after all, which no index can tell from the first.
+    """
+    from comir_search.slides.fingerprint import is_same_content
+
+    yield Tick(f"comparing {second.name}", 0, 0)
+    for is_same in run_stages([(first, second)], [lambda pair: is_same_content(*pair)]):
+        yield Tick(f"comparing {second.name}", 0, 0)
+        if is_same is False:
+            raise ComirSearchError(
+                f"{second} was left out: it is another image than {first}, but so like it that one index cannot keep "
+                "them apart; index it in another folder with --index."
+            )
+    note = f"{second} was left out: it is an identical copy of {first}."
+    yield Tick(f"comparing {second.name}", 0, 0, note=note)
+
+
+def _choose_files_steps(index: Index, batch: _Batch, pixel_size_um: float | None) -> Job[list[list[Path]]]:
+    """Return the files that have to be indexed, each with its copies; note where those lie that the index holds."""
+    from comir_search.slides import open_slide
+
+    indexed = {slide.path.resolve() for slide in index.slides}
+    same: dict[tuple[str, str], list[Path]] = {}
+    # Of identical copies the one that was indexed counts, if it is among them.
+    for file in sorted(batch.files, key=lambda file: file.resolve() not in indexed):
+        same.setdefault(batch.known_as[file], []).append(file)
+    wanted = []
+    for copies in same.values():
+        for number, file in enumerate(copies):
+            yield Tick("opening slides", len(batch.files), len(batch.files))
+            try:
+                with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                    record = index.read_record(_name_in(index, slide, file))
+                    if record is not None:
+                        yield from _know_again_steps(index, record, slide, file)
+            except STOPS_ALL:
+                raise
+            except ComirSearchError as error:
+                batch.leave_out(file, error)
+                continue
+            if record is None:
+                wanted.append(copies[number:])
+            else:
+                yield from _drop_copies_steps(batch, file, copies[number + 1 :])
+            break
+    return wanted
+
+
+def _drop_copies_steps(batch: _Batch, file: Path, copies: Sequence[Path]) -> Job[None]:
+    """Leave out the copies of a file, now that it is known to be in the index."""
+    for copy in copies:
+        try:
+            yield from _compare_steps(file, copy)
+        except ComirSearchError as error:
+            batch.leave_out(copy, error)
+
+
+def _index_files_steps(
+    index: Index,
+    batch: _Batch,
+    files: list[list[Path]],
+    pixel_size_um: float | None,
+    device: str,
+    workers: int | None,
+    scheduler: str | None,
+) -> Job[None]:
+    """Index files, of each and its copies the first that can be."""
+    from comir_search.slides import open_slide
+
+    runner: Runner
+    if workers is None and scheduler is None:
+        runner = LocalRunner(index)
+    else:
+        from comir_search.index.cluster import ClusterRunner
+
+        yield Tick("starting workers", 0, 0)
+        runner = ClusterRunner(index, device, scheduler=scheduler, workers=workers)
+    with closing(runner):
+        for copies in files:
+            for number, file in enumerate(copies):
+                try:
+                    with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                        yield from _index_slide_steps(index, slide, file, runner)
+                except STOPS_ALL:
+                    raise
+                except ComirSearchError as error:
+                    batch.leave_out(file, error)  # a copy of it may be whole
+                    continue
+                yield from _drop_copies_steps(batch, file, copies[number + 1 :])
+                break
+            index.refresh()
+
+
+def _choose_model(model: Model | str | Path | None, device: str) -> Model:
+    from comir_search.model.model import load_model
+
+    return load_model(model, device) if model is None or isinstance(model, str | Path) else model
+
+
+def _check_index(index: Index, model: Model | str | Path | None, modality: str | None, device: str) -> None:
+    """Refuse to add to an index that was made otherwise than it is asked for now."""
+    if modality is not None and modality != index.modality:
+        raise ComirSearchError(
+            f"The index {index.path} holds slides of the modality {index.modality}, not {modality}; choose "
+            "another folder with --index."
+        )
+    if model is None:
+        return
+    chosen = _choose_model(model, device)
+    if chosen.words_fingerprint != index.model_fingerprint:
+        raise ComirSearchError(
+            f"The index {index.path} was made with another model; leave --model out to use that one, or "
+            "choose another folder with --index."
+        )
+    if chosen.fingerprint != index.model.fingerprint:
+        index.renew_model(chosen)
+
+
+def _name_in(index: Index, slide: Slide, file: Path) -> str:
+    """Return the name under which a slide is, or will be, in an index.
+
+    That is its fingerprint, unless another slide has it: then its identity.
+    """
+    record = index.find_record(slide.fingerprint)
+    is_it = record is None or _is_record_of(index, record, slide, file)
+    return slide.fingerprint if is_it else slide.identity
+
+
+def _is_record_of(index: Index, record: SlideRecord, slide: Slide, file: Path) -> bool:
+    """Whether a record of a slide's fingerprint is that slide's."""
+    from comir_search.slides.fingerprint import is_same_content
+
+    if record.identity:
+        return record.is_of(slide)
+    # Indexes of older versions know the fingerprint alone, so the file that was indexed has to say, if it is there.
+    if (record.width_px, record.height_px) != (slide.info.width_px, slide.info.height_px):
+        return False
+    indexed = _find_file(index, record)
+    return indexed is None or is_same_content(indexed, file)
+
+
+def _find_file(index: Index, record: SlideRecord) -> Path | None:
+    """Return the file that a slide was indexed from, None where it is no longer there."""
+    from comir_search.slides import open_slide
+
+    for path in dict.fromkeys((index.slide_of(record).path, Path(record.absolute_path))):
+        try:
+            with open_slide(path) as slide:
+                if record.is_of(slide):
+                    return path
+        except ComirSearchError:
+            continue
+    return None
+
+
+def _know_again_steps(index: Index, record: SlideRecord, slide: Slide, file: Path) -> Job[None]:
+    """Note where a slide that an index holds lies now.
+
+    Raises
+    ------
+    ComirSearchError
+        If it has another pixel size now.
+    """
+    pixel_size_um = slide.require_pixel_size()
+    if abs(record.pixel_size_um / pixel_size_um - 1) > 1e-6:
+        raise ComirSearchError(
+            f"{slide.name} is in the index {index.path} with {record.pixel_size_um:g} um per pixel, not "
+            f"{pixel_size_um:g}; take it out first, with `comir-search compact --index {index.path} --remove "
+            f'"{record.name}"`.'
+        )
+    now = replace(record, identity=slide.identity)
+    indexed = index.slide_of(record).path
+    before = indexed if _is_same_file(indexed, file) else _find_file(index, record)
+    if before is None or _is_same_file(before, file):
+        now = _at(now, index, slide, file.absolute())
+    else:
+        yield from _compare_steps(before, file)
+    if now != record:
+        index.write_record(now)
+
+
+def _is_same_file(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def _at(record: SlideRecord, index: Index, slide: Slide, path: Path) -> SlideRecord:
+    """Return the record of a slide that lies at a path."""
+    return replace(
+        record, name=slide.name, absolute_path=str(path), relative_path=index.storage.relative(path)
+    )
+
+
+def _index_slide_steps(index: Index, slide: Slide, file: Path, runner: Runner) -> Job[None]:
+    """Write one slide, or what an earlier run left of it to be written."""
+    name = _name_in(index, slide, file)
+    check_group(index.storage, name)
+    progress = yield from _resume_steps(index, name, slide, file)
+    if progress is None:
+        progress = yield from _begin_steps(index, name, slide, file)
+    target = progress.target
+
+    def watch_steps(kind: Kind, stage: str, waiting: Waiting) -> Job[None]:
+        total = len(progress.cells[kind])
+        with closing(waiting):
+            yield Tick(stage, len(progress.done[kind]), total)
+            for _ in waiting:
+                yield Tick(stage, len(progress.done[kind]), total)
+
+    regions, blocks = progress.left("regions"), progress.left("blocks")
+    embedding = runner.embed(slide, target, regions, partial(progress.mark, "regions"))
+    yield from watch_steps("regions", f"embedding {slide.name}", embedding)
+    deriving = runner.derive(target, blocks, partial(progress.mark, "blocks"))
+    yield from watch_steps("blocks", f"words {slide.name}", deriving)
+    index.storage.delete(f"{target.folder}/{REMOVED_FILE}")
+    index.write_record(target.record)
+
+
+def _begin_steps(index: Index, name: str, slide: Slide, file: Path) -> Job[SlideProgress]:
+    """Measure a slide and make its arrays, in place of whatever is there of it."""
+    stage = f"measuring {slide.name}"
+    yield Tick(stage, 0, 2)
+    path = file.absolute()
+    model, relative = index.model, index.storage.relative(path)
+    height, width = slide.scaled_shape(index.layout.model_pixel_size_um)
+    if height * width > MAX_AREA_PX:
+        raise ComirSearchError(
+            f"{slide.name} is too large to be indexed ({slide.info.width_px} x {slide.info.height_px} px at "
+            f"{slide.pixel_size_um:g} um); check its pixel size, or cut it into parts."
+        )
+
+    def measure(slide: Slide) -> tuple[SlideRecord, BoolGrid]:
+        return plan_slide(slide, str(path), relative, model, index.modality, index.layout)
+
+    plans = []
+    for plan in run_stages([slide], [measure], interrupt=slide.interrupt):
+        yield Tick(stage, 0, 2)
+        plans.append(plan)
+    record, tissue = plans[-1]
+    yield Tick(stage, 1, 2)
+    target = index.slide_of(replace(record, fingerprint=name, identity=slide.identity))
+    progress = SlideProgress(index.storage, target)
+    index.storage.delete(f"{target.folder}/{SLIDE_FILE}")
+    progress.write()  # first, so that what follows is known as ours from its beginning
+    clear_group(index.storage, name, PROGRESS_FILE)
+    target.create()
+    target.write_chunks("tissue", tissue_to_chunks(tissue))
+    return progress
+
+
+def _resume_steps(index: Index, name: str, slide: Slide, file: Path) -> Job[SlideProgress | None]:
+    """Return what an earlier run left of a slide, checked; None where it has to be begun."""
+    progress = index.read_progress(name)
+    if progress is None:
+        return None
+    record, path = progress.target.record, file.absolute()
+    same_scale = abs(record.pixel_size_um / slide.require_pixel_size() - 1) < 1e-6
+    if not same_scale or (record.height_px, record.width_px) != (slide.info.height_px, slide.info.width_px):
+        return None
+    delete_leftovers(index.storage, name)
+    moved = replace(_at(record, index, slide, path), identity=slide.identity)
+    checked = SlideProgress(index.storage, index.slide_of(moved))
+    checked.done = progress.done
+    try:
+        yield from checked.check_steps()
+    except DamagedChunk:
+        return None
+    return checked

@@ -1,1 +1,0 @@
-"""Projects, exports, pictures and reports."""

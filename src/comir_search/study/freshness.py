@@ -1,0 +1,194 @@
+"""Whether a stored answer is still that of its inputs, and if not, which of them changed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from comir_search.errors import ComirSearchError
+from comir_search.records import Provenance
+from comir_search.study.entries import ProjectQuery
+from comir_search.study.project import Project
+
+NOT_KNOWN = "an older version made this answer: it is not known what it was computed from"
+STOPPED = "the search was stopped before its end, so this is no answer"
+SIZE_TOLERANCE = 1e-6
+# A place of an older version says the query's pixel size only as well as its scale was fitted.
+FITTED_TOLERANCE = 0.05
+MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a search would be computed from now; what is None is not known, and not compared.
+
+    Parameters
+    ----------
+    stated_um : mapping of str to float
+        Pixel size of each slide of the project, by its key.
+    indexed_um : mapping of str to float, optional
+        Pixel size with which each slide of the index was indexed.
+    chosen : collection of str, optional
+        The slides that would be searched; None for all.
+    names : mapping of str to str
+        What slides are called.
+    options : dict, optional
+        ``top`` and ``mirror``.
+    embedding, words, model : str, optional
+        Fingerprints of the index's model.
+    """
+
+    stated_um: Mapping[str, float] = field(default_factory=dict)
+    indexed_um: Mapping[str, float] | None = None
+    chosen: frozenset[str] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
+    embedding: str | None = None
+    words: str | None = None
+    model: str | None = None
+
+
+def inputs_of(project: Project) -> Inputs:
+    """Return what a project alone knows of the inputs of a search."""
+    slides = project.slides
+    return Inputs(
+        stated_um={
+            slide.fingerprint: slide.pixel_size_um for slide in slides if slide.pixel_size_um is not None
+        },
+        names={slide.fingerprint: slide.name for slide in slides},
+    )
+
+
+def describe_state(query: ProjectQuery, inputs: Inputs) -> str:
+    """Return what has to be said of a query's stored answer, "" where it is that of its inputs.
+
+    Parameters
+    ----------
+    query : ProjectQuery
+        With the pixel size and modality that it has now.
+    inputs : Inputs
+        The other inputs, as they are now.
+    """
+    result = query.result
+    if result is None:
+        return ""
+    if not result.finished:
+        return STOPPED
+    changes = list(describe_changes(query, inputs))
+    if changes:
+        return f"out of date: {'; '.join(changes)}"
+    return NOT_KNOWN if result.provenance is None else ""
+
+
+def describe_changes(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
+    """Yield which inputs of a query's stored answer changed, in words."""
+    if query.result is None:
+        return
+    origin = query.result.provenance
+    if origin is None:
+        yield from _changes_seen(query, inputs)
+        return
+    size_um = query.pixel_size_um
+    if size_um is not None and sizes_differ(origin.pixel_size_um, size_um):
+        yield f"the query's pixel size was {origin.pixel_size_um:g} µm, now {size_um:g} µm"
+    if query.modality and query.modality != origin.modality:
+        yield f"the query was taken for {origin.modality}, now for {query.modality}"
+    if query.path and not query.has_image and _fingerprint_now(query.path) not in (None, origin.query):
+        yield f"the file of {query.name} holds another image now"
+    yield from _option_changes(origin.options, inputs)
+    yield from _slide_changes(origin, inputs)
+    if inputs.embedding is not None and inputs.embedding != origin.embedding:
+        yield "the index has another model now"
+    elif inputs.model is not None and inputs.model != origin.model:
+        yield "the model of the index was calibrated again"
+
+
+def _option_changes(then: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
+    now = inputs.options or {}
+    if "mirror" in now and "mirror" in then and bool(now["mirror"]) != bool(then["mirror"]):
+        yield (
+            "mirrored places are looked for now"
+            if now["mirror"]
+            else "mirrored places are not looked for now"
+        )
+
+
+def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:
+    gone = []
+    for key, size_um in origin.slides.items():
+        name = inputs.names.get(key, key[:8])
+        now_um = inputs.stated_um.get(key)
+        if now_um is not None and sizes_differ(size_um, now_um):
+            yield f"the pixel size of {name} was {size_um:g} µm, now {now_um:g} µm"
+        elif inputs.indexed_um is None:
+            continue
+        elif key not in inputs.indexed_um:
+            gone.append(name)
+        elif sizes_differ(size_um, inputs.indexed_um[key]):
+            yield f"{name} was indexed with {size_um:g} µm, now with {inputs.indexed_um[key]:g} µm"
+    if gone:
+        yield f"no longer in the index: {_listed(gone)}"
+    added = [
+        inputs.names.get(key, key[:8])
+        for key in inputs.indexed_um or {}
+        if key not in origin.slides and (inputs.chosen is None or key in inputs.chosen)
+    ]
+    if added:
+        was_chosen = origin.options.get("slides") is not None  # then it may have been there, but not chosen
+        yield f"{'not searched' if was_chosen else 'indexed since, and not searched'}: {_listed(added)}"
+
+
+def _fingerprint_now(path: str) -> str | None:
+    """Return the fingerprint of a query's file as it is now, None where it cannot be opened."""
+    try:
+        about = os.stat(path)
+        if stat.S_ISDIR(about.st_mode):  # of which it says nothing that a file in it was replaced
+            return _read_fingerprint.__wrapped__(path, 0, 0)
+        return _read_fingerprint(path, about.st_mtime_ns, about.st_size)
+    except (OSError, ValueError, ComirSearchError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_fingerprint(path: str, time_ns: int, n_bytes: int) -> str:
+    """Return a fingerprint, which stays the same as long as a file's time and size do."""
+    from comir_search.slides import open_slide
+
+    with open_slide(path) as slide:
+        return slide.fingerprint
+
+
+def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
+    """Yield what an older version's answer itself shows to have changed."""
+    result = query.result
+    assert result is not None
+    found = [candidate for candidate in result.candidates if not candidate.by_hand]
+    shape = query.source.get("shape")
+    if found and shape and shape[1] and query.pixel_size_um is not None:
+        then_um = found[0].width_um / shape[1]
+        if abs(then_um / query.pixel_size_um - 1) > FITTED_TOLERANCE:
+            yield f"the query's pixel size was about {then_um:.3g} µm, now {query.pixel_size_um:g} µm"
+    for key, (name, size_um) in {
+        each.fingerprint: (each.slide, each.pixel_size_um) for each in found if each.fingerprint
+    }.items():
+        now_um = inputs.stated_um.get(key)
+        if now_um is not None and sizes_differ(size_um, now_um):
+            yield f"the pixel size of {name} was {size_um:g} µm, now {now_um:g} µm"
+    yield from _option_changes(query.provenance.get("options", {}), inputs)
+    model = query.provenance.get("model")
+    if model and inputs.words is not None and model != inputs.words:
+        yield "the index has another model now"
+
+
+def sizes_differ(first_um: float, second_um: float) -> bool:
+    """Whether two pixel sizes are not the same one; the one place that decides it."""
+    return abs(first_um - second_um) > SIZE_TOLERANCE * second_um
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

@@ -1,0 +1,348 @@
+"""A whole training: from two folders of pairs to a model file, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
+from comir_search.model.calibration import Calibration
+from comir_search.model.embedding import code, decode, embed_array
+from comir_search.model.model import BF, SHG, Modality, Model, check_pixel_size, choose_device
+from comir_search.model.vocabulary import Vocabulary
+from comir_search.progress import Job, Tick
+from comir_search.slides import open_slide
+from comir_search.training.pairs import Pair, list_pairs, load_pair
+from comir_search.training.paused import require_own_checkpoint
+from comir_search.training.run_files import RunFiles
+from comir_search.training.trainer import Recipe, Trainer, prefetch
+from comir_search.training.validation import Validation
+from comir_search.training.vocabulary_learning import learn_vocabulary_steps
+
+STEPS = {"compact": 5400, "tiramisu": 736}
+CHECKPOINT_EVERY = 100
+MEASUREMENTS = 25  # of the hit rate, over a whole training
+MEAN_STEPS = 20  # single batches say little
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How a training stands.
+
+    Parameters
+    ----------
+    step : int
+        Steps done.
+    loss : float
+        Mean of the last steps'.
+    hit_rates : tuple of (int, float)
+        Steps at which patches of the pairs kept back were placed, and the share
+        that was placed right.
+    """
+
+    step: int
+    loss: float
+    hit_rates: tuple[tuple[int, float], ...] = ()
+
+
+def train_steps(
+    bf: str | Path,
+    shg: str | Path,
+    out: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    pixel_size_um: float = 2.0,
+    architecture: str = "compact",
+    steps: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    recipe: Recipe | None = None,
+    calibration: Calibration | None = None,
+    licence: str = "",
+    validation: Sequence[str] = (),
+    should_stop: Callable[[], bool] | None = None,
+) -> Job[Model]:
+    """Train a model on aligned pairs and write it.
+
+    Beside the model lie ``OUT.loss.csv`` (step, loss) and, until the end,
+    ``OUT.checkpoint``, from which `resume` goes on; batches depend on the
+    seed and the step alone, so a resumed run sees what an uninterrupted one sees.
+    The checkpoint is written too when the job is closed.
+
+    Parameters
+    ----------
+    bf, shg : path
+        Folders of equally named, aligned images; any two modalities.
+    out : path
+        The model file to write.
+    names : sequence of str, optional
+        Use only these images.
+    pixel_size_um : float
+        At which the model works, and that of images which state none.
+    architecture : {"compact", "tiramisu"}
+    steps : int, optional
+        Training steps; by default 5400 for the compact network and the published
+        736 for the Tiramisu.
+    device : {"auto", "cpu", "cuda"}
+    seed : int
+    resume : bool
+        Go on from the checkpoint of an interrupted run.
+    recipe : Recipe, optional
+        Replaces what follows from `architecture`, `steps` and `seed`.
+    calibration : Calibration, optional
+        From scores to confidence, fitted on searches with this very model. By
+        default there is none: another model's would not hold for this one.
+    licence : str
+        Note for the model's card.
+    validation : sequence of str, optional
+        Images to keep back: the networks that place patches of them best are
+        written, instead of the last ones.
+    should_stop : callable, optional
+        Asked after each step; once it returns True the training ends early and
+        the model is written.
+
+    Yields
+    ------
+    Tick
+        ``partial`` is a `TrainingReport` while it trains.
+
+    Raises
+    ------
+    BatchIncomplete
+        Once the model is written, if pairs had to be left out: broken, unaligned
+        in size or too small. Its result is the model; None if no pair was left.
+    ComirSearchError
+        If pairs are missing, the training does not converge, or the checkpoint
+        is of another run or not a checkpoint at all.
+    """
+    out = Path(out)
+    check_pixel_size(pixel_size_um)
+    require_own_checkpoint(out)
+    recipe = recipe or _recipe(architecture, steps, seed)
+    files = list_pairs(Path(bf), Path(shg), names)
+    left_out: list[LeftOut] = []
+    sides, pairs = yield from _read_pairs_steps(files, pixel_size_um, recipe.crop_px, left_out)
+    unread = {each.name for each in left_out}
+    validation = [name for name in validation if name not in unread]
+    kept_back = _keep_back(pairs, validation)
+    pairs = [pair for pair in pairs if pair.name not in validation]
+    trainer = Trainer(pairs, [side.channels for side in sides], recipe, choose_device(device))
+    run = RunFiles(out, trainer, data_hash=_hash(pairs), validation=validation, pixel_size_um=pixel_size_um)
+    started = time.monotonic()
+    if resume:
+        run.load()
+
+    def measure_steps() -> Job[None]:
+        measuring = Validation(kept_back, sides, recipe.crop_px, recipe.seed).hit_rate_steps(
+            trainer.networks,
+            recipe.architecture,
+            recipe.comir_channels,
+            Tick("training", trainer.step, recipe.steps),
+        )
+        run.best.take(trainer.step, (yield from measuring), trainer.networks.state_dict())
+
+    def is_due() -> bool:
+        at_end = trainer.step == recipe.steps
+        return bool(kept_back) and (at_end or trainer.step % max(recipe.steps // MEASUREMENTS, 1) == 0)
+
+    try:
+        if trainer.step and is_due() and trainer.step not in dict(run.best.history):
+            yield from measure_steps()  # the run was stopped while it measured
+        for batch in _closing(prefetch(trainer.sampler, recipe.batch, trainer.step, recipe.steps)):
+            loss = trainer.advance(batch)
+            if not np.isfinite(loss):
+                raise ComirSearchError(
+                    f"The training does not converge: at step {trainer.step} its loss is no number; look at the "
+                    f"pairs, or train with another --seed."
+                )
+            run.losses.append((trainer.step, loss))
+            is_last = trainer.step == recipe.steps or (should_stop is not None and should_stop())
+            if is_due() or (is_last and kept_back):
+                yield from measure_steps()
+            if trainer.step % CHECKPOINT_EVERY == 0:
+                run.save()
+            yield Tick("training", trainer.step, recipe.steps, _report(run))
+            if is_last:
+                break
+    except GeneratorExit:
+        run.save()
+        raise
+    run.save()
+    if run.best.weights:
+        trainer.networks.load_state_dict(run.best.weights)
+    networks = nn.ModuleDict(
+        {side.name: network.cpu() for side, network in zip(sides, trainer.networks, strict=True)}
+    )
+    card: dict[str, Any] = {
+        "training": {
+            **asdict(recipe),
+            "images": [pair.name for pair in pairs],
+            "data_sha256": run.data_hash,
+            "seconds": round(time.monotonic() - started, 1),
+            "final_loss": round(float(np.mean([loss for _, loss in run.losses[-200:]])), 4),
+            **({"steps_done": trainer.step} if trainer.step < recipe.steps else {}),
+        },
+        "licence": licence or "Whatever the licence of the training images allows.",
+    }
+    if kept_back:
+        card["validation"] = {
+            "images": sorted(validation),
+            "hit_rate": run.best.hit_rate,
+            "step": run.best.step,
+            "history": run.best.history,
+        }
+    model = Model(
+        networks,
+        sides,
+        architecture=recipe.architecture,
+        comir_channels=recipe.comir_channels,
+        pixel_size_um=pixel_size_um,
+        calibration=calibration,
+        card=card,
+    )
+    model.vocabulary = yield from learn_model_vocabulary_steps(model, pairs, seed=recipe.seed)
+    model.save(out)
+    run.finish()
+    if left_out:
+        raise BatchIncomplete(model, tuple(left_out), len(files))
+    return model
+
+
+def _read_pairs_steps(
+    files: Sequence[tuple[str, Path, Path]], pixel_size_um: float, crop_px: int, left_out: list[LeftOut]
+) -> Job[tuple[tuple[Modality, Modality], list[Pair]]]:
+    """Return both sides and the pairs; those that cannot be used are added to `left_out`."""
+    colours: dict[str, tuple[bool, bool]] = {}
+    pairs = []
+    for done, (name, first, second) in enumerate(files):
+        yield Tick("looking at pairs", done, len(files))
+        try:
+            colours[name] = _is_colour(first), _is_colour(second)
+        except ComirSearchError as error:
+            yield _leave_out(name, error, left_out, files)
+    sides = _sides(list(colours.values()))
+    for done, (name, first, second) in enumerate(files):
+        if name not in colours:
+            continue
+        yield Tick("reading pairs", done, len(files))
+        try:
+            pair = load_pair(
+                name,
+                (first, second),
+                modalities=[(side.name, side.channels, side.intensity) for side in sides],
+                pixel_size_um=pixel_size_um,
+                default_pixel_size_um=pixel_size_um,
+            )
+            rows, columns = pair.first.shape[:2]
+            if min(rows, columns) < crop_px:
+                raise ComirSearchError(
+                    f"{first} is only {columns} x {rows} px at {pixel_size_um:g} um; training needs at least "
+                    f"{crop_px} px on each side."
+                )
+        except ComirSearchError as error:
+            yield _leave_out(name, error, left_out, files)
+        else:
+            pairs.append(pair)
+    if not pairs:
+        raise BatchIncomplete(None, tuple(left_out), len(files))
+    return sides, pairs
+
+
+def _leave_out(
+    name: str, error: ComirSearchError, left_out: list[LeftOut], files: Sequence[tuple[str, Path, Path]]
+) -> Tick:
+    """Note that a pair cannot be used, and say so; one that stands alone fails by its own error."""
+    if len(files) == 1:
+        raise error
+    left_out.append(LeftOut(name, str(error)))
+    return Tick("reading pairs", 0, len(files), note=f"The pair {name} is left out: {error}")
+
+
+def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: int = 0) -> Job[Vocabulary]:
+    """Learn a model's vocabulary from the CoMIRs of pairs."""
+    comirs = []
+    for done, pair in enumerate(pairs):
+        yield Tick("embedding pairs", done, len(pairs))
+        both = [
+            (decode(code(embed_array(model, image, modality))) + np.float32(1)) / np.float32(2)
+            for image, modality in zip((pair.first, pair.second), model.modalities, strict=True)
+        ]
+        comirs.append((both[0], both[1]))
+    vocabulary = yield from learn_vocabulary_steps(
+        comirs, stride=model.stride, pixel_size_um=model.pixel_size_um, seed=seed
+    )
+    return vocabulary
+
+
+def _keep_back(pairs: Sequence[Pair], names: Sequence[str]) -> list[Pair]:
+    """Return the pairs that are not learned from."""
+    known = {pair.name for pair in pairs}
+    for name in names:
+        if name not in known:
+            raise ComirSearchError(f"There is no pair named {name!r} to keep back from training.")
+    kept_back = [pair for pair in pairs if pair.name in names]
+    if len(kept_back) == len(pairs):
+        raise ComirSearchError("All pairs are kept back from training; leave at least one to learn from.")
+    return kept_back
+
+
+def _recipe(architecture: str, steps: int | None, seed: int) -> Recipe:
+    if architecture not in STEPS:
+        raise ComirSearchError(f"There is no network named {architecture!r}; use 'compact' or 'tiramisu'.")
+    steps = STEPS[architecture] if steps is None else steps
+    if steps < 1:
+        raise ComirSearchError(f"{steps} training steps are too few; give at least 1.")
+    if architecture == "tiramisu":
+        return Recipe("tiramisu", comir_channels=1, steps=steps, batch=16, crop_px=128, seed=seed)
+    return Recipe(steps=steps, seed=seed)
+
+
+def _sides(colours: Sequence[tuple[bool, bool]]) -> tuple[Modality, Modality]:
+    """Return both modalities: colour where any image shows some, else a signal."""
+    first, second = (
+        Modality(default.name, 3, "full_scale")
+        if any(pair[number] for pair in colours)
+        else Modality(default.name, 1, "signal")
+        for number, default in enumerate((BF, SHG))
+    )
+    return first, second
+
+
+def _is_colour(file: Path) -> bool:
+    with open_slide(file) as slide:
+        if slide.channels == 1:
+            return False
+        image, _ = slide.overview(256)
+    values = image.astype(np.float32)
+    return bool((values.max(axis=2) > values.min(axis=2)).any())
+
+
+def _hash(pairs: Sequence[Pair]) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(pair.name.encode())
+        digest.update(pair.first.tobytes())
+        digest.update(pair.second.tobytes())
+    return digest.hexdigest()
+
+
+def _closing(batches: Any) -> Any:
+    """Iterate batches; stop their thread when the job is closed."""
+    try:
+        yield from batches
+    finally:
+        batches.close()
+
+
+def _report(run: RunFiles) -> TrainingReport:
+    """Return how a training stands."""
+    loss = float(np.mean([loss for _, loss in run.losses[-MEAN_STEPS:]]))
+    return TrainingReport(run.trainer.step, loss, tuple(run.best.history))
