@@ -9,7 +9,7 @@ from comir_search.progress import finish
 from comir_search.retrieval import heat_map
 from comir_search.retrieval.heat_map import HeatMap, draw_map_steps
 
-from .test_localisation_stages import MemorySlide, comir, cut  # noqa: F401
+from .test_stages import MemorySlide, comir, cut  # noqa: F401
 
 UM = 4.0  # of a CoMIR pixel
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comir_search.comir import training_run
 from torch import nn
 
 from comir_search.errors import BatchIncomplete, ComirSearchError
@@ -16,6 +15,7 @@ from comir_search.model.calibration import Calibration
 from comir_search.model.model import BF, SHG, load_model
 from comir_search.opencv import cv2
 from comir_search.progress import Tick, finish
+from comir_search.training import run as training_run
 from comir_search.training.pairs import Pair
 from comir_search.training.paused import read_paused
 from comir_search.training.run import TrainingReport, train_steps

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from comir_search.comir import sampling
 
+from comir_search.training import sampling
 from comir_search.training.pairs import Pair
 from comir_search.training.sampling import Sampler
 from comir_search.training.trainer import (
