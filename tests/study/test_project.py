@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comir_search.io import database
+from comir_search.study import database
 
 from comir_search.errors import ComirSearchError
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
