@@ -15,7 +15,10 @@ import pytest
 
 from .conftest import paint_brightfield, paint_signal, write_image
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGINT nor SIGKILL for others")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGINT nor SIGKILL for others"),
+    pytest.mark.usefixtures("heeds_ctrl_c"),
+]
 
 EXECUTABLE = Path(sys.executable).with_name("comir-search")
 LONGEST_S = 120.0
