@@ -75,10 +75,10 @@ class SlideInfo:
 
     def __post_init__(self) -> None:
         # These come from files, which may hold anything.
-        for field in ("name", "format", "pixel_size_source"):
-            object.__setattr__(self, field, replace_undecodable(getattr(self, field)))
-        for field in ("notes", "other_images"):
-            object.__setattr__(self, field, tuple(map(replace_undecodable, getattr(self, field))))
+        for key in ("name", "format", "pixel_size_source"):
+            object.__setattr__(self, key, replace_undecodable(getattr(self, key)))
+        for key in ("notes", "other_images"):
+            object.__setattr__(self, key, tuple(map(replace_undecodable, getattr(self, key))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
