@@ -267,7 +267,7 @@ def test_tensor_outside_its_storage_is_refused(tmp_path):
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(ComirSearchError, match=r"model\.pt is no PyTorch checkpoint"):
+    with pytest.raises(ComirSearchError, match=r"model\.pt is not a PyTorch checkpoint"):
         read_checkpoint(path)
 
 
@@ -275,7 +275,7 @@ def test_other_networks_are_refused(tmp_path, published):
     published["modelA"].conv_init = nn.Conv2d(1, 16, 3)
     with pytest.raises(ComirSearchError, match=r"modelA of .* published configuration"):
         import_checkpoint(save(published, tmp_path / "other.pt", True), pixel_size_um=1.0)
-    with pytest.raises(ComirSearchError, match="holds no CoMIR networks"):
+    with pytest.raises(ComirSearchError, match="contains no CoMIR networks"):
         import_checkpoint(save([1, 2], tmp_path / "list.pt", True), pixel_size_um=1.0)
     both_grey = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(1).state_dict()}
     with pytest.raises(ComirSearchError, match="not for grey and RGB images"):
@@ -366,7 +366,7 @@ def test_modules_without_end_are_refused(tmp_path):
 )
 def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, tensor, zipped):
     path = save({"modelA": {"conv_init.weight": tensor}, "modelB": {}}, tmp_path / "stride0.pt", zipped)
-    with pytest.raises(ComirSearchError, match="larger than what the file holds"):
+    with pytest.raises(ComirSearchError, match="larger than its data in the file"):
         import_checkpoint(path, pixel_size_um=1.0)
 
 
@@ -388,7 +388,7 @@ def test_a_storage_larger_than_the_file_is_refused(tmp_path):
 def test_weights_that_are_no_numbers_are_refused(tmp_path, published):
     with torch.no_grad():
         published["modelA"].conv_init.weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ComirSearchError, match=r"modelA of .* holds values in stem\.weight"):
+    with pytest.raises(ComirSearchError, match=r"modelA of .* contains impossible values in stem\.weight"):
         import_checkpoint(save(published, tmp_path / "nan.pt", True), pixel_size_um=1.0)
 
 
