@@ -108,7 +108,7 @@ def test_report_without_the_slide_says_so(project, tmp_path):
     (tmp_path / "a&b.tif").unlink()
     write_report(tmp_path / "report.html", project)
     outline, text = outline_of(tmp_path / "report.html")
-    assert "the slide is not where it was" in text and "svg" not in outline.counts
+    assert "the slide was not found where it was" in text and "svg" not in outline.counts
 
 
 def test_stopped_report_leaves_nothing(project, tmp_path):
