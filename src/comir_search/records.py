@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from comir_search.files import replace_undecodable
+
 
 class Verdict(str, Enum):
     """A person's judgement of a candidate."""
@@ -70,6 +72,13 @@ class SlideInfo:
     other_images: tuple[str, ...] = ()
     bounds_origin_px: tuple[int, int] = (0, 0)
     identity: str = ""
+
+    def __post_init__(self) -> None:
+        # These come from files, which may hold anything.
+        for key in ("name", "format", "pixel_size_source"):
+            object.__setattr__(self, key, replace_undecodable(getattr(self, key)))
+        for key in ("notes", "other_images"):
+            object.__setattr__(self, key, tuple(map(replace_undecodable, getattr(self, key))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
