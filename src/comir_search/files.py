@@ -33,9 +33,9 @@ WAYS_OUT = {
 
 
 def replace_undecodable(text: str) -> str:
-    """Return a text with "?" for what is no character and cannot be printed or stored.
+    """Return a text with "?" in place of invalid characters, which cannot be printed or stored.
 
-    Names of files whose bytes are not UTF-8, and escapes in JSON, may hold such code points.
+    Names of files whose bytes are not UTF-8, and escapes in JSON, may contain such code points.
     """
     return text.encode("utf-8", "replace").decode("utf-8")
 

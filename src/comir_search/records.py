@@ -74,7 +74,7 @@ class SlideInfo:
     identity: str = ""
 
     def __post_init__(self) -> None:
-        # These come from files, which may hold anything.
+        # These come from files, which may contain anything.
         for key in ("name", "format", "pixel_size_source"):
             object.__setattr__(self, key, replace_undecodable(getattr(self, key)))
         for key in ("notes", "other_images"):

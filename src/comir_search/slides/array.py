@@ -41,7 +41,7 @@ class ArraySlide(Slide):
         if 0 in array.shape:
             raise ComirSearchError(f"{name} is empty: its shape is {tuple(array.shape)}")
         if array.dtype.kind not in "uifb":
-            raise ComirSearchError(f"{name} holds {array.dtype}, which cannot be pixel values")
+            raise ComirSearchError(f"{name} contains {array.dtype}, which cannot be pixel values")
         self._array = array
         self._dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else np.dtype(array.dtype)
         height, width = array.shape[:2]
@@ -104,6 +104,6 @@ def slide_from_array(
     name : str
         Shown as the file's name.
     path : str, optional
-        Where the array came from.
+        Source of the array.
     """
     return ArraySlide(array, pixel_size_um=pixel_size_um, name=name, path=path)

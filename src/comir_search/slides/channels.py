@@ -31,7 +31,7 @@ def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: 
     Raises
     ------
     ComirSearchError
-        If the image is in colour but the modality is grey, or if it holds NaN or
+        If the image is in colour but the modality is grey, or if it contains NaN or
         infinity: a network would spread these over their neighbourhood.
     """
     if image.dtype.kind == "f" and not np.isfinite(image).all():

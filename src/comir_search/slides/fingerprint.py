@@ -66,7 +66,7 @@ def identity_of(path: str | Path) -> str:
     Raises
     ------
     ComirSearchError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     path = Path(path)
     try:
@@ -101,7 +101,7 @@ def is_same_content(first: str | Path, second: str | Path) -> bool:
     Raises
     ------
     ComirSearchError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     first, second = Path(first), Path(second)
     path = first

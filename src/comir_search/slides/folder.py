@@ -40,9 +40,9 @@ def find_slides(paths: Sequence[str | Path], left_out: list[LeftOut] | None = No
     Raises
     ------
     ComirSearchError
-        Without `left_out`: where a path does not exist, or a folder holds no slide.
+        Without `left_out`: if a path does not exist, or a folder contains no slide.
     BatchIncomplete
-        Without `left_out`: where a folder or file below a folder cannot be read.
+        Without `left_out`: if a folder or file below a folder cannot be read.
         Its `result` contains the slides that were found.
     """
     found: dict[Path, Path] = {}

@@ -54,7 +54,7 @@ class OmeZarrSlide(TiledSlide):
             pixel_size = _find_pixel_size(image.multiscale, self._axes, path.name)
         dtype = np.dtype(self._arrays[0].dtype)
         if dtype.kind not in "uifb":
-            raise ComirSearchError(f"{path.name} holds {dtype}, which cannot be pixel values")
+            raise ComirSearchError(f"{path.name} contains {dtype}, which cannot be pixel values")
         y, x = self._axes.index("y"), self._axes.index("x")
         for array in self._arrays:
             _check_array(array, (y, x), path, store)

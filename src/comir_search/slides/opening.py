@@ -61,7 +61,7 @@ def open_slide(path: str | Path, *, pixel_size_um: float | None = None) -> Slide
 
 
 def _check_name(path: Path) -> None:
-    """Raise where a name holds bytes that are no text: indexes and projects could not store it."""
+    """Raise an error if a name contains bytes that are not text: indexes and projects could not store it."""
     if (shown := replace_undecodable(str(path))) != str(path):
         raise ComirSearchError(
             f"{shown} has characters in its name that are not UTF-8 text: rename the file, or its folder"

@@ -76,7 +76,7 @@ def believe(name: str, x_um: float, y_um: float, source: str, *, density: bool =
     Raises
     ------
     ComirSearchError
-        Where pixels are far from square.
+        If pixels are far from square.
     """
     if not all(math.isfinite(value) and value > 0 for value in (x_um, y_um)):
         return MISSING

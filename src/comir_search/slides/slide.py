@@ -21,7 +21,7 @@ from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.pixel_size import PixelSize
 from comir_search.slides.resample import find_downsample, find_taps, resample, resample_in_parts
 
-_BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
+_BLOCK_PX = 4 << 20  # largest number of level pixels in one step of a scaled read
 _LARGEST_BLOCK_PX = 4 * _BLOCK_PX  # if one row of the result needs more, it is read in parts
 
 

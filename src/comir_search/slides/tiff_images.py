@@ -232,7 +232,7 @@ def choose_image(images: list[TiffImage], name: str) -> Choice:
     Raises
     ------
     ComirSearchError
-        Where there is no image.
+        If there is no image.
     """
     if not images:
         raise ComirSearchError(

@@ -36,7 +36,7 @@ def find_levels(tiff: Any, image: TiffImage, others: list[TiffImage], path: Path
     """Return the levels of an image of a file, finest first.
 
     tifffile groups most levels itself. The others are tiled copies that are marked as smaller copies.
-    In an SVS this mark is unreliable; there a level is told from a thumbnail by its tiles.
+    In an SVS this mark is unreliable; there a level differs from a thumbnail by its tiles.
 
     Parameters
     ----------

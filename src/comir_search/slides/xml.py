@@ -8,7 +8,7 @@ from comir_search.errors import ComirSearchError
 
 
 def parse_xml(text: str, name: str) -> ElementTree.Element | None:
-    """Return the root element, None for what is not XML.
+    """Return the root element, None if the text is not XML.
 
     Parameters
     ----------
