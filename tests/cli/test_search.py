@@ -285,7 +285,7 @@ def test_slides_that_moved_are_not_drawn_but_found(search, folder, tmp_path):
         answer = search(folder / "patch.tif", "--overlay", tmp_path / "out.png")
     finally:
         (folder / "elsewhere.tif").rename(moved)
-    assert answer.code == 0 and "Not drawn: one.tif is not where it was indexed" in answer.err
+    assert answer.code == 0 and "Not drawn: one.tif was not found where it was indexed" in answer.err
     assert (tmp_path / "out.png").exists()
 
 
