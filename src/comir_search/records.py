@@ -168,7 +168,8 @@ class Provenance:
     modality : str
         The query's, as used.
     options : dict
-        Every option that can change the answer (`top`, `mirror`, `slides`, ...), JSON-ready.
+        Every option that can change the answer, as `SearchOptions.to_dict` gives them; those of
+        older versions lack some, which then had their defaults.
     slides : dict of str to float
         Fingerprint of each slide that was searched, and the pixel size, in um,
         with which it was indexed.
@@ -212,10 +213,6 @@ class SearchResult:
         In order of confidence, ranks from 1.
     signal : float
         Share of the query that says anything, in [0, 1].
-    first_stage : dict of str to tuple of Candidate
-        Places before their verification ("bow", "correlation") and after its
-        coarsest round ("fused"), best first, where they were asked for; not part
-        of the JSON.
     finished : bool
         False for what a running search knows so far: never to be kept as an answer.
     provenance : Provenance or None
@@ -228,7 +225,6 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
     signal: float = 0.0
-    first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
     finished: bool = True
     provenance: Provenance | None = None
 
