@@ -167,7 +167,8 @@ class Provenance:
     modality : str
         The query's modality in the search.
     options : dict
-        Every option that can change the answer (`top`, `mirror`, `slides`, ...), JSON-ready.
+        Every option that can change the answer, as `SearchOptions.to_dict` gives them; those of
+        older versions lack some, which then had their defaults.
     slides : dict of str to float
         Fingerprint of each searched slide, and its indexed pixel size in um.
     index : str
@@ -209,9 +210,6 @@ class SearchResult:
         In order of confidence, ranks from 1.
     signal : float
         Share of the query with signal, in [0, 1].
-    first_stage : dict of str to tuple of Candidate
-        Candidates before verification ("bow", "correlation") and after its coarsest
-        round ("fused"), best first, if requested; not part of the JSON.
     finished : bool
         False for a partial result of a running search; never kept as an answer.
     provenance : Provenance or None
@@ -224,7 +222,6 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
     signal: float = 0.0
-    first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
     finished: bool = True
     provenance: Provenance | None = None
 

@@ -58,6 +58,35 @@ def test_crops_of_the_slide_are_hits(command, index_folder, queries):
 
 
 @pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ("words", {"bow_100": 1.0, "fused_100": 1.0}),
+        ("correlation", {"correlation_100": 1.0, "fused_100": 1.0}),
+    ],
+)
+def test_a_method_has_the_recall_of_its_own_stages(command, index_folder, queries, method, stages):
+    report = queries / "report.json"
+    answer = command(
+        *(
+            "evaluate-slide",
+            "--index",
+            index_folder,
+            "--modality",
+            "bf",
+            "--method",
+            method,
+            "--json",
+            report,
+        ),
+        *("--queries", queries / "queries", "--truth", queries / "truth.csv"),
+    )
+    assert answer.code == 0, answer.err
+    values = json.loads(report.read_text())
+    assert values["hit"]["1"] == 1.0
+    assert values["recall"] == {"bow_100": None, "correlation_100": None, "fused_100": None} | stages
+
+
+@pytest.mark.parametrize(
     ("content", "word"), [("", "column"), ("query,slide\n", "column"), (",".join(COLUMNS) + "\n", "no query")]
 )
 def test_a_table_that_is_none_is_refused(command, index_folder, queries, content, word):

@@ -11,14 +11,20 @@ from torch import nn
 
 from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.evaluation.baselines.resnet import ResNet
-from comir_search.evaluation.evaluate import EvaluationSettings, evaluate
+from comir_search.evaluation.evaluate import EvaluationSettings, evaluate_steps
 from comir_search.model.model import BF, SHG, Model
 from comir_search.model.networks import build_network
 from comir_search.model.vocabulary import Vocabulary
 from comir_search.opencv import cv2
+from comir_search.progress import finish
 
 IDS = ("1B_B1", "1B_B10", "2B_D1", "2B_D10", "1B_A3", "2B_A30")
 SIDE_PX = 120
+
+
+def evaluate(settings):
+    """Run the protocol to its end."""
+    return finish(evaluate_steps(settings))
 
 
 @pytest.fixture(scope="module")
