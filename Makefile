@@ -91,7 +91,7 @@ format: $(INSTALLED)
 
 .PHONY: docs
 docs: $(INSTALLED)
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist demo
