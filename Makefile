@@ -29,11 +29,11 @@ help:
 	@echo "make demo          generate a synthetic slide, index it, search it, draw what was found (in demo/)"
 	@echo "make test          run the tests: engine, command, plugin (PyQt5, on a virtual display)"
 	@echo "make lint          check style and types"
-	@echo "make format        fix the style"
-	@echo "make docs          build the documentation (in build/docs); a broken link is an error"
+	@echo "make format        mend what of the style can be mended by itself"
 	@echo "make test-package  build sdist and wheel, try the wheel in a fresh environment with PyQt6"
 	@echo "make test-python   run the slides' tests on Python 3.12, where there is one, without torch"
 	@echo "make clean         remove the environments and what was built"
+	@echo "make docs          build the documentation (in build/docs); a broken link is an error"
 
 install: $(INSTALLED)
 
