@@ -33,6 +33,7 @@ help:
 	@echo "make test-package  build sdist and wheel, try the wheel in a fresh environment with PyQt6"
 	@echo "make test-python   run the slides' tests on Python 3.12, where there is one, without torch"
 	@echo "make clean         remove the environments and what was built"
+	@echo "make docs          build the documentation (in build/docs); a broken link is an error"
 
 install: $(INSTALLED)
 
@@ -87,6 +88,10 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: docs
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist demo
