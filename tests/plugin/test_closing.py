@@ -13,8 +13,8 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 from vispy.scene.widgets import Grid
 
 from comir_search.progress import Tick
-from napari_comir_search.readers import read_slides
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.manifest import read_slides
+from napari_comir_search.widgets.worker import JobRunner
 
 from .conftest import settle
 
@@ -174,7 +174,7 @@ def test_a_cancelled_job_holds_nothing(qtbot) -> None:
 def test_memory_is_given_back_once_the_jobs_have_stopped(qtbot, monkeypatch, searched_dock) -> None:
     dock, given_back = searched_dock, []
     monkeypatch.setattr(
-        "napari_comir_search.housekeeping.give_memory_back",
+        "napari_comir_search.widgets.housekeeping.give_memory_back",
         lambda: given_back.append([runner.is_running for runner in dock.workbench.runners]),
     )
     dock.workbench.search(5, False)

@@ -17,8 +17,8 @@ from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo,
 from comir_search.slides import open_slide
 from comir_search.study import project as project_module
 from comir_search.study.project import Project, pack_image
-from napari_comir_search.items import IndexState
-from napari_comir_search.session import Session
+from napari_comir_search.state.items import IndexState
+from napari_comir_search.state.session import Session
 
 
 def make_info(name: str = "a.tif", folder: str = "/slides") -> SlideInfo:
@@ -55,9 +55,7 @@ def searched(session: Session) -> Session:
 
 
 def test_session_imports_no_qt() -> None:
-    code = (
-        "import sys, napari_comir_search.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
-    )
+    code = "import sys, napari_comir_search.state.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,7 +13,8 @@ from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from comir_search.geometry import rows_first, turn_about, turn_between_deg
-from napari_comir_search.comparison import Comparison, Mode, Picture, checkerboard, curtain
+from napari_comir_search.jobs.comparison import Comparison, Picture, checkerboard, curtain
+from napari_comir_search.state.inspection import Mode
 
 CENTER = (0.0, 0.0)
 QUERY, SLIDE = "Query", "Slide"

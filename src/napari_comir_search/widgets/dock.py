@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from platformdirs import user_data_path
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
@@ -21,13 +22,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_comir_search.commands import use_model
-from napari_comir_search.inspection import Inspection
-from napari_comir_search.keymap import Keymap
-from napari_comir_search.layers import PIN_PX
-from napari_comir_search.log import close_log, open_log
-from napari_comir_search.session import Session
-from napari_comir_search.settings import read_preferences
+from comir_search.records import Verdict
+from napari_comir_search.state.inspection import Inspection
+from napari_comir_search.state.log import close_log, open_log
+from napari_comir_search.state.session import Session
+from napari_comir_search.state.settings import PLUGIN, read_preferences
+from napari_comir_search.view.candidates import PIN_PX
+from napari_comir_search.view.keys import Keymap
+from napari_comir_search.widgets.actions import OPENING_INDEX, Workbench
 from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.export import ExportWidget
 from napari_comir_search.widgets.inspector import Inspector
@@ -39,12 +41,10 @@ from napari_comir_search.widgets.repository import RepositoryWidget
 from napari_comir_search.widgets.results import ResultsWidget
 from napari_comir_search.widgets.search import SearchWidget
 from napari_comir_search.widgets.section import Section
-from napari_comir_search.workbench import OPENING_INDEX, Workbench
+from napari_comir_search.widgets.training import TrainingWidget
 
 if TYPE_CHECKING:
     import napari
-
-    from napari_comir_search.widgets.training import TrainingWidget
 
 SECTIONS = (
     ("Repository", "repository", "The slides to search, and their index."),
@@ -94,15 +94,13 @@ class SearchDock(LeavingWidget):
         }
         self._build()
         self.setAcceptDrops(True)
-        self.keymap = Keymap(viewer, self.actions())
+        self.keymap = Keymap(viewer, self.key_actions())
         self._has_unfolded = False
         self._connect()
         self.refresh()
 
-    def actions(self) -> dict[str, Callable[[], None]]:
+    def key_actions(self) -> dict[str, Callable[[], None]]:
         """Return what each key does."""
-        from comir_search.records import Verdict
-
         session, workbench = self.session, self.workbench
         return {
             "next": lambda: session.step_candidate(1),
@@ -227,7 +225,7 @@ class SearchDock(LeavingWidget):
     def open_inspector(self) -> None:
         """Put the comparison below the slide, unless it is there."""
         if self.inspector is None:
-            self.inspector = Inspector(self.workbench, self.inspection, self.actions())
+            self.inspector = Inspector(self.workbench, self.inspection, self.key_actions())
             dock = self.viewer.window.add_dock_widget(self.inspector, name="Compare", area="bottom")
             window = self.window()
             if isinstance(window, QMainWindow):
@@ -248,10 +246,8 @@ class SearchDock(LeavingWidget):
 
     def open_training(self) -> None:
         """Put the training beside this dock, unless it is there, and show it."""
-        from napari_comir_search.widgets.training import TrainingWidget
-
         if self._training_dock is None:
-            self.training = TrainingWidget(self.viewer, self._use_model)
+            self.training = TrainingWidget(self._use_model)
             self._training_dock = self.viewer.window.add_dock_widget(
                 self.training, name="CoMIR training", area="right", tabify=True
             )
@@ -260,10 +256,10 @@ class SearchDock(LeavingWidget):
         self._training_dock.raise_()
 
     def _use_model(self, path: Path) -> None:
-        if self._is_open:
-            self.workbench.use_model(path)
-        else:
-            use_model(path)
+        dock = self
+        if not self._is_open:  # it was closed during the training
+            _, dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, "CoMIR search")
+        dock.workbench.use_model(path)
 
     def _forget_training(self) -> None:
         self.training = self._training_dock = None
@@ -362,6 +358,4 @@ class SearchDock(LeavingWidget):
 
 def projects_folder() -> Path:
     """Return where projects lie that have no name yet."""
-    from platformdirs import user_data_path
-
     return user_data_path("napari-comir-search") / "projects"

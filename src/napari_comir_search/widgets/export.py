@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QPushButton, QWidget
 
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
-from napari_comir_search.workbench import Workbench
 
 KINDS = (
     ("csv", "Table …", "CSV (*.csv)", "Write the candidates as CSV, in pixels and in µm, with the verdicts."),

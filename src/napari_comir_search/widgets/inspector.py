@@ -18,11 +18,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_comir_search.comparison import Comparison, Face, Mode
-from napari_comir_search.inspection import Inspection
-from napari_comir_search.keymap import Keymap, key_of
+from napari_comir_search.jobs.comparison import Comparison
+from napari_comir_search.state.inspection import Face, Inspection, Mode
+from napari_comir_search.view.keys import Keymap, key_of
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.compare_canvas import CompareCanvas
-from napari_comir_search.workbench import Workbench
 
 HINT = "Choose a candidate to compare it with the query."
 READING = "Reading the pictures …"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QWidget
 
-from napari_comir_search.keymap import KEYS, MOUSE, key_of
+from napari_comir_search.view.keys import KEYS, MOUSE, key_of
 
 
 class KeyTable(QDialog):

@@ -9,7 +9,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
 
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 
 class LeavingWidget(QWidget):

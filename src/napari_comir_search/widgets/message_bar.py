@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication, QResizeEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from napari_comir_search.log import log_path
+from napari_comir_search.state.log import log_path
 
 STYLES = {
     "error": "background: #d55e00; color: white;",

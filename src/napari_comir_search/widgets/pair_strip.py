@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
+from comir_search.training.pair_check import CheckedPair
 from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.slide_list import to_pixmap
-
-if TYPE_CHECKING:
-    from comir_search.training.pair_check import CheckedPair
 
 SHOWN = 3
 PICTURE_PX = 104

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
 
 from comir_search.progress import Tick
 from napari_comir_search.widgets.elided_label import ElidedLabel
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 BAR_STEPS = 1000
 

@@ -25,11 +25,11 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.study.entries import ProjectQuery
-from napari_comir_search.jobs import QueryPreview
-from napari_comir_search.layers import KEY
+from napari_comir_search.jobs.queries import QueryPreview
+from napari_comir_search.view.layers import KEY
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.message_bar import WrappedLabel
 from napari_comir_search.widgets.slide_list import to_pixmap
-from napari_comir_search.workbench import Workbench
 
 HINT = "Drop a patch here, open it,\ntake a layer, or draw it\non a slide."
 PREVIEW_PX = 112

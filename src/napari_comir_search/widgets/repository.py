@@ -18,12 +18,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_comir_search.items import IndexState, SlideItem
-from napari_comir_search.jobs import Thumbnail
+from napari_comir_search.jobs.thumbnails import Thumbnail
+from napari_comir_search.state.items import IndexState, SlideItem
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideListModel, SlideListView
-from napari_comir_search.workbench import Workbench
 
 HINT = "Drop slides or a folder of slides here,\nor click Add folder."
 FOREIGN = (

@@ -16,12 +16,12 @@ from qtpy.QtWidgets import (
 
 from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
-from napari_comir_search.jobs import Thumbnail
+from napari_comir_search.jobs.thumbnails import Thumbnail
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.result_table import RANK, ResultFilter, ResultModel, ResultTable
 from napari_comir_search.widgets.slide_list import colour_pixmap
 from napari_comir_search.widgets.verdict_bar import VerdictBar
-from napari_comir_search.workbench import Workbench
 
 HINT = "Candidates appear here as soon as\na search has found the first ones."
 LEGEND = {

@@ -15,9 +15,9 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.study.freshness import NOT_KNOWN
-from napari_comir_search.settings import read_preferences
+from napari_comir_search.state.settings import read_preferences
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
-from napari_comir_search.workbench import Workbench
 
 
 class SearchWidget(QWidget):

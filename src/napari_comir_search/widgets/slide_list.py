@@ -9,7 +9,7 @@ from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QPoint, QRect, 
 from qtpy.QtGui import QColor, QFontMetrics, QHelpEvent, QIcon, QImage, QMouseEvent, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QToolTip, QWidget
 
-from napari_comir_search.items import IndexState, SlideItem
+from napari_comir_search.state.items import IndexState, SlideItem
 
 PICTURE_PX = 44
 ROW_HEIGHT_PX = PICTURE_PX + 8

@@ -25,10 +25,22 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from comir_search.progress import Tick
+from comir_search.training.pair_check import CheckedPairs
 from comir_search.training.paused import PausedTraining, read_paused
-from napari_comir_search import commands, training
-from napari_comir_search.log import open_log
-from napari_comir_search.settings import read_preferences
+from napari_comir_search.jobs.training import (
+    DEFAULT_PIXEL_SIZE_UM,
+    DEFAULT_STEPS,
+    SUFFIX,
+    Trained,
+    TrainingOptions,
+    check_steps,
+    suggest_kept_back,
+    suggest_out,
+    train_steps,
+)
+from napari_comir_search.state.log import open_log
+from napari_comir_search.state.settings import read_preferences
 from napari_comir_search.widgets.curve_plot import CurvePlot
 from napari_comir_search.widgets.elided_label import ElidedLabel
 from napari_comir_search.widgets.leaving import LeavingWidget
@@ -36,13 +48,9 @@ from napari_comir_search.widgets.message_bar import MessageBar
 from napari_comir_search.widgets.pair_strip import HINT, PairStrip
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.section import Section
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 if TYPE_CHECKING:
-    import napari
-
-    from comir_search.progress import Tick
-    from comir_search.training.pair_check import CheckedPairs
     from comir_search.training.run import TrainingReport
 
 SIDES = (
@@ -57,22 +65,19 @@ class TrainingWidget(LeavingWidget):
 
     Parameters
     ----------
-    viewer : napari.viewer.Viewer
-        The viewer beside which the widget stands.
-    use_model : callable, optional
-        Takes the path of a model; by default the search dock of the window does.
+    use_model : callable
+        Takes the path of a model that is to be used from now on.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer, use_model: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, use_model: Callable[[Path], None]) -> None:
         super().__init__()
         open_log()
-        self.viewer = viewer
-        self._use_model = use_model or commands.use_model
+        self._use_model = use_model
         self.checking, self.training = JobRunner(self), JobRunner(self)
         self.folders: dict[str, Path | None] = {side: None for side, _, _ in SIDES}
         self.out: Path | None = None
         self.checked: CheckedPairs | None = None
-        self.trained: training.Trained | None = None
+        self.trained: Trained | None = None
         self.paused: PausedTraining | None = None  # into the same model file
         self._stop = threading.Event()
         self._build_pairs()
@@ -123,7 +128,7 @@ class TrainingWidget(LeavingWidget):
         self.pixel_size = QDoubleSpinBox()
         self.pixel_size.setDecimals(3)
         self.pixel_size.setRange(0.05, 50.0)
-        self.pixel_size.setValue(training.DEFAULT_PIXEL_SIZE_UM)
+        self.pixel_size.setValue(DEFAULT_PIXEL_SIZE_UM)
         self.pixel_size.setSuffix(" µm")
         self.pixel_size.setKeyboardTracking(False)
         self.pixel_size.setToolTip(
@@ -133,7 +138,7 @@ class TrainingWidget(LeavingWidget):
         self.steps = QSpinBox()
         self.steps.setRange(1, 1_000_000)
         self.steps.setSingleStep(100)
-        self.steps.setValue(training.DEFAULT_STEPS)
+        self.steps.setValue(DEFAULT_STEPS)
         self.steps.setToolTip(
             "Training steps. The learning rate falls to nothing over them, so a training that is meant to be "
             "short does better with few steps than with many of which you stop most."
@@ -223,7 +228,7 @@ class TrainingWidget(LeavingWidget):
         self.folder_labels[side].setText(folder.name)
         self.folder_labels[side].setToolTip(str(folder))
         if self.out is None:
-            self.set_out(training.suggest_out(folder))
+            self.set_out(suggest_out(folder))
         self.check()
 
     def check(self) -> None:
@@ -233,7 +238,7 @@ class TrainingWidget(LeavingWidget):
             self.checked = None
             self.strip.show_pairs([])
             self.problems.hide()
-            job = training.check_steps(first, second, self.pixel_size.value())
+            job = check_steps(first, second, self.pixel_size.value())
             self.checking.run("Looking at the pairs", job, self._take_checked, self.strip.add)
 
     def _take_checked(self, checked: CheckedPairs) -> None:
@@ -244,9 +249,7 @@ class TrainingWidget(LeavingWidget):
         self.problems.setVisible(bool(sentences))
         count = len(checked.usable)
         self.kept_back.setMaximum(max(count - 1, 0))
-        self.kept_back.setValue(
-            training.suggest_kept_back(count) if self.paused is None else self.paused.kept_back
-        )
+        self.kept_back.setValue(suggest_kept_back(count) if self.paused is None else self.paused.kept_back)
 
     # Training
 
@@ -273,7 +276,7 @@ class TrainingWidget(LeavingWidget):
         first, second = self.folders["first"], self.folders["second"]
         if first is None or second is None or self.out is None or self.checked is None:
             return
-        options = training.TrainingOptions(
+        options = TrainingOptions(
             first,
             second,
             self.out,
@@ -288,7 +291,7 @@ class TrainingWidget(LeavingWidget):
         self.trained = None
         self.plot.clear(options.steps)
         self.pairs_section.set_open(False)  # on a small screen the curves need the room
-        job = training.train_steps(options, self._stop.is_set)
+        job = train_steps(options, self._stop.is_set)
         self.training.run(f"Training {self.out.stem}", job, self._take_trained, self._take_report)
 
     def finish(self) -> None:
@@ -304,7 +307,7 @@ class TrainingWidget(LeavingWidget):
     def _follow_stage(self, tick: Tick) -> None:
         self.finish_button.setVisible(tick.stage == "training")
 
-    def _take_trained(self, trained: training.Trained) -> None:
+    def _take_trained(self, trained: Trained) -> None:
         self.trained = trained
 
     def _goes_on(self) -> bool:
@@ -374,9 +377,9 @@ class TrainingWidget(LeavingWidget):
 
     def _choose_out(self) -> None:
         start = str(self.out or "")
-        path, _ = QFileDialog.getSaveFileName(self, "Model", start, f"Models (*{training.SUFFIX})")
+        path, _ = QFileDialog.getSaveFileName(self, "Model", start, f"Models (*{SUFFIX})")
         if path:
-            self.set_out(Path(path if path.endswith(training.SUFFIX) else path + training.SUFFIX))
+            self.set_out(Path(path if path.endswith(SUFFIX) else path + SUFFIX))
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take folders."""

@@ -8,8 +8,8 @@ from qtpy.QtWidgets import QGridLayout, QLineEdit, QPushButton, QWidget
 
 from comir_search.pictures.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Verdict
-from napari_comir_search.keymap import key_of
-from napari_comir_search.workbench import Workbench
+from napari_comir_search.view.keys import key_of
+from napari_comir_search.widgets.actions import Workbench
 
 BUTTONS = (
     (Verdict.ACCEPTED, "Accept", "accept", "This is the place."),

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick
-from napari_comir_search.jobs import leave_a_core
-
-if TYPE_CHECKING:
-    from comir_search.training.pair_check import CheckedPairs
+from comir_search.training.pair_check import CheckedPairs, check_pairs_steps
+from napari_comir_search.jobs.threads import leave_a_core
 
 SUFFIX = ".safetensors"
 DEFAULT_STEPS = 5400  # the recipe's own
@@ -76,8 +73,6 @@ def suggest_out(folder: Path) -> Path:
 
 def check_steps(first: Path, second: Path, pixel_size_um: float) -> Job[CheckedPairs]:
     """Check the pairs of two folders; ticks carry each `CheckedPair`."""
-    from comir_search.training.pair_check import check_pairs_steps
-
     leave_a_core()
     checked = yield from check_pairs_steps(first, second, pixel_size_um=pixel_size_um)
     return checked

@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal
 
 from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.progress import Job, Tick, TimeLeft
-from napari_comir_search.log import LOGGER
+from napari_comir_search.state.log import LOGGER
 
 # The window hears of a job at most this often: each line of progress has napari paint the whole window anew,
 # with Python's lock held, which the job needs as well.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comir_search.geometry import corner_to_center
-from napari_comir_search.layers import KEY
-from napari_comir_search.session import Session
-from napari_comir_search.view import SlideView
+from napari_comir_search.state.session import Session
+from napari_comir_search.view.layers import KEY
+from napari_comir_search.view.slide import SlideView
 
 if TYPE_CHECKING:
     from napari.layers import Image

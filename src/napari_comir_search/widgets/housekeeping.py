@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.QtCore import QTimer
 
 from comir_search.compute.memory import give_memory_back, keep_large_blocks_apart
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 DELAY_MS = 300
 

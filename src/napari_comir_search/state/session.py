@@ -13,22 +13,20 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from comir_search.index.index import Index
+from comir_search.index.indexed_slide import IndexedSlide
 from comir_search.records import Candidate, SlideInfo, Verdict
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide, same_place
 from comir_search.study.freshness import Inputs, describe_state, sizes_differ
 from comir_search.study.project import Project, is_same_file
 from comir_search.study.stored import View, decode_view
-from napari_comir_search.items import IndexState, SlideItem, missing_item
-from napari_comir_search.names import names_in
-from napari_comir_search.review import Review, SessionEvents, Step
-
-if TYPE_CHECKING:
-    from comir_search.index.index import Index
-    from comir_search.index.indexed_slide import IndexedSlide
+from napari_comir_search.state.items import IndexState, SlideItem, missing_item
+from napari_comir_search.state.names import names_in
+from napari_comir_search.state.review import Review, SessionEvents, Step
 
 SEARCHABLE = (IndexState.DONE, IndexState.OTHER_MODEL)
 
