@@ -57,7 +57,7 @@ def export_steps(
             (name, slide.path) for name, slide in named if name in hit and slide.exists
         )
         files = write_geojson(path, results, verdicts, states=states, origins_px=origins)
-        names = ", ".join(file.name for file in files)
-        return f"{count} candidates written; import into QuPath: {names}.{warning}"
+        written = ", ".join(file.name for file in files)
+        return f"{count} candidates written; import into QuPath: {written}.{warning}"
     yield from write_report_steps(path, project, queries, states=states, names=names)
     return f"Report written to {path.name}.{warning}"

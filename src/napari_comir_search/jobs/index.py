@@ -69,7 +69,8 @@ def index_steps(
     leave_a_core()
     if not options.modality and not (path / "index.json").exists():
         options = replace(options, modality=_guess_modality(repository, options))
-    index, left_out = None, []
+    index: Index | None = None
+    left_out: list[LeftOut] = []
     for item in items:
         _check_writable(path)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qtpy.QtCore import QSize, Qt, QTimer
@@ -43,12 +44,16 @@ class Inspector(QWidget):
     ----------
     workbench : Workbench
     inspection : Inspection
-    actions : dict
+    actions : mapping from str to callable
         What each key does.
     """
 
     def __init__(
-        self, workbench: Workbench, inspection: Inspection, actions: dict, parent: QWidget | None = None
+        self,
+        workbench: Workbench,
+        inspection: Inspection,
+        actions: Mapping[str, Callable[[], None]],
+        parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self.workbench, self.inspection, self.session = workbench, inspection, workbench.session
@@ -170,7 +175,7 @@ class Inspector(QWidget):
                 if is_missing
                 else f"{candidate.slide} is not in the repository: add it to compare."
             )
-        if item is None:
+        if candidate is None or item is None:
             self._stack.setCurrentWidget(self.hint)
             self.canvas.show_comparison(None)
         else:

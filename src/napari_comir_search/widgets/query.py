@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -50,12 +51,12 @@ class QueryWidget(QWidget):
         self.open_button = QPushButton("Open …")
         self.open_button.setToolTip("Open a patch from its file; several files make several queries.")
         self.open_button.clicked.connect(self._open)
-        self.layer_button = self._menu_button("Layer", "Take a whole image layer of the viewer as the query.")
-        self.draw_button = self._menu_button(
-            "Draw", "Draw a rectangle on an image layer, turn it, and search it."
+        self.layer_button = self._layer_button(
+            "Layer", "Use a whole image layer of the viewer as the query.", workbench.maker.add_layer
         )
-        self._fill_on_show(self.layer_button, workbench.maker.add_layer)
-        self._fill_on_show(self.draw_button, self._draw)
+        self.draw_button = self._layer_button(
+            "Draw", "Draw a rectangle on an image layer, rotate it, and search it.", workbench.maker.draw_on
+        )
 
         self.drawing = QWidget()
         self.drawing_label = QLabel()
@@ -218,17 +219,16 @@ class QueryWidget(QWidget):
         self.gauge.setFormat("not measured yet" if preview.signal is None else "%p %")
         self.gauge.setToolTip(preview.reason)
 
-    def _menu_button(self, text: str, tip: str) -> QPushButton:
+    def _layer_button(self, text: str, tip: str, action: Callable[[Image], None]) -> QPushButton:
+        """Return a button with a menu of the image layers, and what is done with the one chosen."""
         button = QPushButton(text)
         button.setToolTip(tip)
-        button.setMenu(QMenu(button))
+        menu = QMenu(button)
+        menu.aboutToShow.connect(partial(self._fill_menu, menu, action))
+        button.setMenu(menu)
         return button
 
-    def _fill_on_show(self, button: QPushButton, action: object) -> None:
-        button.menu().aboutToShow.connect(partial(self._fill_menu, button, action))
-
-    def _fill_menu(self, button: QPushButton, action: object) -> None:
-        menu = button.menu()
+    def _fill_menu(self, menu: QMenu, action: Callable[[Image], None]) -> None:
         menu.clear()
         layers = [
             layer
@@ -239,9 +239,6 @@ class QueryWidget(QWidget):
             menu.addAction(layer.name, partial(action, layer))
         if not layers:
             menu.addAction("There is no image layer yet: open a slide or an image first").setEnabled(False)
-
-    def _draw(self, layer: Image) -> None:
-        self.workbench.maker.draw_on(layer)
 
     def _show_drawing(self) -> None:
         outline = self.workbench.maker.outline

@@ -68,8 +68,9 @@ class QueryMaker(QObject):
     def add_slide(self, item: SlideItem) -> None:
         """Make a query of a patch that was taken for a slide, with the pixel size that the user gave it."""
         info = item.info
-        is_given = info.pixel_size_um is not None and info.pixel_size_source == "user"
-        sizes_um = {info.fingerprint: info.pixel_size_um} if is_given else {}
+        sizes_um = {}
+        if info.pixel_size_um is not None and info.pixel_size_source == "user":
+            sizes_um[info.fingerprint] = info.pixel_size_um
         job = describe_queries_steps([Path(info.path)], sizes_um)
         self.runner.run("Opening the query", job, partial(self._turn_slide, item.fingerprint))
 

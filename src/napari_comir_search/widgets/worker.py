@@ -217,8 +217,10 @@ class _JobWorker(GeneratorWorker):
             self.job.close()
 
 
-class _Titled(partial):
+class _Titled(partial[Any]):
     """A generator function that reads well in napari's question before closing."""
+
+    title: str
 
     def __new__(cls, function: Callable[..., Any], *args: Any, title: str = "", **kwargs: Any) -> _Titled:
         self = super().__new__(cls, function, *args, **kwargs)
