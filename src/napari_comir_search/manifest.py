@@ -67,13 +67,13 @@ def read_project(path: str | list[str]) -> list[tuple[None]]:
     """Open a project, an index or a folder of slides in the dock; it adds no layer by itself."""
     dock = find_dock()
     if dock is None:
-        raise ComirSearchError("This opens in a napari window: start napari first.")
+        raise ComirSearchError("Projects and indexes open in a napari window: start napari first.")
     dock.workbench.take(_as_list(path))
     return [(None,)]
 
 
 def open_sample() -> list[tuple[Any, dict[str, Any], str]]:
-    """Open the sample in the dock, which makes it beside the window; without a window, as layers."""
+    """Open the sample in the dock, or without a window as layers."""
     dock = find_dock()
     if dock is not None:
         dock.workbench.open_sample()
@@ -117,18 +117,18 @@ def reject_candidate() -> None:
 
 
 def leave_candidate() -> None:
-    """Be unsure about the current candidate."""
+    """Mark the current candidate as unsure."""
     _judge(Verdict.UNSURE)
 
 
 def go_to_unverified() -> None:
-    """Go to the next candidate nobody has judged."""
+    """Go to the next candidate without a verdict."""
     if (dock := find_dock()) is not None:
         dock.workbench.step_unverified()
 
 
 def undo_verdict() -> None:
-    """Take the last verdict back."""
+    """Undo the last verdict."""
     if (dock := find_dock()) is not None:
         dock.workbench.undo()
 
@@ -149,7 +149,7 @@ def _is_slide(path: Path) -> bool:
 
 
 def _holds_slides(folder: Path) -> bool:
-    """Whether a folder is one of slides, as far as its own files tell: napari waits for the answer."""
+    """Whether a folder contains slides; subfolders are not searched, as napari waits for the answer."""
     if not folder.is_dir() or _is_slide(folder):
         return False
     return any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())

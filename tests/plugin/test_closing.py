@@ -41,7 +41,7 @@ def test_a_project_that_was_left_holds_nothing(qtbot, searched_dock) -> None:
         "slide": weakref.ref(dock.workbench.view._slides[fingerprint]),
         "level": weakref.ref(dock.workbench.view._slides[fingerprint].levels[0]),
         "layer": weakref.ref(dock.workbench.view.layer(fingerprint)),
-        "heat map": weakref.ref(dock.workbench.heat.layer),
+        "heat map": weakref.ref(dock.workbench.heat_map.layer),
     }
     dock.workbench.new_project()
     settle(qtbot, dock)
@@ -227,7 +227,7 @@ def test_closing_while_work_is_under_way_asks_once(qtbot, searched_dock, monkeyp
     close_by_frame(window)
     qtbot.waitUntil(lambda: not window.isVisible(), timeout=5000)
     settle(qtbot, dock)
-    assert asked == ["Under way: Indexing second.ome.tif.\nClose the window and stop?"] * 2
+    assert asked == ["Still running: Indexing second.ome.tif.\nStop it and close the window?"] * 2
     qtbot.wait(50)
     assert not dock._is_open
 

@@ -160,11 +160,12 @@ def test_a_signal_saved_in_colours_is_a_signal(qtbot, dock: SearchDock, tmp_path
     settle(qtbot, dock)
     assert [query.modality for query in dock.session.queries] == ["shg", "shg", "bf"]
     assert (
-        "a_grey.tif is taken for a grey image of a signal, as its three channels are the same"
+        "a_grey.tif is treated as a grey image such as SHG, because its three channels are equal"
         in dock.message.text
     )
     assert (
-        "b_green.tif is taken for a grey image of a signal, as only one of its colours" in dock.message.text
+        "b_green.tif is treated as a grey image such as SHG, because only one of its channels"
+        in dock.message.text
     )
     np.testing.assert_array_equal(dock.session.query_image(dock.session.queries[1].id), green)
 
@@ -174,7 +175,7 @@ def test_why_a_stated_pixel_size_is_not_believed_is_said(qtbot, dock: SearchDock
     dock.session.add_query(
         "q", np.eye(50, 60), modality="shg", pixel_size_um=None, source={"pixel size": f"missing: {reason}"}
     )
-    assert dock.query.size_note.text() == f"The pixel size is not known ({reason}): type it in."
+    assert dock.query.size_note.text() == f"The pixel size is not known ({reason}): enter it above."
     assert not dock.query.size_note.isHidden()
     dock.session.update_query(dock.session.query.id, pixel_size_um=0.5)
     assert dock.query.size_note.isHidden() and dock.session.query.source["pixel size"] == "user"

@@ -151,7 +151,7 @@ def test_a_paused_training_goes_on(qtbot, widget: TrainingWidget, folders, monke
     widget.progress.stop_button.click()
     settle(qtbot, widget)
     assert not widget.out.exists()
-    assert widget.train_button.text() == "Go on training" and not widget.resume.isHidden()
+    assert widget.train_button.text() == "Resume training" and not widget.resume.isHidden()
     done = widget.plot.losses[-1][0]
     widget.train_button.click()
     settle(qtbot, widget)
@@ -177,7 +177,7 @@ def test_a_training_that_was_paused_earlier_goes_on_with_its_own_settings(
     again = TrainingWidget(use_model=lambda path: None)  # as in another session
     qtbot.addWidget(again)
     choose(qtbot, again, folders, monkeypatch)
-    assert again.out == widget.out and again.train_button.text() == "Go on training"
+    assert again.out == widget.out and again.train_button.text() == "Resume training"
     assert (again.steps.value(), again.kept_back.value(), again.pixel_size.value()) == (12, 2, 1.5)
     assert not again.steps.isEnabled() and not again.kept_back.isEnabled()  # they are the paused training's
     again.resume.click()

@@ -161,5 +161,5 @@ def curtain(shape: tuple[int, int], share: float) -> np.ndarray:
 
 def _require(index: Index | None) -> Index:
     if index is None:
-        raise ComirSearchError("CoMIRs are shown once the repository is indexed: index it first.")
+        raise ComirSearchError("There are no CoMIRs yet: index the slides first.")
     return index

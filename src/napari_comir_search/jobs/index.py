@@ -61,7 +61,7 @@ def index_steps(
     items : sequence of SlideItem
         The slides to index.
     repository : sequence of SlideItem
-        All slides whose state is told.
+        All slides of the project.
     options : IndexOptions
     """
     from comir_search.index.build import STOPS_ALL, index_slides_steps
@@ -77,7 +77,7 @@ def index_steps(
             if item.state is IndexState.STALE:
                 yield Tick(f"opening {item.info.name}", 0, 0)
                 _check_readable(path, item.info)
-                yield Tick(f"taking {item.info.name} out of the index", 0, 0)
+                yield Tick(f"removing {item.info.name} from the index", 0, 0)
                 _take_out(path, item.info)
             index = yield from index_slides_steps(
                 [Path(item.info.path)],
@@ -118,8 +118,7 @@ def _check_readable(path: Path, info: SlideInfo) -> None:
     with open_slide(info.path, pixel_size_um=info.pixel_size_um) as slide:
         if info.identity and slide.identity != info.identity:
             raise ComirSearchError(
-                f"{info.path} is another slide than it was when it was added: remove it from the project and add it "
-                "again."
+                f"{info.path} has been replaced by another slide: remove it from the project and add it again."
             )
         height, width = slide.scaled_shape(layout.model_pixel_size_um)
         if height * width > MAX_AREA_PX:
@@ -131,7 +130,7 @@ def _check_readable(path: Path, info: SlideInfo) -> None:
 
 
 def _take_out(path: Path, info: SlideInfo) -> None:
-    """Take a slide out of an index, which it is to enter again with another pixel size."""
+    """Remove a slide from an index, before it is indexed again with another pixel size."""
     index = Index.open(path, "cpu")
     record = find_record((slide.record for slide in index.slides), info)
     if record is not None:
@@ -175,7 +174,7 @@ def _states_in(
 def _is_own_model(index: Index, options: IndexOptions) -> bool:
     """Whether an index was made with the model of the user's choice."""
     if not options.model or not Path(options.model).is_file():
-        return True  # the index brings its own, and nobody asked for another that is there
+        return True  # no other model was chosen, or its file is missing: the index contains its own
     from comir_search.model.model import load_model
 
     return load_model(options.model, "cpu").words_fingerprint == index.model_fingerprint

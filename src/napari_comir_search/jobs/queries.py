@@ -84,7 +84,7 @@ def describe_queries_steps(
     sizes_um : mapping from fingerprint to float, optional
         Pixel sizes that the user gave.
     """
-    yield Tick("looking for images", 0, 0)
+    yield Tick("searching for images", 0, 0)
     left_out: list[LeftOut] = []
     files = find_slides(paths, left_out)
     opened = OpenedQueries(problems=[each.reason for each in left_out])
@@ -124,9 +124,9 @@ def lit_channels(image: np.ndarray) -> str:
 
 
 def describe_signal(name: str, seen: str) -> str:
-    """Say why an RGB image is taken for a signal."""
-    why = "its three channels are the same" if seen == "equal" else "only one of its colours holds anything"
-    return f"{name} is taken for a grey image of a signal, as {why}; change its kind if that is wrong."
+    """Return the sentence that says why an RGB image is treated as a grey image."""
+    why = "its three channels are equal" if seen == "equal" else "only one of its channels is not empty"
+    return f"{name} is treated as a grey image such as SHG, because {why}. Correct its kind if that is wrong."
 
 
 def open_query(query: ProjectQuery, image: np.ndarray | None) -> Slide:
@@ -155,9 +155,9 @@ def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | 
         seen_um = max(index.model.pixel_size_um, longest_um / PREVIEW_PX)
         height, width = slide.scaled_shape(seen_um)
         seen = to_display(slide.read_scaled(seen_um, 0, 0, width, height))
-    share = f"{100 * prepared.signal:.0f} % of the query shows something that can be recognised"
+    share = f"{100 * prepared.signal:.0f} % of the query shows structure that can be recognised"
     little = prepared.signal < LITTLE_EVIDENCE
-    reason = f"{share}: too little to be placed with confidence." if little else f"{share}."
+    reason = f"{share}: too little for a confident position." if little else f"{share}."
     return QueryPreview(query.id, seen, prepared.signal, reason)
 
 
@@ -165,7 +165,7 @@ def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | 
 class Cut:
     """A query's pixels, and the same packed for the project: packing is too slow for the window.
 
-    `note` says where an image in colours was taken for a signal.
+    `note` says why a colour image is treated as a grey image, "" where it is not.
     """
 
     image: np.ndarray

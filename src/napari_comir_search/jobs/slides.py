@@ -70,7 +70,7 @@ def describe_slides_steps(
         the pixel size that the user gave; a copy of one is left out and noted; a
         different slide of the same fingerprint goes by its identity.
     """
-    yield Tick("looking for slides", 0, 0)
+    yield Tick("searching for slides", 0, 0)
     left_out: list[LeftOut] = []
     files = find_slides(paths, left_out)
     opened = OpenedSlides(problems=[each.reason for each in left_out])
@@ -102,7 +102,7 @@ def describe_slides_steps(
 def _find_known_steps(
     info: SlideInfo, known: Sequence[ProjectSlide | SlideInfo]
 ) -> Job[ProjectSlide | SlideInfo | None]:
-    """Return the slide that a file is, wherever it lies; slides that only sample alike are told apart."""
+    """Return the known slide with the content of a file, None where there is none; whole files are compared."""
     for other in known:
         if info.fingerprint != other.fingerprint and info.identity not in (other.identity, other.fingerprint):
             continue
@@ -132,11 +132,8 @@ def _is_other_file(known: str, path: str) -> bool:
 
 
 def restore_slides_steps(project: Project, places: Sequence[str | Path] = ()) -> Job[OpenedSlides]:
-    """Describe a project's slides again; those that moved are sought in `places` first.
-
-    What is still missing is told in one sentence.
-    """
-    yield Tick("looking for slides", 0, 0)
+    """Describe a project's slides again; moved slides are searched for in `places` first."""
+    yield Tick("searching for slides", 0, 0)
     left_out: list[LeftOut] = []
     if places:
         project.relocate_slides(places, left_out)

@@ -34,7 +34,7 @@ def slide_thumbnails_steps(items: Sequence[SlideItem]) -> Job[None]:
             with open_slide(item.info.path) as slide:
                 image, _ = slide.overview(THUMBNAIL_PX)
         except ComirSearchError:
-            continue  # a picture less; whoever uses the slide will hear why
+            continue  # one picture less; opening the slide shows the reason
         yield Tick("thumbnails", done + 1, len(items), Thumbnail(item.fingerprint, to_display(image)))
 
 
@@ -50,7 +50,7 @@ def candidate_thumbnails_steps(candidates: Iterable[tuple[Candidate, SlideInfo]]
                 size_um = max(candidate.width_um, candidate.height_um) / side_px
                 image = to_display(extract_candidate(open_slides[info.fingerprint], candidate, size_um))
             except ComirSearchError:
-                continue  # a picture less; inspecting the candidate tells why
+                continue  # one picture less; comparing the candidate shows the reason
             yield Tick("thumbnails", done + 1, len(candidates), Thumbnail(candidate.rank, image))
     finally:
         for slide in open_slides.values():

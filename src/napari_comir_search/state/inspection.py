@@ -31,7 +31,7 @@ class Face(str, Enum):
 
 
 class Inspection:
-    """How the current candidate is looked at.
+    """How the current candidate is compared with the query.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Inspection:
         session.events.result.connect(self._forget)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         self.session.events.candidate.disconnect(self._forget)
         self.session.events.result.disconnect(self._forget)
 
@@ -110,7 +110,7 @@ class Inspection:
         self.changed.emit()
 
     def reset(self) -> None:
-        """Go back to the place that was found."""
+        """Go back to the position that was found."""
         if self._adjusted is not None:
             self._adjusted = None
             self.changed.emit()

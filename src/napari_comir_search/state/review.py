@@ -13,7 +13,7 @@ from comir_search.study.freshness import sizes_differ
 
 
 class SessionEvents(SignalGroup):
-    """What a session tells: which part has changed."""
+    """The events of a session: which part has changed."""
 
     project = Signal()
     slides = Signal()
@@ -87,11 +87,12 @@ def with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Ju
 
 
 def describe_moved(result: SearchResult) -> str:
+    """Return which candidates of an answer are positions that were moved by hand, "" where none is."""
     ranks = [str(candidate.rank) for candidate in result.candidates if candidate.by_hand]
     if not ranks:
         return ""
     which = f"candidate {ranks[0]}" if len(ranks) == 1 else f"candidates {', '.join(ranks)}"
-    return f"What you moved by hand was kept, as {which}."
+    return f"The positions that you moved by hand were kept, as {which}."
 
 
 def describe_counts(counts: dict[Verdict, int]) -> str:

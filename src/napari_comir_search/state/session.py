@@ -1,7 +1,7 @@
 """What is open: slides, an index, queries, their answers and what was judged of them.
 
 A session is the model behind the window. It knows neither Qt nor layers; it
-tells who listens what has changed, and keeps everything in a project file from
+emits an event for each change, and keeps everything in a project file from
 the first moment, so that there is nothing to save. Its methods are quick; slow
 work is in `jobs`.
 """
@@ -129,7 +129,7 @@ class Session:
         self.events.project.emit()
 
     def close(self) -> None:
-        """Close the project; the session is not used afterwards."""
+        """Close the project. The session cannot be used any more."""
         self._leave_project()
 
     def _leave_project(self) -> None:
@@ -170,7 +170,7 @@ class Session:
         return list(self._missing.values())
 
     def note_missing(self, slides: Iterable[ProjectSlide]) -> None:
-        """Take note of which of the project's slides were not found."""
+        """Set which of the project's slides were not found."""
         self._missing = {slide.fingerprint: missing_item(slide) for slide in slides}
         self._find_names()
         self.events.slides.emit()
@@ -238,7 +238,7 @@ class Session:
         return {item.fingerprint: self.name_of(item.fingerprint) for item in (*self.slides, *self.missing)}
 
     def remove_slide(self, fingerprint: str) -> None:
-        """Take a slide out of the project; neither file nor index are touched, and it can be brought back."""
+        """Remove a slide from the project. Its file and the index stay; undo brings it back."""
         self.project.remove_slide(fingerprint)
         item = self._slides.pop(fingerprint, None) or self._missing.pop(fingerprint, None)
         if item is not None:
@@ -290,7 +290,7 @@ class Session:
     def set_index(
         self, path: str | Path, index: Index | None, states: Mapping[str, IndexState] | None = None
     ) -> None:
-        """Take in an index as just opened or written, and how far each slide has come."""
+        """Use an index that was just opened or written, with the state of each slide."""
         self.index = index
         if self.project.settings.get("index") != str(path):
             self.project.settings = self.project.settings | {"index": str(path)}
@@ -404,13 +404,13 @@ class Session:
         return self.project.query(key)
 
     def query_image(self, query_id: int) -> np.ndarray | None:
-        """Return a query's pixels, None where they lie in a file; the last ones asked for are at hand."""
+        """Return a query's pixels, None where they are in a file; those read last are cached."""
         if self._image is None or self._image[0] != query_id:
             self._image = (query_id, self.project.query_image(query_id))
         return self._image[1]
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out, with its result and verdicts; all of it can be brought back."""
+        """Remove a query with its result and verdicts; undo brings them back."""
         query = self.project.query(query_id)
         self.project.remove_query(query_id)
         places = [other.id for other in self._queries]
@@ -480,7 +480,7 @@ class Session:
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether the current query was last sought mirrored, too."""
+        """Whether the last search of the current query included its mirror image."""
         return self.query is not None and bool(self.query.provenance.get("options", {}).get("mirror"))
 
     @property
@@ -489,7 +489,7 @@ class Session:
         return self._partial is not None
 
     def show_partial(self, query_id: int, result: SearchResult) -> None:
-        """Show what a running search has found so far; how sure it is nobody knows yet."""
+        """Show what a running search has found so far, without confidences, which come last."""
         if query_id == self._query_id:
             candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
             self._partial = replace(result, found=False, finished=False, candidates=candidates)
@@ -602,7 +602,7 @@ class Session:
             self.select_candidate(ranks[(position + step) % len(ranks)])
 
     def step_unverified(self) -> bool:
-        """Go to the next candidate nobody has judged; return False where none is left."""
+        """Go to the next candidate without a verdict; return False where none is left."""
         ranks = [candidate.rank for candidate in self.candidates]
         start = ranks.index(self._rank) + 1 if self._rank in ranks else 0
         for rank in ranks[start:] + ranks[:start]:

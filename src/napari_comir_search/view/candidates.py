@@ -178,11 +178,11 @@ class CandidateLayers:
             self.pins.text.color = [TEXT_COLOURS[verdict] for verdict in verdicts]
 
     def clear(self) -> None:
-        """Take the layers out of the viewer."""
+        """Remove the layers from the viewer."""
         remove_layers(self._viewer, self.give_up())
 
     def give_up(self) -> list[Layer]:
-        """Let go of the layers and return them, for the caller to take out of the viewer."""
+        """Forget the layers and return them, for the caller to remove from the viewer."""
         if self.outlines is not None:
             self._is_visible = self.outlines.visible
         layers: list[Layer] = [layer for layer in (self.pins, self.outlines) if layer is not None]

@@ -31,7 +31,7 @@ def contrast_of(layer: Image) -> Contrast | None:
 
 
 def remove_layers(viewer: Any, layers: Sequence[Layer]) -> None:
-    """Take layers out of a viewer, all at once.
+    """Remove layers from a viewer, all at once.
 
     napari collects garbage whenever one is removed: a fifth of a second for each, or for all together.
     """

@@ -48,7 +48,7 @@ def full_resolution(layer: Image) -> Any:
     data = layer.data[0] if layer.multiscale else layer.data
     data = getattr(data, "stored", data)  # not as it is shown
     if data.ndim - int(layer.rgb) != 2:
-        raise ComirSearchError(f"{layer.name} is not a flat image: choose a layer of two dimensions.")
+        raise ComirSearchError(f"{layer.name} is not a two-dimensional image: choose another layer.")
     return data
 
 
@@ -99,7 +99,7 @@ class Outline:
         self.layer.selected_data = {0}
 
     def close(self) -> None:
-        """Take the layer away, and choose again the one that was drawn on."""
+        """Remove the layer, and select the image layer again."""
         if self.layer in self.viewer.layers:
             self.viewer.layers.remove(self.layer)
         if self.target in self.viewer.layers:
@@ -114,12 +114,12 @@ class Outline:
             When nothing has been drawn, or next to nothing.
         """
         if not self.has_rectangle:
-            raise ComirSearchError("Nothing has been drawn yet: drag a rectangle on the image.")
+            raise ComirSearchError("No rectangle yet: drag one on the image.")
         corners = center_to_corner(np.asarray(self.layer.data[-1])[:, ::-1])
         corners = upright_first(corners)
         center, width_px, height_px, angle_deg = rectangle_from_corners(corners)
         if min(width_px, height_px) < 8:
-            raise ComirSearchError("The rectangle is too small to be searched: draw a larger one.")
+            raise ComirSearchError("The rectangle is too small for a search: draw a larger one.")
         size_um = layer_pixel_size(self.target).um or 1.0
         return Candidate(
             rank=0,

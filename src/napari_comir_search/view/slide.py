@@ -60,7 +60,7 @@ class SlideView:
     viewer : napari viewer or ViewerModel
     session : Session
     open_slide : callable
-        ``open_slide(fingerprint, then)`` opens a slide beside the window and
+        ``open_slide(fingerprint, then)`` opens a slide in a thread and
         calls ``then(slide, contrast_limits)``.
     """
 
@@ -85,7 +85,7 @@ class SlideView:
         viewer.mouse_drag_callbacks.append(self._pick)
 
     def close(self) -> None:
-        """Let go of the viewer."""
+        """Disconnect from the viewer."""
         self.session.events.result.disconnect(self.draw)
         self.session.events.judgement.disconnect(self._mark)
         self.session.events.candidate.disconnect(self.follow)
@@ -95,7 +95,7 @@ class SlideView:
         self.viewer.layers.events.removed.disconnect(self._forget)
 
     def clear(self, others: Sequence[Layer] = ()) -> None:
-        """Take candidates, slides that were opened here, and other layers off the canvas; close the files."""
+        """Remove candidates, slides that were opened here, and other layers from the canvas; close the files."""
         slides = [layer for layer in self._layers.values() if layer in self.viewer.layers]
         remove_layers(self.viewer, [*others, *self.candidates.give_up(), *slides])
         selection = self.viewer.layers.selection

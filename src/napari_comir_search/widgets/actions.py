@@ -1,4 +1,4 @@
-"""What the dock can do: each action starts the right job and hands its result to the session."""
+"""The actions of the dock: each starts a job and gives its result to the session."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from napari_comir_search.state.items import SlideItem
 from napari_comir_search.state.review import describe_counts
 from napari_comir_search.state.session import Session
 from napari_comir_search.state.settings import read_preferences
-from napari_comir_search.view.heat_map import HeatView
+from napari_comir_search.view.heat_map import HeatMapView
 from napari_comir_search.view.layers import contrast_of
 from napari_comir_search.view.slide import SlideView
 from napari_comir_search.widgets.housekeeping import Housekeeper
@@ -59,7 +59,7 @@ class Workbench(QObject):
         Those that the user starts; the others follow.
     maker : QueryMaker
         Adds queries.
-    failed, told : Signal(str)
+    failed, reported : Signal(str)
         A sentence to show: what failed and how to fix it, or what was done.
     noted : Signal(str)
         A sentence that is shown beside the others, until it is dismissed.
@@ -76,7 +76,7 @@ class Workbench(QObject):
     """
 
     failed = Signal(str)
-    told = Signal(str)
+    reported = Signal(str)
     noted = Signal(str)
     left = Signal()
     slides_missed = Signal(list)
@@ -108,18 +108,18 @@ class Workbench(QObject):
             runner.noted.connect(self.noted)
         self.housekeeper = Housekeeper(self.runners, viewer)
         self.view = SlideView(viewer, session, self._open_slide)
-        self.heat = HeatView(viewer, session, self.view, self._map_slide)
+        self.heat_map = HeatMapView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
         self.maker.failed.connect(self.failed)
         self.maker.noted.connect(self.noted)
 
     def close(self) -> None:
-        """Stop all work and let go of the viewer and the project."""
+        """Stop all jobs, disconnect from the viewer and close the project."""
         self.keep_view()
         for runner in self.runners:
             runner.close()
         self.maker.stop_drawing()
-        self.heat.close()
+        self.heat_map.close()
         self.view.close()
         self.session.close()
         self.housekeeper.close()
@@ -135,7 +135,7 @@ class Workbench(QObject):
     # Files that are dropped or opened
 
     def take(self, paths: Sequence[str | Path]) -> None:
-        """Take what was dropped: a project, an index, or slides and folders of slides."""
+        """Open what was dropped: a project, an index, or slides and folders of slides."""
         files = [Path(path) for path in paths]
         if len(files) == 1 and files[0].suffix == ".comirproj":
             self.open_project(files[0])
@@ -187,7 +187,7 @@ class Workbench(QObject):
     def relocate(self, folder: str | Path) -> None:
         """Look in a folder for slides of the project that moved."""
         self.loading.run(
-            "Looking for moved slides",
+            "Searching for moved slides",
             restore_slides_steps(self.session.project, [folder]),
             self._restore,
         )
@@ -264,12 +264,12 @@ class Workbench(QObject):
         """Index and search with another model from now on; what was indexed with the old one is kept."""
         if not self.session.slides:
             self.session.set_model(path)
-            self.told.emit(f"{path.name} is used for the slides that you add now.")
+            self.reported.emit(f"{path.name} is used for the slides that you add now.")
             return
         self.session.set_model(path)
         folder = Path(self.session.slides[0].info.path).parent
         self.open_index(folder / f"{path.stem}.comirindex")
-        self.told.emit(f"{path.name} is used from now on: index the slides with it.")
+        self.reported.emit(f"{path.name} is used from now on: index the slides with it.")
 
     def open_index(self, path: Path) -> None:
         """Open an index and see which slides are in it."""
@@ -292,7 +292,7 @@ class Workbench(QObject):
             more = f" and {len(without) - 1} more" if len(without) > 1 else ""
             is_said = self.noted if items else self.failed
             is_said.emit(
-                f"The pixel size of {without[0]}{more} is not known, so it is not indexed: click "
+                f"The pixel size of {without[0]}{more} is not known, so it was not indexed: click "
                 "“pixel size missing” in the list, then index again."
             )
 
@@ -339,7 +339,7 @@ class Workbench(QObject):
         """Colour the slide by how well the query fits at each place, or stop doing so."""
         if not is_wanted:
             self.mapping.cancel()
-        self.heat.want(is_wanted)
+        self.heat_map.want(is_wanted)
 
     def _map_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
         query, index = self.session.query, self.session.index
@@ -381,11 +381,11 @@ class Workbench(QObject):
         try:
             with atomic_path(path) as temporary:
                 if not picture.save(str(temporary), "PNG"):
-                    raise ComirSearchError(f"{path} could not be written: choose another place.")
+                    raise ComirSearchError(f"{path} could not be written: choose another folder.")
         except ComirSearchError as error:
             self.failed.emit(str(error))
         else:
-            self.told.emit(f"Picture written to {path.name}.")
+            self.reported.emit(f"Picture saved as {path.name}.")
 
     def export(self, kind: str, path: Path, *, all_queries: bool) -> None:
         """Write results: "csv", "geojson" or "html"."""
@@ -398,7 +398,7 @@ class Workbench(QObject):
         inputs = self.session.inputs
         states = [describe_state(query, inputs) for query in queries]
         job = export_steps(kind, path, self.session.project, queries, states, self.session.names)
-        self.exporting.run(f"Writing {path.name}", job, self.told.emit)
+        self.exporting.run(f"Writing {path.name}", job, self.reported.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:
         """Give a verdict on the current candidate and have it on the disk."""
@@ -410,18 +410,20 @@ class Workbench(QObject):
             self.failed.emit(str(error))
             return
         if was_open and not self.session.counts[Verdict.NONE]:
-            self.told.emit(describe_counts(self.session.counts))
+            self.reported.emit(describe_counts(self.session.counts))
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out of the project; Undo brings it back."""
+        """Remove a query from the project; Undo brings it back."""
         query = self.session.project.query(query_id)
         self.session.remove_query(query_id)
-        self.told.emit(f"{query.name} was removed. Undo brings it back.")
+        self.reported.emit(f"{query.name} was removed. Undo brings it back.")
 
     def remove_slide(self, item: SlideItem) -> None:
-        """Take a slide out of the project; Undo brings it back."""
+        """Remove a slide from the project; Undo brings it back."""
         self.session.remove_slide(item.fingerprint)
-        self.told.emit(f"{item.info.name} was removed from the project; its file stays. Undo brings it back.")
+        self.reported.emit(
+            f"{item.info.name} was removed from the project; the file is kept. Undo brings it back."
+        )
 
     def undo(self) -> None:
         """Undo what was done last: a verdict, a place moved by hand, a removal."""
@@ -431,11 +433,11 @@ class Workbench(QObject):
             self.failed.emit(str(error))
             return
         if step is None:
-            self.told.emit("There is nothing to undo.")
+            self.reported.emit("There is nothing to undo.")
         elif step.said:
-            self.told.emit(step.said)
+            self.reported.emit(step.said)
 
     def step_unverified(self) -> None:
-        """Go to the next candidate nobody has judged."""
+        """Go to the next candidate without a verdict."""
         if not self.session.step_unverified():
-            self.told.emit(describe_counts(self.session.counts))
+            self.reported.emit(describe_counts(self.session.counts))

@@ -22,6 +22,6 @@ class KeyTable(QDialog):
             name.setStyleSheet("font-weight: bold;")
             layout.addWidget(name, row, 0)
             layout.addWidget(QLabel(meaning), row, 1)
-        note = QLabel("The keys work while the canvas or the dock has the focus, not while you type a note.")
+        note = QLabel("The keys work in the canvas and in the dock, but not while you type a note.")
         note.setWordWrap(True)
         layout.addWidget(note, len(rows), 0, 1, 2)

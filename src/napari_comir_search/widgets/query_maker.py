@@ -66,7 +66,7 @@ class QueryMaker(QObject):
             self.runner.run("Opening the query", job, self._add_files)
 
     def add_slide(self, item: SlideItem) -> None:
-        """Make a query of a patch that was taken for a slide, with the pixel size that the user gave it."""
+        """Use an image as a query that was added as a slide, with the pixel size that the user gave it."""
         info = item.info
         sizes_um = {}
         if info.pixel_size_um is not None and info.pixel_size_source == "user":
@@ -138,7 +138,7 @@ class QueryMaker(QObject):
             self.stop_drawing()
 
     def stop_drawing(self) -> None:
-        """Take the drawn rectangle away."""
+        """Remove the drawn rectangle."""
         outline = self.outline
         if outline is not None:
             self.give_up()
@@ -193,8 +193,8 @@ class QueryMaker(QObject):
         index = self.session.index
         if index is None:
             return "bf" if channels == 3 else "shg"
-        sought = index.model.other(index.modality)
-        return sought if channels == index.model.channels_of(sought) else index.modality
+        other = index.model.other(index.modality)
+        return other if channels == index.model.channels_of(other) else index.modality
 
 
 def _source_of(layer: Image, size: PixelSize) -> dict[str, Any]:

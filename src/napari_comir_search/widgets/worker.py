@@ -1,4 +1,4 @@
-"""Run the engine's jobs beside the window, one at a time, and stop them at once."""
+"""Run jobs in threads, one at a time for each kind, and stop them within a second."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class JobRunner(QObject):
             self._hand_over(self._on_result, result)
 
     def _hand_over(self, receiver: Callable[[Any], None] | None, value: Any) -> None:
-        """Call a receiver; what it states as a failure is told like one of the job's."""
+        """Call a receiver; its errors are reported like those of the job."""
         if receiver is not None:
             try:
                 receiver(value)
