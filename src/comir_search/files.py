@@ -32,6 +32,14 @@ WAYS_OUT = {
 }
 
 
+def replace_undecodable(text: str) -> str:
+    """Return a text with "?" for what is no character and cannot be printed or stored.
+
+    Names of files whose bytes are not UTF-8, and escapes in JSON, may hold such code points.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def find_way_out(error: Exception, ways_out: Mapping[int, str] = WAYS_OUT) -> str:
     """Return why the system refused to read a file, and the way out, in one clause.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -60,6 +60,29 @@ def finish(job: Generator[Tick, None, Result], on_tick: Callable[[Tick], None] |
                 on_tick(tick)
     except StopIteration as stop:
         return stop.value
+    finally:
+        job.close()
+
+
+def retitle(job: Job[Result], *, prefix: str = "", instead: Tick | None = None) -> Job[Result]:
+    """Run a job as a part of another one, under the other's stages.
+
+    Parameters
+    ----------
+    job : generator of Tick
+        The job. It is closed with this one.
+    prefix : str
+        Put before the name of each stage.
+    instead : Tick, optional
+        Yielded in place of each tick: of the job itself nothing is shown.
+    """
+    try:
+        while True:
+            try:
+                tick = next(job)
+            except StopIteration as stop:
+                return stop.value
+            yield instead or replace(tick, stage=prefix + tick.stage)
     finally:
         job.close()
 

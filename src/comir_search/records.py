@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from comir_search.files import replace_undecodable
+
 
 class Verdict(str, Enum):
     """What a person says of a candidate."""
@@ -70,6 +72,13 @@ class SlideInfo:
     other_images: tuple[str, ...] = ()
     bounds_origin_px: tuple[int, int] = (0, 0)
     identity: str = ""
+
+    def __post_init__(self) -> None:
+        # These come from files, which may hold anything.
+        for key in ("name", "format", "pixel_size_source"):
+            object.__setattr__(self, key, replace_undecodable(getattr(self, key)))
+        for key in ("notes", "other_images"):
+            object.__setattr__(self, key, tuple(map(replace_undecodable, getattr(self, key))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
@@ -159,7 +168,8 @@ class Provenance:
     modality : str
         The query's, as used.
     options : dict
-        Every option that can change the answer (`top`, `mirror`, `slides`, ...), JSON-ready.
+        Every option that can change the answer, as `SearchOptions.to_dict` gives them; those of
+        older versions lack some, which then had their defaults.
     slides : dict of str to float
         Fingerprint of each slide that was searched, and the pixel size, in um,
         with which it was indexed.
@@ -203,10 +213,6 @@ class SearchResult:
         In order of confidence, ranks from 1.
     signal : float
         Share of the query that says anything, in [0, 1].
-    first_stage : dict of str to tuple of Candidate
-        Places before their verification ("bow", "correlation") and after its
-        coarsest round ("fused"), best first, where they were asked for; not part
-        of the JSON.
     finished : bool
         False for what a running search knows so far: never to be kept as an answer.
     provenance : Provenance or None
@@ -219,7 +225,6 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
     signal: float = 0.0
-    first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
     finished: bool = True
     provenance: Provenance | None = None
 

@@ -141,7 +141,10 @@ def test_json(answer):
             *("options", "pixel_size_um", "modality", "provenance", "candidates"),
         }
         assert (result["pixel_size_um"], result["modality"]) == (1.0, "bf")
-        assert result["options"] == {"top": 4, "mirror": False, "slides": None}
+        assert result["options"] == {
+            "top": 4, "mirror": False, "slides": None,
+            "modality": "bf", "pixel_size_um": None, "method": "auto",
+        }
         origin = result["provenance"]
         assert sorted(origin["slides"].values()) == [1.0, 1.0] and origin["index"].endswith("index")
         assert all(len(origin[key]) > 10 for key in ("query", "embedding", "model"))
@@ -234,9 +237,12 @@ def test_a_closer_look_keeps_both_handednesses_of_one_place(folder, monkeypatch,
 
 
 def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
+    from comir_search.evaluation.stages import search_stages_steps
     from comir_search.index.index import Index
+    from comir_search.progress import finish
     from comir_search.retrieval import scan, words
-    from comir_search.retrieval.search import search
+    from comir_search.retrieval.options import SearchOptions
+    from comir_search.slides import open_slide
 
     scan_slides = scan.scan_slides
 
@@ -246,9 +252,9 @@ def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
 
     monkeypatch.setattr(scan, "scan_slides", miss_coarsely)
     monkeypatch.setattr(words, "scan_slides", lambda *_, **__: iter([(1, 1, [])]))
-    result = search(
-        folder / "patch.tif", Index.open(folder / "index", "cpu"), modality="bf", first_stage=True
-    )
+    with open_slide(folder / "patch.tif") as query:
+        index = Index.open(folder / "index", "cpu")
+        result = finish(search_stages_steps(index, query, SearchOptions(modality="bf")))
     first = result.candidates[0]
     assert result.found and first.slide == "one.tif"
     assert np.hypot(first.center_x_um - 352, first.center_y_um - 296) < 6

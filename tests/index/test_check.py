@@ -7,7 +7,7 @@ from pathlib import Path
 import fake_model
 import numpy as np
 import pytest
-from test_indexing import assert_same_index
+from test_build import assert_same_index
 
 from comir_search.errors import ComirSearchError
 from comir_search.index.build import index_slides, index_slides_steps

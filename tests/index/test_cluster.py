@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import shared_store
-from test_indexing import assert_same_index
+from test_build import assert_same_index
 
 from comir_search.compute.cluster import Cluster
 from comir_search.errors import ComirSearchError

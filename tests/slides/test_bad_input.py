@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import struct
+import sys
 import zlib
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from comir_search.errors import ComirSearchError
 from comir_search.slides import open_slide
@@ -37,6 +40,27 @@ def test_missing(tmp_path):
 def test_empty(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     assert sentence(tmp_path / name) == f"{name} is empty: copy or export it again"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name themselves")
+def test_a_name_that_is_no_text_is_refused_as_an_index_could_not_keep_it(tmp_path):
+    file = tmp_path / os.fsdecode(b"bad\xff.tif")
+    file.write_bytes(b"")
+    with pytest.raises(ComirSearchError) as caught:
+        open_slide(file)
+    assert str(caught.value).endswith(
+        "bad?.tif has characters in its name that are not UTF-8 text: rename the file, or its folder"
+    )
+
+
+def test_what_a_file_says_can_be_printed_and_stored(tmp_path):
+    zarr.save_array(tmp_path / "a.zarr" / "0", np.zeros((3, 64, 64), np.uint8))
+    (tmp_path / "a.zarr" / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"version": "\ud800",
+            "multiscales": [{"axes": [{"name": name} for name in "cyx"], "datasets": [{"path": "0"}]}]}}})
+    )  # fmt: skip
+    with open_slide(tmp_path / "a.zarr") as slide:
+        assert slide.info.format.encode("utf-8") == b"OME-Zarr ?"
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.svs", "a.png", "a.txt"])

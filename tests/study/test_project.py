@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comir_search.io import database
 
 from comir_search.errors import ComirSearchError
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
+from comir_search.study import database
 from comir_search.study.freshness import NOT_KNOWN, STOPPED, describe_state, inputs_of
 from comir_search.study.project import Project, pack_image
 

@@ -7,6 +7,7 @@ imports the engine inside `run`, so that help and wrong usage answer at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,10 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the process's life)
+    if (
+        isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
+    ):  # a name that the terminal's encoding lacks is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _complain(sentence: str) -> None:

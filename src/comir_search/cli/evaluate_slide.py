@@ -10,9 +10,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from comir_search import options
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
+from comir_search.retrieval.options import SearchOptions
 
 HELP = "measure search on queries of known place"
 
@@ -24,15 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true places"
     )
-    arguments.add_modality(parser, "the queries' modality (default: the one that is not indexed)")
-    parser.add_argument(
-        "--top",
-        type=arguments.positive_int,
-        default=10,
-        metavar="N",
-        help="candidates to look at (default: 10)",
-    )
-    parser.add_argument("--mirror", action="store_true", help="look for flipped queries too")
+    options.add_arguments(parser, SearchOptions)
     arguments.add_device(parser)
     arguments.add_json(parser)
 
@@ -43,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from comir_search.index.index import Index
 
     index = Index.open(args.index, device=args.device)
-    job = evaluate_slide_steps(
-        index, args.queries, args.truth, modality=args.modality, top=args.top, mirror=args.mirror
-    )
+    how = options.from_arguments(SearchOptions, args)
+    job = evaluate_slide_steps(index, args.queries, args.truth, how)
     try:
         _report(show(job), args.json)
     except BatchIncomplete as incomplete:

@@ -13,9 +13,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comir_search import options
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
+from comir_search.index.options import IndexOptions
 
 if TYPE_CHECKING:
     from comir_search.index.index import Index
@@ -30,27 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slides", type=Path, nargs="+", metavar="SLIDE_OR_FOLDER", help="slides, or folders of them"
     )
     arguments.add_index(parser)
-    arguments.add_modality(parser, "the slides' modality in the model (default: the model's first, bf)")
-    arguments.add_model(parser)
-    arguments.add_pixel_size(parser)
-    arguments.add_device(parser)
-    arguments.add_workers(parser)
+    options.add_arguments(parser, IndexOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Create an index or add to it."""
     from comir_search.index.build import index_slides_steps
 
-    job = index_slides_steps(
-        args.slides,
-        args.index,
-        model=args.model,
-        modality=args.modality,
-        pixel_size_um=args.pixel_size,
-        device=args.device,
-        workers=args.workers,
-        scheduler=args.scheduler,
-    )
+    job = index_slides_steps(args.slides, args.index, options.from_arguments(IndexOptions, args))
     try:
         _print_slides(args.index, show(job))
     except BatchIncomplete as incomplete:

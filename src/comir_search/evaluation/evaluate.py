@@ -25,7 +25,7 @@ from comir_search.evaluation.protocol import (
 )
 from comir_search.evaluation.views import View, Viewer
 from comir_search.model.model import Model, load_model
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick, finish, retitle
 
 FEATURES = ("surf", "sift", "sift-dense", "resnet", "global")
 PRESETS = ("default", "paper")
@@ -190,10 +190,11 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
         prepared = time.perf_counter()
         ranks: list[int | None] = []
         for number, plan in enumerate(plans):
-            yield Tick("searching", number, len(plans))
+            tick = Tick("searching", number, len(plans))
+            yield tick
             query = viewer.view(cut_query(query_images[plan.image], plan), settings.query)
             # The stage of one query is of no interest; that there is one still lets it be cancelled.
-            ranking = yield from _relabel(search.rank_steps(query), Tick("searching", number, len(plans)))
+            ranking = yield from retitle(search.rank_steps(query), instead=tick)
             ranks.append(rank_of(plan.window, ranking))
     finished = time.perf_counter()
     seconds = {
@@ -211,19 +212,6 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
     if left_out:
         raise BatchIncomplete(table, tuple(left_out), n_members)
     return table
-
-
-def _relabel(job: Job[list[int]], tick: Tick) -> Job[list[int]]:
-    """Run a job, yielding the given tick for each of its own."""
-    try:
-        while True:
-            next(job)
-            yield tick
-    except StopIteration as stop:
-        ranking: list[int] = stop.value
-        return ranking
-    finally:
-        job.close()
 
 
 def _find_files(settings: EvaluationSettings, model: Model) -> tuple[dict[str, Path], dict[str, Path]]:

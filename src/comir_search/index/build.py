@@ -25,6 +25,7 @@ from comir_search.index.index import Index, check_new_place, layout_for
 from comir_search.index.indexed_slide import DamagedChunk, IndexedSlide
 from comir_search.index.layout import MAX_AREA_PX, BoolGrid, comir_array
 from comir_search.index.lock import writer_lock
+from comir_search.index.options import IndexOptions
 from comir_search.index.slide_group import check_group, clear_group, delete_leftovers
 from comir_search.index.slide_progress import Cell, Kind, SlideProgress
 from comir_search.index.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_FILE, SlideRecord
@@ -128,39 +129,18 @@ class LocalRunner:
 def index_slides(
     paths: Sequence[str | Path],
     index_path: str | Path,
-    *,
-    model: Model | str | Path | None = None,
-    modality: str | None = None,
-    pixel_size_um: float | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    scheduler: str | None = None,
+    options: IndexOptions | None = None,
+    **keywords: Any,
 ) -> Index:
     """Index slides; see `index_slides_steps`."""
-    return finish(
-        index_slides_steps(
-            paths,
-            index_path,
-            model=model,
-            modality=modality,
-            pixel_size_um=pixel_size_um,
-            device=device,
-            workers=workers,
-            scheduler=scheduler,
-        )
-    )
+    return finish(index_slides_steps(paths, index_path, options, **keywords))
 
 
 def index_slides_steps(
     paths: Sequence[str | Path],
     index_path: str | Path,
-    *,
-    model: Model | str | Path | None = None,
-    modality: str | None = None,
-    pixel_size_um: float | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    scheduler: str | None = None,
+    options: IndexOptions | None = None,
+    **keywords: Any,
 ) -> Job[Index]:
     """Add slides to an index, which is made if there is none.
 
@@ -175,20 +155,10 @@ def index_slides_steps(
         Slides, and folders of slides.
     index_path : path or str
         The index: a folder, or an fsspec URL.
-    model : Model or path, optional
-        By default that of the index, or the shipped one for a new index. One
-        that differs from the index's own in its calibration alone takes its place.
-    modality : str, optional
-        The slides' side of the model; by default that of the index, or the
-        model's first.
-    pixel_size_um : float, optional
-        Level-0 pixel size, instead of what the files state.
-    device : {"auto", "cpu", "cuda"}
-    workers : int, optional
-        Work in so many processes on this machine, instead of in this one.
-    scheduler : str, optional
-        Work on the cluster of the `dask.distributed` scheduler at this address,
-        whose workers see the slides and the index under the same names.
+    options : IndexOptions, optional
+    **keywords
+        Single options by the names of `IndexOptions`: `model`, `modality`,
+        `pixel_size_um`, `device`, `workers`, `scheduler`.
 
     Returns
     -------
@@ -201,36 +171,41 @@ def index_slides_steps(
         If some of several slides were left out, once all others are indexed. Its
         result is the index, or None where there is none.
     ComirSearchError
-        If the only slide cannot be read or has no pixel size, there is none, the
-        index was made otherwise, another process writes to it, or the disk is full.
+        If an option is not possible, the only slide cannot be read or has no pixel
+        size, there is none, the index was made otherwise, another process writes to
+        it, or the disk is full.
+    TypeError
+        If there is no option of a name.
     """
-    if workers is not None or scheduler is not None:
-        check_choice(scheduler, workers)  # refuses before anything is read
+    options = IndexOptions.of(options, keywords)
+    if options.workers is not None or options.scheduler is not None:
+        check_choice(options.scheduler, options.workers)  # refuses before anything is read
     batch = _find_files(paths)
-    yield from _open_files_steps(batch, pixel_size_um)
+    yield from _open_files_steps(batch, options.pixel_size_um)
     storage = Storage(index_path)
     if not storage.exists(INDEX_FILE):
         if not batch.files:
             raise batch.failure(None)
-        model = _choose_model(model, device)
-        modality = modality or model.modalities[0]
+        model = _choose_model(options)
+        modality = options.modality or model.modalities[0]
+        options = replace(options, model=model, modality=modality)
         layout_for(model, modality)  # refuses before anything is written
         check_new_place(storage, model)
     with writer_lock(storage):
         if storage.exists(INDEX_FILE):
-            index = Index.open(index_path, device, cache_bytes=CACHE_BYTES)
-            _check_index(index, model, modality, device)
+            index = Index.open(index_path, options.device, cache_bytes=CACHE_BYTES)
+            _check_index(index, options)
         else:
             index = Index.create(
-                index_path, _choose_model(model, device), str(modality), cache_bytes=CACHE_BYTES
+                index_path, _choose_model(options), str(options.modality), cache_bytes=CACHE_BYTES
             )
         for reason in index.damaged.values():
             yield Tick("opening slides", len(batch.files), len(batch.files), note=reason)
-        wanted = yield from _choose_files_steps(index, batch, pixel_size_um)
+        wanted = yield from _choose_files_steps(index, batch, options.pixel_size_um)
         index.refresh()
         try:
             if wanted:
-                yield from _index_files_steps(index, batch, wanted, pixel_size_um, device, workers, scheduler)
+                yield from _index_files_steps(index, batch, wanted, options)
         except CannotWrite as error:
             if error.is_full:
                 raise ComirSearchError(
@@ -381,30 +356,24 @@ def _drop_copies_steps(batch: _Batch, file: Path, copies: Sequence[Path]) -> Job
 
 
 def _index_files_steps(
-    index: Index,
-    batch: _Batch,
-    files: list[list[Path]],
-    pixel_size_um: float | None,
-    device: str,
-    workers: int | None,
-    scheduler: str | None,
+    index: Index, batch: _Batch, files: list[list[Path]], options: IndexOptions
 ) -> Job[None]:
     """Index files, of each and its copies the first that can be."""
     from comir_search.slides import open_slide
 
     runner: Runner
-    if workers is None and scheduler is None:
+    if options.workers is None and options.scheduler is None:
         runner = LocalRunner(index)
     else:
         from comir_search.index.cluster import ClusterRunner
 
         yield Tick("starting workers", 0, 0)
-        runner = ClusterRunner(index, device, scheduler=scheduler, workers=workers)
+        runner = ClusterRunner(index, options.device, scheduler=options.scheduler, workers=options.workers)
     with closing(runner):
         for copies in files:
             for number, file in enumerate(copies):
                 try:
-                    with open_slide(file, pixel_size_um=pixel_size_um) as slide:
+                    with open_slide(file, pixel_size_um=options.pixel_size_um) as slide:
                         yield from _index_slide_steps(index, slide, file, runner)
                 except STOPS_ALL:
                     raise
@@ -416,22 +385,23 @@ def _index_files_steps(
             index.refresh()
 
 
-def _choose_model(model: Model | str | Path | None, device: str) -> Model:
+def _choose_model(options: IndexOptions) -> Model:
     from comir_search.model.model import load_model
 
-    return load_model(model, device) if model is None or isinstance(model, str | Path) else model
+    model = options.model
+    return load_model(model, options.device) if model is None or isinstance(model, Path) else model
 
 
-def _check_index(index: Index, model: Model | str | Path | None, modality: str | None, device: str) -> None:
+def _check_index(index: Index, options: IndexOptions) -> None:
     """Refuse to add to an index that was made otherwise than it is asked for now."""
-    if modality is not None and modality != index.modality:
+    if options.modality is not None and options.modality != index.modality:
         raise ComirSearchError(
-            f"The index {index.path} holds slides of the modality {index.modality}, not {modality}; choose "
+            f"The index {index.path} holds slides of the modality {index.modality}, not {options.modality}; choose "
             "another folder with --index."
         )
-    if model is None:
+    if options.model is None:
         return
-    chosen = _choose_model(model, device)
+    chosen = _choose_model(options)
     if chosen.words_fingerprint != index.model_fingerprint:
         raise ComirSearchError(
             f"The index {index.path} was made with another model; leave --model out to use that one, or "

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from comir_search.errors import ComirSearchError
+from comir_search.files import replace_undecodable
 from comir_search.slides.fingerprint import stored_bytes
 from comir_search.slides.folder import is_zarr
 from comir_search.slides.guard import HANDY_LEVEL_PX, check_extent, stated_failures, unreadable
@@ -45,6 +46,7 @@ def open_slide(path: str | Path, *, pixel_size_um: float | None = None) -> Slide
         Where the file is missing, empty, truncated or no image that is read.
     """
     path = Path(path)
+    _check_name(path)
     pixel_size = None if pixel_size_um is None else user_pixel_size(pixel_size_um)
     with stated_failures(
         path.name, f"{path.name} cannot be read ({{error}}): it is damaged, copy or export it again"
@@ -56,6 +58,14 @@ def open_slide(path: str | Path, *, pixel_size_um: float | None = None) -> Slide
             slide.close()
             raise
     return slide
+
+
+def _check_name(path: Path) -> None:
+    """Raise where a name holds bytes that are no text: indexes and projects could not store it."""
+    if (shown := replace_undecodable(str(path))) != str(path):
+        raise ComirSearchError(
+            f"{shown} has characters in its name that are not UTF-8 text: rename the file, or its folder"
+        )
 
 
 def _open(path: Path, pixel_size: PixelSize | None) -> Slide:

@@ -37,7 +37,7 @@ class Inputs:
     names : mapping of str to str
         What slides are called.
     options : dict, optional
-        ``top`` and ``mirror``.
+        ``mirror`` and ``method``.
     embedding, words, model : str, optional
         Fingerprints of the index's model.
     """
@@ -115,6 +115,9 @@ def _option_changes(then: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
             if now["mirror"]
             else "mirrored places are not looked for now"
         )
+    method = then.get("method", "auto")  # of an older version, which knew no other
+    if "method" in now and now["method"] != method:
+        yield f"the search method was {method}, now {now['method']}"
 
 
 def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:

@@ -368,7 +368,7 @@ class Project:
             provenance = {} if result.provenance is None else asdict(result.provenance)
         self._write(
             "UPDATE query SET result = ?, provenance = ? WHERE id = ?",
-            (json.dumps(asdict(result) | {"first_stage": {}}), json.dumps(provenance), query_id),
+            (json.dumps(asdict(result)), json.dumps(provenance), query_id),
         )
 
     # Verdicts

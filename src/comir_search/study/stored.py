@@ -10,7 +10,6 @@ import io
 import math
 import tokenize
 import zlib
-from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -159,7 +158,7 @@ def decode_result(text: str, name: str) -> SearchResult:
     ranks = [candidate.rank for candidate in result.candidates]
     if len(set(ranks)) < len(ranks):
         raise BadDocument(name, "two candidates have one rank", ADVICE)
-    return replace(result, first_stage={})
+    return result
 
 
 def _decode_checked(text: str, type: Any, name: str) -> dict[str, Any]:

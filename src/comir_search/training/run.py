@@ -19,6 +19,7 @@ from comir_search.model.model import BF, SHG, Modality, Model, check_pixel_size,
 from comir_search.model.vocabulary import Vocabulary
 from comir_search.progress import Job, Tick
 from comir_search.slides import open_slide
+from comir_search.training.options import TrainOptions
 from comir_search.training.pairs import Pair, list_pairs, load_pair
 from comir_search.training.paused import require_own_checkpoint
 from comir_search.training.run_files import RunFiles
@@ -56,19 +57,13 @@ def train_steps(
     bf: str | Path,
     shg: str | Path,
     out: str | Path,
+    options: TrainOptions | None = None,
     *,
-    names: Sequence[str] | None = None,
-    pixel_size_um: float = 2.0,
-    architecture: str = "compact",
-    steps: int | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    resume: bool = False,
     recipe: Recipe | None = None,
     calibration: Calibration | None = None,
     licence: str = "",
-    validation: Sequence[str] = (),
     should_stop: Callable[[], bool] | None = None,
+    **keywords: Any,
 ) -> Job[Model]:
     """Train a model on aligned pairs and write it.
 
@@ -83,18 +78,7 @@ def train_steps(
         Folders of equally named, aligned images; any two modalities.
     out : path
         The model file to write.
-    names : sequence of str, optional
-        Use only these images.
-    pixel_size_um : float
-        At which the model works, and that of images which state none.
-    architecture : {"compact", "tiramisu"}
-    steps : int, optional
-        Training steps; by default 5400 for the compact network and the published
-        736 for the Tiramisu.
-    device : {"auto", "cpu", "cuda"}
-    seed : int
-    resume : bool
-        Go on from the checkpoint of an interrupted run.
+    options : TrainOptions, optional
     recipe : Recipe, optional
         Replaces what follows from `architecture`, `steps` and `seed`.
     calibration : Calibration, optional
@@ -102,12 +86,11 @@ def train_steps(
         default there is none: another model's would not hold for this one.
     licence : str
         Note for the model's card.
-    validation : sequence of str, optional
-        Images to keep back: the networks that place patches of them best are
-        written, instead of the last ones.
     should_stop : callable, optional
         Asked after each step; once it returns True the training ends early and
         the model is written.
+    **keywords
+        Single options, by the names of `TrainOptions`.
 
     Yields
     ------
@@ -120,24 +103,26 @@ def train_steps(
         Once the model is written, if pairs had to be left out: broken, unaligned
         in size or too small. Its result is the model; None if no pair was left.
     ComirSearchError
-        If pairs are missing, the training does not converge, or the checkpoint
-        is of another run or not a checkpoint at all.
+        If an option is not possible, pairs are missing, the training does not
+        converge, or the checkpoint is of another run or not a checkpoint at all.
+    TypeError
+        If there is no option of a name.
     """
-    out = Path(out)
-    check_pixel_size(pixel_size_um)
+    options = TrainOptions.of(options, keywords)
+    out, pixel_size_um = Path(out), check_pixel_size(options.pixel_size_um)
     require_own_checkpoint(out)
-    recipe = recipe or _recipe(architecture, steps, seed)
-    files = list_pairs(Path(bf), Path(shg), names)
+    recipe = recipe or _recipe(options.architecture, options.steps, options.seed)
+    files = list_pairs(Path(bf), Path(shg), options.names)
     left_out: list[LeftOut] = []
     sides, pairs = yield from _read_pairs_steps(files, pixel_size_um, recipe.crop_px, left_out)
     unread = {each.name for each in left_out}
-    validation = [name for name in validation if name not in unread]
+    validation = [name for name in options.validation if name not in unread]
     kept_back = _keep_back(pairs, validation)
     pairs = [pair for pair in pairs if pair.name not in validation]
-    trainer = Trainer(pairs, [side.channels for side in sides], recipe, choose_device(device))
+    trainer = Trainer(pairs, [side.channels for side in sides], recipe, choose_device(options.device))
     run = RunFiles(out, trainer, data_hash=_hash(pairs), validation=validation, pixel_size_um=pixel_size_um)
     started = time.monotonic()
-    if resume:
+    if options.resume:
         run.load()
 
     def measure_steps() -> Job[None]:
@@ -295,11 +280,7 @@ def _keep_back(pairs: Sequence[Pair], names: Sequence[str]) -> list[Pair]:
 
 
 def _recipe(architecture: str, steps: int | None, seed: int) -> Recipe:
-    if architecture not in STEPS:
-        raise ComirSearchError(f"There is no network named {architecture!r}; use 'compact' or 'tiramisu'.")
     steps = STEPS[architecture] if steps is None else steps
-    if steps < 1:
-        raise ComirSearchError(f"{steps} training steps are too few; give at least 1.")
     if architecture == "tiramisu":
         return Recipe("tiramisu", comir_channels=1, steps=steps, batch=16, crop_px=128, seed=seed)
     return Recipe(steps=steps, seed=seed)
