@@ -17,8 +17,8 @@ from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo,
 from comir_search.slides import open_slide
 from comir_search.study import project as project_module
 from comir_search.study.project import Project, pack_image
-from napari_comir_search.items import IndexState
-from napari_comir_search.session import Session
+from napari_comir_search.state.items import IndexState
+from napari_comir_search.state.session import Session
 
 
 def make_info(name: str = "a.tif", folder: str = "/slides") -> SlideInfo:
@@ -55,9 +55,7 @@ def searched(session: Session) -> Session:
 
 
 def test_session_imports_no_qt() -> None:
-    code = (
-        "import sys, napari_comir_search.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
-    )
+    code = "import sys, napari_comir_search.state.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -444,7 +442,7 @@ def test_a_search_keeps_places_moved_by_hand_but_the_rejected(answered: Session)
         answered.replace_candidate(replace(answered.candidate, center_y_px=300.0))
     answered.judge(Verdict.REJECTED)
     said = answered.end_search(answered.query.id, replace(make_result(), provenance=make_origin()))
-    assert said == "What you moved by hand was kept, as candidate 4."
+    assert said == "The positions that you moved by hand were kept, as candidate 4."
     assert [each.by_hand for each in answered.candidates] == [False, False, False, True]
     assert (answered.candidates[3].center_x_px, answered.candidates[3].center_y_px) == (100, 300)
     assert answered.candidates[3].confidence is None and answered.candidates[0].confidence == 0.9
@@ -456,7 +454,7 @@ def test_a_moved_place_that_is_found_again_is_listed_once(answered: Session) -> 
     again = replace(found.candidates[1], center_x_px=101.0, center_y_px=301.0, angle_deg=10)
     found = replace(found, candidates=(found.candidates[0], again), provenance=make_origin())
     said = answered.end_search(answered.query.id, found)
-    assert said == "What you moved by hand was kept, as candidate 2."
+    assert said == "The positions that you moved by hand were kept, as candidate 2."
     assert [each.by_hand for each in answered.candidates] == [False, True]
     assert (answered.candidates[1].rank, answered.candidates[1].center_x_px) == (2, 100)
 

@@ -8,7 +8,7 @@ from comir_search.pictures.display import Contrast, to_display
 from comir_search.slides.lazy import LazyLevel
 
 
-class ShownLevel(LazyLevel):
+class DisplayLevel(LazyLevel):
     """A level in 8 bits, made from what is stored when it is sliced.
 
     napari shows 16-bit colours by the range of their type, so 12 bits of them would be

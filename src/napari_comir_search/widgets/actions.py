@@ -1,4 +1,4 @@
-"""What the dock can do: each action starts the right job and hands its result to the session."""
+"""The actions of the dock: each starts a job and gives its result to the session."""
 
 from __future__ import annotations
 
@@ -10,22 +10,34 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
+from comir_search.files import atomic_path
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.study.freshness import describe_state
 from comir_search.study.project import Project
-from napari_comir_search import exporting, jobs
-from napari_comir_search.comparison import Face, compare_steps
-from napari_comir_search.heat import HeatView
-from napari_comir_search.housekeeping import Housekeeper
-from napari_comir_search.items import SlideItem
-from napari_comir_search.layers import contrast_of
-from napari_comir_search.query_maker import QueryMaker
-from napari_comir_search.review import describe_counts
-from napari_comir_search.sample_data import sample_steps
-from napari_comir_search.session import Session
-from napari_comir_search.settings import read_preferences
-from napari_comir_search.view import SlideView
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.jobs.comparison import compare_steps
+from napari_comir_search.jobs.export import export_steps
+from napari_comir_search.jobs.index import IndexOptions, OpenedIndex, index_steps, open_index_steps
+from napari_comir_search.jobs.queries import preview_steps
+from napari_comir_search.jobs.sample import sample_steps
+from napari_comir_search.jobs.search import heat_map_steps, refit_steps, search_steps
+from napari_comir_search.jobs.slides import (
+    OpenedSlides,
+    describe_slides_steps,
+    open_slide_steps,
+    restore_slides_steps,
+)
+from napari_comir_search.jobs.thumbnails import candidate_thumbnails_steps, slide_thumbnails_steps
+from napari_comir_search.state.inspection import Face
+from napari_comir_search.state.items import SlideItem
+from napari_comir_search.state.review import describe_counts
+from napari_comir_search.state.session import Session
+from napari_comir_search.state.settings import read_preferences
+from napari_comir_search.view.heat_map import HeatMapView
+from napari_comir_search.view.layers import contrast_of
+from napari_comir_search.view.slide import SlideView
+from napari_comir_search.widgets.housekeeping import Housekeeper
+from napari_comir_search.widgets.query_maker import QueryMaker
+from napari_comir_search.widgets.worker import JobRunner
 
 THUMBNAIL_PX = 44
 OPENING_INDEX = "Opening the index"
@@ -47,7 +59,7 @@ class Workbench(QObject):
         Those that the user starts; the others follow.
     maker : QueryMaker
         Adds queries.
-    failed, told : Signal(str)
+    failed, reported : Signal(str)
         A sentence to show: what failed and how to fix it, or what was done.
     noted : Signal(str)
         A sentence that is shown beside the others, until it is dismissed.
@@ -64,7 +76,7 @@ class Workbench(QObject):
     """
 
     failed = Signal(str)
-    told = Signal(str)
+    reported = Signal(str)
     noted = Signal(str)
     left = Signal()
     slides_missed = Signal(list)
@@ -96,18 +108,18 @@ class Workbench(QObject):
             runner.noted.connect(self.noted)
         self.housekeeper = Housekeeper(self.runners, viewer)
         self.view = SlideView(viewer, session, self._open_slide)
-        self.heat = HeatView(viewer, session, self.view, self._map_slide)
+        self.heat_map = HeatMapView(viewer, session, self.view, self._map_slide)
         self.maker = QueryMaker(viewer, session, self.cutting, self)
         self.maker.failed.connect(self.failed)
         self.maker.noted.connect(self.noted)
 
     def close(self) -> None:
-        """Stop all work and let go of the viewer and the project."""
+        """Stop all jobs, disconnect from the viewer and close the project."""
         self.keep_view()
         for runner in self.runners:
             runner.close()
         self.maker.stop_drawing()
-        self.heat.close()
+        self.heat_map.close()
         self.view.close()
         self.session.close()
         self.housekeeper.close()
@@ -123,7 +135,7 @@ class Workbench(QObject):
     # Files that are dropped or opened
 
     def take(self, paths: Sequence[str | Path]) -> None:
-        """Take what was dropped: a project, an index, or slides and folders of slides."""
+        """Open what was dropped: a project, an index, or slides and folders of slides."""
         files = [Path(path) for path in paths]
         if len(files) == 1 and files[0].suffix == ".comirproj":
             self.open_project(files[0])
@@ -141,9 +153,7 @@ class Workbench(QObject):
             return
         self._stop_for_project()
         self.session.take_project(project)
-        self.loading.run(
-            "Opening the project", jobs.restore_slides_steps(self.session.project), self._restore
-        )
+        self.loading.run("Opening the project", restore_slides_steps(self.session.project), self._restore)
         self.housekeeper.note_left()
 
     def new_project(self) -> None:
@@ -177,12 +187,12 @@ class Workbench(QObject):
     def relocate(self, folder: str | Path) -> None:
         """Look in a folder for slides of the project that moved."""
         self.loading.run(
-            "Looking for moved slides",
-            jobs.restore_slides_steps(self.session.project, [folder]),
+            "Searching for moved slides",
+            restore_slides_steps(self.session.project, [folder]),
             self._restore,
         )
 
-    def _restore(self, opened: jobs.Opened) -> None:
+    def _restore(self, opened: OpenedSlides) -> None:
         self.session.note_missing(opened.missing)
         self.slides_missed.emit([slide.name for slide in opened.missing])
         self._take_slides(opened)  # what it says of spoilt slides comes last: they are listed nowhere
@@ -208,15 +218,15 @@ class Workbench(QObject):
 
     def add_slides(self, paths: Sequence[Path]) -> None:
         """Add slides and folders of slides."""
-        job = jobs.describe_slides_steps(paths, self.session.project.slides)
+        job = describe_slides_steps(paths, self.session.project.slides)
         self.loading.run("Opening slides", job, self._take_slides)
 
-    def _take_slides(self, opened: jobs.Opened) -> None:
+    def _take_slides(self, opened: OpenedSlides) -> None:
         new = self.session.add_slides(opened.infos)
         for note in opened.notes:
             self.noted.emit(note)
         if opened.problems:
-            self.failed.emit(jobs.first_of(opened.problems))
+            self.failed.emit(opened.problem)
         if new and self.view.shown is None:
             self.view.show(new[0].fingerprint)
         if new and self.session.candidates:
@@ -229,7 +239,7 @@ class Workbench(QObject):
     def _picture_slides(self) -> None:
         self.slide_pictures.run(
             "Thumbnails",
-            jobs.slide_thumbnails_steps(self.session.slides),
+            slide_thumbnails_steps(self.session.slides),
             on_partial=self.slide_pictured.emit,
         )
 
@@ -237,7 +247,7 @@ class Workbench(QObject):
         item = self.session.slide(fingerprint)
         if item is not None:
             self.opening.run(
-                f"Opening {item.info.name}", jobs.open_slide_steps(item.info), lambda found: then(*found)
+                f"Opening {item.info.name}", open_slide_steps(item.info), lambda found: then(*found)
             )
 
     def set_pixel_size(self, fingerprint: str, pixel_size_um: float) -> None:
@@ -245,27 +255,27 @@ class Workbench(QObject):
         self.session.set_pixel_size(fingerprint, pixel_size_um)
         self.view.reload(fingerprint)
 
-    def options(self) -> jobs.IndexOptions:
+    def options(self) -> IndexOptions:
         """Return how slides are indexed."""
         preferences = read_preferences()
-        return jobs.IndexOptions(model=self.session.model or preferences.model, device=preferences.device)
+        return IndexOptions(model=self.session.model or preferences.model, device=preferences.device)
 
     def use_model(self, path: Path) -> None:
         """Index and search with another model from now on; what was indexed with the old one is kept."""
         if not self.session.slides:
             self.session.set_model(path)
-            self.told.emit(f"{path.name} is used for the slides that you add now.")
+            self.reported.emit(f"{path.name} is used for the slides that you add now.")
             return
         self.session.set_model(path)
         folder = Path(self.session.slides[0].info.path).parent
         self.open_index(folder / f"{path.stem}.comirindex")
-        self.told.emit(f"{path.name} is used from now on: index the slides with it.")
+        self.reported.emit(f"{path.name} is used from now on: index the slides with it.")
 
     def open_index(self, path: Path) -> None:
         """Open an index and see which slides are in it."""
         self.loading.run(
             OPENING_INDEX,
-            jobs.open_index_steps(path, self.session.slides, self.options()),
+            open_index_steps(path, self.session.slides, self.options()),
             self._take_index,
         )
 
@@ -275,18 +285,18 @@ class Workbench(QObject):
         without = [item.info.name for item in items if item.info.pixel_size_um is None]
         items = [item for item in items if item.info.pixel_size_um is not None]
         if path is not None and items:
-            job = jobs.index_steps(path, items, self.session.slides, self.options())
+            job = index_steps(path, items, self.session.slides, self.options())
             what = items[0].info.name if len(items) == 1 else f"{len(items)} slides"
             self.indexing.run(f"Indexing {what}", job, self._take_index, self._take_index)
         if without:
             more = f" and {len(without) - 1} more" if len(without) > 1 else ""
             is_said = self.noted if items else self.failed
             is_said.emit(
-                f"The pixel size of {without[0]}{more} is not known, so it is not indexed: click "
+                f"The pixel size of {without[0]}{more} is not known, so it was not indexed: click "
                 "“pixel size missing” in the list, then index again."
             )
 
-    def _take_index(self, opened: jobs.OpenedIndex) -> None:
+    def _take_index(self, opened: OpenedIndex) -> None:
         self.session.set_index(opened.path, opened.index, opened.states)
 
     # Search and review
@@ -296,7 +306,7 @@ class Workbench(QObject):
         query = self.session.query
         if query is not None:
             image = self.session.query_image(query.id)
-            job = jobs.preview_steps(self.session.index, query, image)
+            job = preview_steps(self.session.index, query, image)
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
     def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
@@ -307,7 +317,7 @@ class Workbench(QObject):
         self.session.set_search_options(top, mirror)
         image = self.session.query_image(query.id)
         wanted = self.session.scope if slides is None else slides
-        job = jobs.search_steps(index, query, image, top=top, mirror=mirror, slides=wanted)
+        job = search_steps(index, query, image, top=top, mirror=mirror, slides=wanted)
         self.searching.run(
             f"Searching {query.name}",
             job,
@@ -329,14 +339,14 @@ class Workbench(QObject):
         """Colour the slide by how well the query fits at each place, or stop doing so."""
         if not is_wanted:
             self.mapping.cancel()
-        self.heat.want(is_wanted)
+        self.heat_map.want(is_wanted)
 
     def _map_slide(self, fingerprint: str, then: Callable[..., None]) -> None:
         query, index = self.session.query, self.session.index
         name = self.session.name_of(fingerprint)
         if query is not None and index is not None and name is not None:
             image = self.session.query_image(query.id)
-            job = jobs.heat_map_steps(index, query, image, name, mirror=self.session.is_mirrored)
+            job = heat_map_steps(index, query, image, name, mirror=self.session.is_mirrored)
             self.mapping.run("Making the heat map", job, then)
 
     def picture_candidates(self) -> None:
@@ -345,7 +355,7 @@ class Workbench(QObject):
         known = [(candidate, item.info) for candidate, item in pairs if item is not None]
         self.pictures.run(
             "Thumbnails",
-            jobs.candidate_thumbnails_steps(known, THUMBNAIL_PX),
+            candidate_thumbnails_steps(known, THUMBNAIL_PX),
             on_partial=self.candidate_pictured.emit,
         )
 
@@ -364,16 +374,18 @@ class Workbench(QObject):
         query, index = self.session.query, self.session.index
         if query is not None and index is not None:
             image = self.session.query_image(query.id)
-            self.fitting.run("Fitting", jobs.refit_steps(index, query, image, candidate), then)
+            self.fitting.run("Fitting", refit_steps(index, query, image, candidate), then)
 
     def save_picture(self, picture: QImage, path: Path) -> None:
         """Write a picture of the canvas as PNG."""
         try:
-            exporting.write_picture(picture, path)
+            with atomic_path(path) as temporary:
+                if not picture.save(str(temporary), "PNG"):
+                    raise ComirSearchError(f"{path} could not be written: choose another folder.")
         except ComirSearchError as error:
             self.failed.emit(str(error))
         else:
-            self.told.emit(f"Picture written to {path.name}.")
+            self.reported.emit(f"Picture saved as {path.name}.")
 
     def export(self, kind: str, path: Path, *, all_queries: bool) -> None:
         """Write results: "csv", "geojson" or "html"."""
@@ -385,8 +397,8 @@ class Workbench(QObject):
         ]
         inputs = self.session.inputs
         states = [describe_state(query, inputs) for query in queries]
-        job = exporting.export_steps(kind, path, self.session.project, queries, states, self.session.names)
-        self.exporting.run(f"Writing {path.name}", job, self.told.emit)
+        job = export_steps(kind, path, self.session.project, queries, states, self.session.names)
+        self.exporting.run(f"Writing {path.name}", job, self.reported.emit)
 
     def judge(self, verdict: Verdict, note: str | None = None) -> None:
         """Give a verdict on the current candidate and have it on the disk."""
@@ -398,18 +410,20 @@ class Workbench(QObject):
             self.failed.emit(str(error))
             return
         if was_open and not self.session.counts[Verdict.NONE]:
-            self.told.emit(describe_counts(self.session.counts))
+            self.reported.emit(describe_counts(self.session.counts))
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out of the project; Undo brings it back."""
+        """Remove a query from the project; Undo brings it back."""
         query = self.session.project.query(query_id)
         self.session.remove_query(query_id)
-        self.told.emit(f"{query.name} was removed. Undo brings it back.")
+        self.reported.emit(f"{query.name} was removed. Undo brings it back.")
 
     def remove_slide(self, item: SlideItem) -> None:
-        """Take a slide out of the project; Undo brings it back."""
+        """Remove a slide from the project; Undo brings it back."""
         self.session.remove_slide(item.fingerprint)
-        self.told.emit(f"{item.info.name} was removed from the project; its file stays. Undo brings it back.")
+        self.reported.emit(
+            f"{item.info.name} was removed from the project; the file is kept. Undo brings it back."
+        )
 
     def undo(self) -> None:
         """Undo what was done last: a verdict, a place moved by hand, a removal."""
@@ -419,11 +433,11 @@ class Workbench(QObject):
             self.failed.emit(str(error))
             return
         if step is None:
-            self.told.emit("There is nothing to undo.")
+            self.reported.emit("There is nothing to undo.")
         elif step.said:
-            self.told.emit(step.said)
+            self.reported.emit(step.said)
 
     def step_unverified(self) -> None:
-        """Go to the next candidate nobody has judged."""
+        """Go to the next candidate without a verdict."""
         if not self.session.step_unverified():
-            self.told.emit(describe_counts(self.session.counts))
+            self.reported.emit(describe_counts(self.session.counts))

@@ -1,20 +1,16 @@
-"""Writing results for others: as a job, but for the picture on the canvas."""
+"""Results are written for others: tables, QuPath annotations, a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from comir_search.errors import ComirSearchError
-from comir_search.files import atomic_path
+from comir_search.export.geojson import qupath_origins_px, write_geojson
+from comir_search.export.report import write_report_steps
+from comir_search.export.tables import write_csv
 from comir_search.progress import Job, Tick
 from comir_search.study.entries import ProjectQuery
-
-if TYPE_CHECKING:
-    from qtpy.QtGui import QImage
-
-    from comir_search.study.project import Project
+from comir_search.study.project import Project
 
 
 def export_steps(
@@ -52,35 +48,16 @@ def export_steps(
     warning = f" {stale} of {len(queries)} answers are out of date, as written there." if stale else ""
     count = sum(len(result.candidates) for result in results)
     if kind == "csv":
-        from comir_search.export.tables import write_csv
-
         write_csv(path, results, verdicts, states)
         return f"{count} candidates written to {path.name}.{warning}"
     if kind == "geojson":
-        from comir_search.export.geojson import qupath_origins_px, write_geojson
-
         hit = {candidate.fingerprint for result in results for candidate in result.candidates}
         named = [(names.get(slide.fingerprint) or "", slide) for slide in project.slides]
         origins = qupath_origins_px(
             (name, slide.path) for name, slide in named if name in hit and slide.exists
         )
         files = write_geojson(path, results, verdicts, states=states, origins_px=origins)
-        names = ", ".join(file.name for file in files)
-        return f"{count} candidates written; import into QuPath: {names}.{warning}"
-    from comir_search.export.report import write_report_steps
-
+        written = ", ".join(file.name for file in files)
+        return f"{count} candidates written; import into QuPath: {written}.{warning}"
     yield from write_report_steps(path, project, queries, states=states, names=names)
     return f"Report written to {path.name}.{warning}"
-
-
-def write_picture(picture: QImage, path: Path) -> None:
-    """Write a picture as PNG.
-
-    Raises
-    ------
-    ComirSearchError
-        Where it cannot be written.
-    """
-    with atomic_path(path) as temporary:
-        if not picture.save(str(temporary), "PNG"):
-            raise ComirSearchError(f"{path} could not be written: choose another place.")

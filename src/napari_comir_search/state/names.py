@@ -7,17 +7,16 @@ where another slide of that fingerprint came first: so the two names may differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-if TYPE_CHECKING:
-    from comir_search.index.slide_record import SlideRecord
-    from comir_search.records import SlideInfo
-    from comir_search.slides import Slide
+from comir_search.index.slide_record import SlideRecord
+from comir_search.records import SlideInfo
+from comir_search.slides import Slide
 
 
 def find_record(records: Iterable[SlideRecord], info: SlideInfo) -> SlideRecord | None:
     """Return what an index remembers of a slide: by identity where both are known, else by fingerprint."""
-    slide = cast("Slide", info)  # which has both as well
+    slide = cast(Slide, info)  # which has both as well
     held = [record for record in records if record.is_of(slide)]
     return min(held, key=lambda record: record.identity == "", default=None)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from qtpy.QtCore import QTimer
 
-from comir_search.compute.memory import give_memory_back, keep_large_blocks_apart
-from napari_comir_search.worker import JobRunner
+from comir_search.compute.memory import give_memory_back
+from napari_comir_search.widgets.worker import JobRunner
 
 DELAY_MS = 300
 
@@ -29,14 +29,13 @@ class Housekeeper:
     """
 
     def __init__(self, runners: Sequence[JobRunner], viewer: Any) -> None:
-        keep_large_blocks_apart()
         self._runners, self._viewer = tuple(runners), viewer
         self._is_due = self._is_closed = False
         for runner in self._runners:
             runner.ended.connect(self._await_calm)
 
     def note_left(self) -> None:
-        """Take note that a project was left."""
+        """Note that a project was left."""
         self._is_due = True
         self._await_calm()
 

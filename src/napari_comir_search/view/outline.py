@@ -1,25 +1,21 @@
-"""A rectangle that the user draws and turns on an image layer, and its cut-out as a query."""
+"""The outline of a query that the user draws and turns on an image layer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pint
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import center_to_corner, rectangle_from_corners
-from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
+from comir_search.slides.pixel_size import MISSING, PixelSize, believe
 from comir_search.study.freshness import sizes_differ
-from comir_search.study.project import pack_image
-from napari_comir_search.jobs import describe_signal, lit_channels
-from napari_comir_search.layers import KEY
+from napari_comir_search.view.layers import KEY
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
-
-    from comir_search.slides.pixel_size import PixelSize
 
 OUTLINE = "Query outline"
 COLOUR = "#e69f00"  # orange of the palette: seen on pink tissue and on black
@@ -35,10 +31,6 @@ def layer_pixel_size(layer: Image) -> PixelSize:
     ComirSearchError
         Where pixels are far from square.
     """
-    import pint
-
-    from comir_search.slides.pixel_size import MISSING, PixelSize, believe
-
     sizes_um = []
     for scale, unit in zip(layer.scale[-2:], layer.units[-2:], strict=True):
         try:
@@ -56,7 +48,7 @@ def full_resolution(layer: Image) -> Any:
     data = layer.data[0] if layer.multiscale else layer.data
     data = getattr(data, "stored", data)  # not as it is shown
     if data.ndim - int(layer.rgb) != 2:
-        raise ComirSearchError(f"{layer.name} is not a flat image: choose a layer of two dimensions.")
+        raise ComirSearchError(f"{layer.name} is not a two-dimensional image: choose another layer.")
     return data
 
 
@@ -107,7 +99,7 @@ class Outline:
         self.layer.selected_data = {0}
 
     def close(self) -> None:
-        """Take the layer away, and choose again the one that was drawn on."""
+        """Remove the layer, and select the image layer again."""
         if self.layer in self.viewer.layers:
             self.viewer.layers.remove(self.layer)
         if self.target in self.viewer.layers:
@@ -122,12 +114,12 @@ class Outline:
             When nothing has been drawn, or next to nothing.
         """
         if not self.has_rectangle:
-            raise ComirSearchError("Nothing has been drawn yet: drag a rectangle on the image.")
+            raise ComirSearchError("No rectangle yet: drag one on the image.")
         corners = center_to_corner(np.asarray(self.layer.data[-1])[:, ::-1])
         corners = upright_first(corners)
         center, width_px, height_px, angle_deg = rectangle_from_corners(corners)
         if min(width_px, height_px) < 8:
-            raise ComirSearchError("The rectangle is too small to be searched: draw a larger one.")
+            raise ComirSearchError("The rectangle is too small for a search: draw a larger one.")
         size_um = layer_pixel_size(self.target).um or 1.0
         return Candidate(
             rank=0,
@@ -161,42 +153,3 @@ def upright_first(corners: np.ndarray) -> np.ndarray:
     edges = np.roll(corners, -1, axis=0) - corners
     turns_deg = np.abs(np.rad2deg(np.arctan2(edges[:, 1], edges[:, 0])))
     return np.roll(corners, -int(np.argmin(turns_deg)), axis=0)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A query's pixels, and the same packed for the project: packing is too slow for the window.
-
-    `note` says where an image in colours was taken for a signal.
-    """
-
-    image: np.ndarray
-    packed: bytes
-    note: str = ""
-
-
-def cut_steps(data: Any, place: Candidate, name: str) -> Job[Cut]:
-    """Cut a place out of an image, turned upright, at the image's own resolution."""
-    from comir_search.slides import slide_from_array
-    from comir_search.slides.crop import extract_candidate
-
-    yield Tick(f"cutting {name}", 0, 0)
-    with slide_from_array(data, pixel_size_um=place.pixel_size_um, name=name) as slide:
-        image = extract_candidate(slide, place, place.pixel_size_um)
-    return _cut(image, name)
-
-
-def read_steps(data: Any, name: str) -> Job[Cut]:
-    """Read a whole image."""
-    yield Tick(f"reading {name}", 0, 0)
-    return _cut(np.asarray(data), name)
-
-
-def _cut(image: np.ndarray, name: str) -> Cut:
-    """Return an image as a query: grey where its colours hold one signal only."""
-    note = ""
-    if image.ndim == 3:
-        image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
-    if image.ndim == 3 and (seen := lit_channels(image)) != "colour":
-        image, note = np.ascontiguousarray(image.max(axis=2)), describe_signal(name, seen)
-    return Cut(image, pack_image(image), note)

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import at_pixel_size, candidate_corners_px
+from comir_search.index.index import Index, IndexedSlide
+from comir_search.pictures.display import Contrast, to_display
 from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, SlideInfo
+from comir_search.slides import open_slide, slide_from_array
+from comir_search.slides.crop import extract_candidate
 from comir_search.study.entries import ProjectQuery
-from napari_comir_search.jobs import leave_a_core, open_query
-
-if TYPE_CHECKING:
-    from comir_search.index.index import Index, IndexedSlide
-    from comir_search.pictures.display import Contrast
+from napari_comir_search.jobs.queries import open_query
+from napari_comir_search.jobs.threads import leave_a_core
+from napari_comir_search.state.inspection import Face
 
 LONGEST_PX = 900
 CONTEXT = 1.6  # the candidate's picture shows this much more than the query, in each direction
-
-
-class Mode(str, Enum):
-    """How the two pictures are compared."""
-
-    SIDE_BY_SIDE = "Side by side"
-    BLEND = "Blend"
-    CHECKERBOARD = "Checkerboard"
-    SWIPE = "Swipe"
-
-
-class Face(str, Enum):
-    """What is shown of an image."""
-
-    IMAGE = "Image"
-    COMIR = "CoMIR"
 
 
 @dataclass(frozen=True)
@@ -107,8 +91,6 @@ def read_query(
     query: ProjectQuery, image: np.ndarray | None, candidate: Candidate, index: Index | None, face: Face
 ) -> Picture:
     """Read the query, at the size at which the candidate fits it."""
-    from comir_search.pictures.display import Contrast, to_display
-
     with open_query(query, image) as slide:
         if face is Face.COMIR:
             from comir_search.retrieval.query import prepare_query
@@ -133,10 +115,6 @@ def read_slide(
     contrast: Contrast | None = None,
 ) -> Picture:
     """Read the candidate with its surroundings, turned to match the query."""
-    from comir_search.pictures.display import to_display
-    from comir_search.slides import open_slide
-    from comir_search.slides.crop import extract_candidate
-
     wide = replace(candidate, width_um=candidate.width_um * CONTEXT, height_um=candidate.height_um * CONTEXT)
     if face is Face.COMIR:
         leave_a_core()
@@ -151,9 +129,6 @@ def read_slide(
 
 def extract_comir(slide: IndexedSlide, candidate: Candidate, comir_pixel_um: float) -> np.ndarray:
     """Cut a candidate out of its slide's CoMIR, turned to match the query, to look at."""
-    from comir_search.slides import slide_from_array
-    from comir_search.slides.crop import extract_candidate
-
     place = at_pixel_size(candidate, comir_pixel_um)
     corners = candidate_corners_px(place)
     left, top = (int(value) for value in np.floor(corners.min(axis=0)) - 2)
@@ -186,5 +161,5 @@ def curtain(shape: tuple[int, int], share: float) -> np.ndarray:
 
 def _require(index: Index | None) -> Index:
     if index is None:
-        raise ComirSearchError("CoMIRs are shown once the repository is indexed: index it first.")
+        raise ComirSearchError("There are no CoMIRs yet: index the slides first.")
     return index

@@ -1,4 +1,4 @@
-"""Run the engine's jobs beside the window, one at a time, and stop them at once."""
+"""Run jobs in threads, one at a time for each kind, and stop them within a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal
 
 from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.progress import Job, Tick, TimeLeft
-from napari_comir_search.log import LOGGER
+from napari_comir_search.state.log import LOGGER
 
 # The window hears of a job at most this often: each line of progress has napari paint the whole window anew,
 # with Python's lock held, which the job needs as well.
@@ -173,7 +173,7 @@ class JobRunner(QObject):
             self._hand_over(self._on_result, result)
 
     def _hand_over(self, receiver: Callable[[Any], None] | None, value: Any) -> None:
-        """Call a receiver; what it states as a failure is told like one of the job's."""
+        """Call a receiver; its errors are reported like those of the job."""
         if receiver is not None:
             try:
                 receiver(value)
@@ -217,8 +217,10 @@ class _JobWorker(GeneratorWorker):
             self.job.close()
 
 
-class _Titled(partial):
+class _Titled(partial[Any]):
     """A generator function that reads well in napari's question before closing."""
+
+    title: str
 
     def __new__(cls, function: Callable[..., Any], *args: Any, title: str = "", **kwargs: Any) -> _Titled:
         self = super().__new__(cls, function, *args, **kwargs)

@@ -6,14 +6,14 @@ import logging
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from platformdirs import user_log_path
+
 LOGGER = logging.getLogger("napari_comir_search")
 SIZE_BYTES, OLDER_FILES = 1 << 20, 2
 
 
 def log_path() -> Path:
     """Return where the log file lies."""
-    from platformdirs import user_log_path
-
     return user_log_path("napari-comir-search") / "napari-comir-search.log"
 
 

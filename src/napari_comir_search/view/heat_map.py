@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comir_search.geometry import corner_to_center
-from napari_comir_search.layers import KEY
-from napari_comir_search.session import Session
-from napari_comir_search.view import SlideView
+from napari_comir_search.state.session import Session
+from napari_comir_search.view.layers import KEY
+from napari_comir_search.view.slide import SlideView
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -34,7 +34,7 @@ def fading_colourmap() -> Colormap:
     return Colormap(colours, name="fit", display_name="fit")
 
 
-class HeatView:
+class HeatMapView:
     """Shows a heat map, and takes it away once it no longer says anything of what is shown.
 
     Parameters
@@ -44,7 +44,7 @@ class HeatView:
     view : SlideView
         Knows which slide is shown.
     make : callable
-        ``make(fingerprint, then)`` computes a map beside the window and calls
+        ``make(fingerprint, then)`` computes a map in a thread and calls
         ``then(heat_map)``.
     """
 
@@ -60,7 +60,7 @@ class HeatView:
         view.slide_shown.connect(self.refresh)
 
     def close(self) -> None:
-        """Let go of the viewer."""
+        """Disconnect from the viewer."""
         self.session.events.query.disconnect(self.refresh)
         self.session.events.result.disconnect(self.refresh)
         self.session.events.slides.disconnect(self.refresh)
@@ -82,21 +82,21 @@ class HeatView:
 
     def refresh(self) -> None:
         """Show the map of the current query on the slide shown; compute it if need be."""
-        sought = self._sought() if self.is_wanted else None
-        if sought == self._shown_for:
+        inputs = self._inputs() if self.is_wanted else None
+        if inputs == self._shown_for:
             return
         self.clear()
-        self._shown_for = sought
-        if sought is not None and self.view.shown is not None:
-            self._make(self.view.shown, partial(self._take, sought))
+        self._shown_for = inputs
+        if inputs is not None and self.view.shown is not None:
+            self._make(self.view.shown, partial(self._take, inputs))
 
     def clear(self) -> None:
-        """Take the map away."""
+        """Remove the map."""
         self._shown_for = None
         if self.layer is not None:
             self.viewer.layers.remove(self.layer)
 
-    def _sought(self) -> tuple[object, ...] | None:
+    def _inputs(self) -> tuple[object, ...] | None:
         """Return what a map depends on, None where none can be made."""
         query, index, fingerprint = self.session.query, self.session.index, self.view.shown
         searchable = {item.fingerprint for item in self.session.searchable}
@@ -105,8 +105,8 @@ class HeatView:
         asked = query.id, query.modality, query.pixel_size_um, self.session.is_mirrored
         return *asked, fingerprint, index.path, index.model_fingerprint
 
-    def _take(self, sought: tuple[object, ...], heat_map: HeatMap) -> None:
-        if sought != self._shown_for:
+    def _take(self, inputs: tuple[object, ...], heat_map: HeatMap) -> None:
+        if inputs != self._shown_for:
             return  # another query or slide has come meanwhile
         slide = None if self.view.shown is None else self.view.layer(self.view.shown)
         if (

@@ -1,20 +1,55 @@
-"""Keeps a viewer in step with a session: the slide shown, its candidates, the current one."""
+"""The slide on the canvas: as a lazy layer, kept in step with a session."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from psygnal import Signal
 
+from comir_search.pictures.display import Contrast, display_range
 from comir_search.records import Candidate, Verdict
-from napari_comir_search.layers import CandidateLayers, fingerprint_of, fly_to, remove_layers, slide_layer
-from napari_comir_search.session import Session
+from comir_search.slides import Slide
+from napari_comir_search.state.session import Session
+from napari_comir_search.view.candidates import CandidateLayers, fly_to
+from napari_comir_search.view.display_level import DisplayLevel
+from napari_comir_search.view.layers import KEY, fingerprint_of, remove_layers
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
-    from comir_search.slides import Slide
+LOOK_PX = 512  # of a slide's longer side: enough to see which values it holds
+UNITS_KNOWN, UNITS_MISSING = ("um", "um"), ("pixel", "pixel")
+
+
+def slide_layer(
+    slide: Slide, contrast_limits: tuple[float, float] | None = None, key: str = ""
+) -> tuple[Any, dict[str, Any], str]:
+    """Return a slide as napari's layer data: lazy levels, in um where the pixel size is known.
+
+    Colours of more than 8 bits are shown in 8, `contrast_limits` being black and white.
+    `key` is what the slide goes by where that is not its fingerprint.
+    """
+    levels: Sequence[Any] = slide.levels
+    if slide.channels == 3 and slide.dtype != np.uint8:
+        contrast = Contrast(*(contrast_limits or display_range(slide.overview(LOOK_PX)[0])))
+        levels = [DisplayLevel(level, contrast) for level in levels]
+    size_um = slide.pixel_size_um
+    options: dict[str, Any] = {
+        "name": slide.name,
+        "multiscale": len(levels) > 1,
+        "rgb": slide.channels == 3,
+        "scale": (size_um or 1.0,) * 2,
+        "units": UNITS_KNOWN if size_um else UNITS_MISSING,
+        "axis_labels": ("y", "x"),
+        "metadata": {
+            KEY: {"fingerprint": key or slide.fingerprint, "path": slide.info.path, "pixel_size_um": size_um}
+        },
+    }
+    if contrast_limits is not None and slide.channels == 1:
+        options["contrast_limits"] = contrast_limits
+    return levels if len(levels) > 1 else levels[0], options, "image"
 
 
 class SlideView:
@@ -25,7 +60,7 @@ class SlideView:
     viewer : napari viewer or ViewerModel
     session : Session
     open_slide : callable
-        ``open_slide(fingerprint, then)`` opens a slide beside the window and
+        ``open_slide(fingerprint, then)`` opens a slide in a thread and
         calls ``then(slide, contrast_limits)``.
     """
 
@@ -50,7 +85,7 @@ class SlideView:
         viewer.mouse_drag_callbacks.append(self._pick)
 
     def close(self) -> None:
-        """Let go of the viewer."""
+        """Disconnect from the viewer."""
         self.session.events.result.disconnect(self.draw)
         self.session.events.judgement.disconnect(self._mark)
         self.session.events.candidate.disconnect(self.follow)
@@ -60,7 +95,7 @@ class SlideView:
         self.viewer.layers.events.removed.disconnect(self._forget)
 
     def clear(self, others: Sequence[Layer] = ()) -> None:
-        """Take candidates, slides that were opened here, and other layers off the canvas; close the files."""
+        """Remove candidates, slides that were opened here, and other layers from the canvas; close the files."""
         slides = [layer for layer in self._layers.values() if layer in self.viewer.layers]
         remove_layers(self.viewer, [*others, *self.candidates.give_up(), *slides])
         selection = self.viewer.layers.selection

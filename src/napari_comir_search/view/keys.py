@@ -19,27 +19,27 @@ class Key:
 # Letters alone belong to napari's layers; none of these does anything in napari.
 KEYS: tuple[Key, ...] = (
     Key("Shift-N", "next", "Go to the next candidate"),
-    Key("Shift-B", "previous", "Go to the candidate before"),
-    Key("Shift-U", "unverified", "Go to the next candidate nobody has judged"),
+    Key("Shift-B", "previous", "Go to the previous candidate"),
+    Key("Shift-U", "unverified", "Go to the next candidate without a verdict"),
     Key("Shift-Y", "accept", "Accept the candidate"),
     Key("Shift-X", "reject", "Reject the candidate"),
-    Key("Shift-Q", "unsure", "Be unsure about the candidate"),
+    Key("Shift-Q", "unsure", "Mark the candidate as unsure"),
     Key("Shift-Z", "undo", "Undo the last verdict, move or removal"),
     Key("Shift-H", "toggle", "Show or hide the rectangles"),
-    Key("Shift-M", "mode", "Change how query and candidate are compared"),
-    Key("Shift-Left", "left", "Nudge the slide under the query to the left"),
-    Key("Shift-Right", "right", "Nudge it to the right"),
-    Key("Shift-Up", "up", "Nudge it up"),
-    Key("Shift-Down", "down", "Nudge it down"),
-    Key("Shift-PageUp", "turn_left", "Turn it counter-clockwise"),
-    Key("Shift-PageDown", "turn_right", "Turn it clockwise"),
+    Key("Shift-M", "mode", "Go to the next mode of comparison"),
+    Key("Shift-Left", "left", "Move the slide under the query a little to the left"),
+    Key("Shift-Right", "right", "Move it to the right"),
+    Key("Shift-Up", "up", "Move it up"),
+    Key("Shift-Down", "down", "Move it down"),
+    Key("Shift-PageUp", "turn_left", "Rotate it counter-clockwise"),
+    Key("Shift-PageDown", "turn_right", "Rotate it clockwise"),
 )
 
 # What the mouse does beside napari's own.
 MOUSE: tuple[tuple[str, str], ...] = (
     ("Click a rectangle", "Choose that candidate"),
     ("Shift+drag in Compare", "Move the slide under the query"),
-    ("Alt+drag in Compare", "Turn the slide under the query"),
+    ("Alt+drag in Compare", "Rotate the slide under the query"),
     ("Double-click in the slide list", "Show that slide"),
 )
 

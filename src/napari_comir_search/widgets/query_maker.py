@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, Signal
 
 from comir_search.errors import ComirSearchError
-from napari_comir_search import drawing, jobs
-from napari_comir_search.items import SlideItem
-from napari_comir_search.layers import contrast_of
-from napari_comir_search.session import Session
-from napari_comir_search.worker import JobRunner
-
-if TYPE_CHECKING:
-    from comir_search.slides.pixel_size import PixelSize
+from comir_search.slides.pixel_size import PixelSize
+from napari_comir_search.jobs.queries import Cut, OpenedQueries, cut_steps, describe_queries_steps, read_steps
+from napari_comir_search.state.items import SlideItem
+from napari_comir_search.state.session import Session
+from napari_comir_search.view.layers import contrast_of
+from napari_comir_search.view.outline import Outline, full_resolution, layer_pixel_size
+from napari_comir_search.widgets.worker import JobRunner
 
 
 class QueryMaker(QObject):
@@ -53,7 +52,7 @@ class QueryMaker(QObject):
     ) -> None:
         super().__init__(parent)
         self.viewer, self.session, self.runner = viewer, session, runner
-        self.outline: drawing.Outline | None = None
+        self.outline: Outline | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -63,21 +62,24 @@ class QueryMaker(QObject):
     def add_files(self, paths: Sequence[str | Path]) -> None:
         """Add queries from their files."""
         if paths:
-            job = jobs.describe_queries_steps([Path(path) for path in paths])
+            job = describe_queries_steps([Path(path) for path in paths])
             self.runner.run("Opening the query", job, self._add_files)
 
     def add_slide(self, item: SlideItem) -> None:
-        """Make a query of a patch that was taken for a slide, with the pixel size that the user gave it."""
-        sizes_um = jobs.pixel_sizes_given_um([item.info])
-        job = jobs.describe_queries_steps([Path(item.info.path)], sizes_um)
+        """Use an image as a query that was added as a slide, with the pixel size that the user gave it."""
+        info = item.info
+        sizes_um = {}
+        if info.pixel_size_um is not None and info.pixel_size_source == "user":
+            sizes_um[info.fingerprint] = info.pixel_size_um
+        job = describe_queries_steps([Path(info.path)], sizes_um)
         self.runner.run("Opening the query", job, partial(self._turn_slide, item.fingerprint))
 
-    def _turn_slide(self, fingerprint: str, opened: jobs.OpenedQueries) -> None:
+    def _turn_slide(self, fingerprint: str, opened: OpenedQueries) -> None:
         self._add_files(opened)
         if opened.queries:
             self.session.remove_slide(fingerprint)
 
-    def _add_files(self, opened: jobs.OpenedQueries) -> None:
+    def _add_files(self, opened: OpenedQueries) -> None:
         for query in opened.queries:
             info = query.info
             self.session.add_query(
@@ -96,19 +98,19 @@ class QueryMaker(QObject):
         for note in opened.notes:
             self.noted.emit(note)
         if opened.problems:
-            self.failed.emit(jobs.first_of(opened.problems))
+            self.failed.emit(opened.problem)
 
     def add_layer(self, layer: Image) -> None:
         """Add a whole image layer as a query."""
         try:
-            data, size = drawing.full_resolution(layer), drawing.layer_pixel_size(layer)
+            data, size = full_resolution(layer), layer_pixel_size(layer)
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
         source = _source_of(layer, size)
         self.runner.run(
             f"Reading {layer.name}",
-            drawing.read_steps(data, layer.name),
+            read_steps(data, layer.name),
             lambda cut: self._add_image(layer.name, cut, size.um, source),
         )
 
@@ -116,7 +118,7 @@ class QueryMaker(QObject):
         """Begin to draw a query on an image layer."""
         self.stop_drawing()
         try:
-            self.outline = drawing.Outline(self.viewer, layer)
+            self.outline = Outline(self.viewer, layer)
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
@@ -136,7 +138,7 @@ class QueryMaker(QObject):
             self.stop_drawing()
 
     def stop_drawing(self) -> None:
-        """Take the drawn rectangle away."""
+        """Remove the drawn rectangle."""
         outline = self.outline
         if outline is not None:
             self.give_up()
@@ -159,8 +161,8 @@ class QueryMaker(QObject):
             return
         try:
             place = outline.place()
-            size = drawing.layer_pixel_size(outline.target)
-            data = drawing.full_resolution(outline.target)
+            size = layer_pixel_size(outline.target)
+            data = full_resolution(outline.target)
         except ComirSearchError as error:
             self.failed.emit(str(error))
             return
@@ -169,11 +171,11 @@ class QueryMaker(QObject):
         self.stop_drawing()
         self.runner.run(
             f"Cutting {name}",
-            drawing.cut_steps(data, place, name),
+            cut_steps(data, place, name),
             lambda cut: self._add_image(name, cut, size.um, source),
         )
 
-    def _add_image(self, name: str, cut: drawing.Cut, size_um: float | None, source: dict[str, Any]) -> None:
+    def _add_image(self, name: str, cut: Cut, size_um: float | None, source: dict[str, Any]) -> None:
         image = cut.image
         self.session.add_query(
             name,
@@ -191,8 +193,8 @@ class QueryMaker(QObject):
         index = self.session.index
         if index is None:
             return "bf" if channels == 3 else "shg"
-        sought = index.model.other(index.modality)
-        return sought if channels == index.model.channels_of(sought) else index.modality
+        other = index.model.other(index.modality)
+        return other if channels == index.model.channels_of(other) else index.modality
 
 
 def _source_of(layer: Image, size: PixelSize) -> dict[str, Any]:

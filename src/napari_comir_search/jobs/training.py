@@ -1,18 +1,15 @@
-"""Training beside the window: what is asked for, and the jobs that do it. No Qt."""
+"""A model is trained: its options, the check of the pairs, and the training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Job, Tick
-from napari_comir_search.jobs import leave_a_core
-
-if TYPE_CHECKING:
-    from comir_search.training.pair_check import CheckedPairs
+from comir_search.training.pair_check import CheckedPairs, check_pairs_steps
+from napari_comir_search.jobs.threads import leave_a_core
 
 SUFFIX = ".safetensors"
 DEFAULT_STEPS = 5400  # the recipe's own
@@ -34,7 +31,7 @@ class TrainingOptions:
     kept_back : int
         How many of them are not learned from, to see how well others are placed.
     pixel_size_um : float
-        Of the model, and of images that state none.
+        Of the model, and of images whose files give none.
     steps : int
     device : {"auto", "cpu", "cuda"}
     resume : bool
@@ -76,8 +73,6 @@ def suggest_out(folder: Path) -> Path:
 
 def check_steps(first: Path, second: Path, pixel_size_um: float) -> Job[CheckedPairs]:
     """Check the pairs of two folders; ticks carry each `CheckedPair`."""
-    from comir_search.training.pair_check import check_pairs_steps
-
     leave_a_core()
     checked = yield from check_pairs_steps(first, second, pixel_size_um=pixel_size_um)
     return checked
@@ -98,7 +93,7 @@ def train_steps(options: TrainingOptions, should_stop: Callable[[], bool]) -> Jo
     yield Tick("reading pairs", 0, 0)
     leave_a_core()
     if not options.out.parent.is_dir():
-        raise ComirSearchError(f"{options.out.parent} is not a folder: choose another place for the model.")
+        raise ComirSearchError(f"{options.out.parent} is not a folder: choose another folder for the model.")
     model = yield from engine_steps(
         options.first,
         options.second,
@@ -116,5 +111,5 @@ def train_steps(options: TrainingOptions, should_stop: Callable[[], bool]) -> Jo
     sentence = f"{options.out.name} was trained for {done} steps on {len(training['images'])} pairs"
     if validation is not None:
         share = f"{100 * validation['hit_rate']:.0f} %"
-        sentence += f"; at step {validation['step']} it placed {share} of the patches kept back"
+        sentence += f"; at step {validation['step']} it found {share} of the validation queries"
     return Trained(options.out, f"{sentence}.")

@@ -1,20 +1,37 @@
-"""The state of the comparison: which faces, which mode, and a place being adjusted. No Qt."""
+"""How query and candidate are compared: the mode, image or CoMIR, and a position being adjusted."""
 
 from __future__ import annotations
+
+from enum import Enum
 
 from psygnal import Signal
 
 from comir_search.geometry import adjust_candidate, angle_difference_deg, place_error_px
 from comir_search.records import Candidate
-from napari_comir_search.comparison import Face, Mode
-from napari_comir_search.session import Session
+from napari_comir_search.state.session import Session
 
 NUDGE_SHARE = 0.005  # of the query's shorter side: about what can be told apart by eye
 NUDGE_DEG = 0.5
 
 
+class Mode(str, Enum):
+    """How the two pictures are compared."""
+
+    SIDE_BY_SIDE = "Side by side"
+    BLEND = "Blend"
+    CHECKERBOARD = "Checkerboard"
+    SWIPE = "Swipe"
+
+
+class Face(str, Enum):
+    """What is shown of an image."""
+
+    IMAGE = "Image"
+    COMIR = "CoMIR"
+
+
 class Inspection:
-    """How the current candidate is looked at.
+    """How the current candidate is compared with the query.
 
     Parameters
     ----------
@@ -33,7 +50,7 @@ class Inspection:
         session.events.result.connect(self._forget)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         self.session.events.candidate.disconnect(self._forget)
         self.session.events.result.disconnect(self._forget)
 
@@ -93,7 +110,7 @@ class Inspection:
         self.changed.emit()
 
     def reset(self) -> None:
-        """Go back to the place that was found."""
+        """Go back to the position that was found."""
         if self._adjusted is not None:
             self._adjusted = None
             self.changed.emit()

@@ -1,7 +1,7 @@
-"""Slides and candidates as layers, and the view that keeps them in step with a session.
+"""Candidates as layers over their slide.
 
-Candidates stay in level-0 pixels of their slide; the layer's scale is the
-slide's, so drawing, search and export share one frame.
+They stay in level-0 pixels of the slide; the layer's scale is the slide's, so
+drawing, search and export share one frame.
 """
 
 from __future__ import annotations
@@ -14,70 +14,14 @@ import numpy as np
 from comir_search.geometry import candidate_corners_px, corner_to_center
 from comir_search.pictures.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Candidate, Verdict
+from napari_comir_search.view.layers import KEY, remove_layers
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer, Points, Shapes
 
-    from comir_search.pictures.display import Contrast
-    from comir_search.slides import Slide
-
-KEY = "comir_search"  # our own part of a layer's metadata
 CANDIDATES, PINS = "Candidates", "Candidate numbers"
 PIN_PX = 22
-LOOK_PX = 512  # of a slide's longer side: enough to see which values it holds
 LINE_SHARE = 0.02  # of a candidate's shorter side
-UNITS_KNOWN, UNITS_MISSING = ("um", "um"), ("pixel", "pixel")
-
-
-def slide_layer(
-    slide: Slide, contrast_limits: tuple[float, float] | None = None, key: str = ""
-) -> tuple[Any, dict[str, Any], str]:
-    """Return a slide as napari's layer data: lazy levels, in um where the pixel size is known.
-
-    Colours of more than 8 bits are shown in 8, `contrast_limits` being black and white.
-    `key` is what the slide goes by where that is not its fingerprint.
-    """
-    levels: Sequence[Any] = slide.levels
-    if slide.channels == 3 and slide.dtype != np.uint8:
-        from comir_search.pictures.display import Contrast, display_range
-        from napari_comir_search.shown_level import ShownLevel
-
-        contrast = Contrast(*(contrast_limits or display_range(slide.overview(LOOK_PX)[0])))
-        levels = [ShownLevel(level, contrast) for level in levels]
-    size_um = slide.pixel_size_um
-    options: dict[str, Any] = {
-        "name": slide.name,
-        "multiscale": len(levels) > 1,
-        "rgb": slide.channels == 3,
-        "scale": (size_um or 1.0,) * 2,
-        "units": UNITS_KNOWN if size_um else UNITS_MISSING,
-        "axis_labels": ("y", "x"),
-        "metadata": {
-            KEY: {"fingerprint": key or slide.fingerprint, "path": slide.info.path, "pixel_size_um": size_um}
-        },
-    }
-    if contrast_limits is not None and slide.channels == 1:
-        options["contrast_limits"] = contrast_limits
-    return levels if len(levels) > 1 else levels[0], options, "image"
-
-
-def fingerprint_of(layer: Layer) -> str | None:
-    """Return the fingerprint of the slide that a layer shows, None for other layers."""
-    return layer.metadata.get(KEY, {}).get("fingerprint")
-
-
-def contrast_of(layer: Image) -> Contrast | None:
-    """Return the contrast that was set on an image layer, in stored values; None where colours are as they come."""
-    from comir_search.pictures.display import Contrast
-
-    low, high = (float(limit) for limit in layer.contrast_limits)
-    whole = getattr(layer.data[0] if layer.multiscale else layer.data, "contrast", None)
-    if whole is not None:  # its colours are shown in 8 bits
-        low, high = (whole.low + limit / 255 * (whole.high - whole.low) for limit in (low, high))
-        return Contrast(low, high, float(layer.gamma))
-    if layer.rgb and (low, high, layer.gamma) in ((0.0, 255.0, 1.0), (0.0, 1.0, 1.0), (0.0, 65535.0, 1.0)):
-        return None
-    return Contrast(low, high, float(layer.gamma))
 
 
 def candidate_outlines(candidates: Sequence[Candidate]) -> list[np.ndarray]:
@@ -89,17 +33,6 @@ def verdict_colour(verdict: Verdict) -> tuple[float, float, float, float]:
     """Return a verdict's colour as red, green, blue, alpha in [0, 1]."""
     red, green, blue = VERDICT_COLOURS[verdict]
     return red / 255, green / 255, blue / 255, 1.0
-
-
-def remove_layers(viewer: Any, layers: Sequence[Layer]) -> None:
-    """Take layers out of a viewer, all at once.
-
-    napari collects garbage whenever one is removed: a fifth of a second for each, or for all together.
-    """
-    if layers:
-        with viewer.layers.batched_update():
-            for layer in layers:
-                viewer.layers.remove(layer)
 
 
 class CandidateLayers:
@@ -245,11 +178,11 @@ class CandidateLayers:
             self.pins.text.color = [TEXT_COLOURS[verdict] for verdict in verdicts]
 
     def clear(self) -> None:
-        """Take the layers out of the viewer."""
+        """Remove the layers from the viewer."""
         remove_layers(self._viewer, self.give_up())
 
     def give_up(self) -> list[Layer]:
-        """Let go of the layers and return them, for the caller to take out of the viewer."""
+        """Forget the layers and return them, for the caller to remove from the viewer."""
         if self.outlines is not None:
             self._is_visible = self.outlines.visible
         layers: list[Layer] = [layer for layer in (self.pins, self.outlines) if layer is not None]

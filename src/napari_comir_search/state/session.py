@@ -1,7 +1,7 @@
 """What is open: slides, an index, queries, their answers and what was judged of them.
 
 A session is the model behind the window. It knows neither Qt nor layers; it
-tells who listens what has changed, and keeps everything in a project file from
+emits an event for each change, and keeps everything in a project file from
 the first moment, so that there is nothing to save. Its methods are quick; slow
 work is in `jobs`.
 """
@@ -13,27 +13,25 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from comir_search.records import Candidate, SlideInfo, Verdict
+from comir_search.index.index import Index
+from comir_search.index.indexed_slide import IndexedSlide
+from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide, same_place
 from comir_search.study.freshness import Inputs, describe_state, sizes_differ
 from comir_search.study.project import Project, is_same_file
 from comir_search.study.stored import View, decode_view
-from napari_comir_search.items import IndexState, SlideItem, missing_item
-from napari_comir_search.names import names_in
-from napari_comir_search.review import Review, SessionEvents, Step
-
-if TYPE_CHECKING:
-    from comir_search.index.index import Index
-    from comir_search.index.indexed_slide import IndexedSlide
+from napari_comir_search.state.items import IndexState, SlideItem, missing_item
+from napari_comir_search.state.names import names_in
+from napari_comir_search.state.review import SessionEvents, Step, changed_since, describe_moved, with_moved
 
 SEARCHABLE = (IndexState.DONE, IndexState.OTHER_MODEL)
 
 
-class Session(Review):
+class Session:
     """One study at work.
 
     Parameters
@@ -45,7 +43,6 @@ class Session(Review):
     """
 
     def __init__(self, folder: str | Path, reviewer: str | None = None) -> None:
-        super().__init__()
         self.events = SessionEvents()
         self.reviewer = reviewer
         self._folder = Path(folder)
@@ -61,7 +58,12 @@ class Session(Review):
         self._states: dict[str, IndexState] = {}  # as the index was opened: corrected sizes left aside
         self.left_out: frozenset[str] = frozenset()  # slides that the user does not want to be searched
         self._image: tuple[int, np.ndarray | None] | None = None
-        Review.__init__(self)
+        self._queries: list[ProjectQuery] = []
+        self._query_id: int | None = None
+        self._partial: SearchResult | None = None
+        self._judgements: dict[int, Judgement] = {}
+        self._rank: int | None = None
+        self._undo: list[Step] = []
 
     # The project
 
@@ -127,7 +129,7 @@ class Session(Review):
         self.events.project.emit()
 
     def close(self) -> None:
-        """Close the project; the session is not used afterwards."""
+        """Close the project. The session cannot be used any more."""
         self._leave_project()
 
     def _leave_project(self) -> None:
@@ -168,7 +170,7 @@ class Session(Review):
         return list(self._missing.values())
 
     def note_missing(self, slides: Iterable[ProjectSlide]) -> None:
-        """Take note of which of the project's slides were not found."""
+        """Set which of the project's slides were not found."""
         self._missing = {slide.fingerprint: missing_item(slide) for slide in slides}
         self._find_names()
         self.events.slides.emit()
@@ -236,7 +238,7 @@ class Session(Review):
         return {item.fingerprint: self.name_of(item.fingerprint) for item in (*self.slides, *self.missing)}
 
     def remove_slide(self, fingerprint: str) -> None:
-        """Take a slide out of the project; neither file nor index are touched, and it can be brought back."""
+        """Remove a slide from the project. Its file and the index stay; undo brings it back."""
         self.project.remove_slide(fingerprint)
         item = self._slides.pop(fingerprint, None) or self._missing.pop(fingerprint, None)
         if item is not None:
@@ -288,7 +290,7 @@ class Session(Review):
     def set_index(
         self, path: str | Path, index: Index | None, states: Mapping[str, IndexState] | None = None
     ) -> None:
-        """Take in an index as just opened or written, and how far each slide has come."""
+        """Use an index that was just opened or written, with the state of each slide."""
         self.index = index
         if self.project.settings.get("index") != str(path):
             self.project.settings = self.project.settings | {"index": str(path)}
@@ -402,13 +404,13 @@ class Session(Review):
         return self.project.query(key)
 
     def query_image(self, query_id: int) -> np.ndarray | None:
-        """Return a query's pixels, None where they lie in a file; the last ones asked for are at hand."""
+        """Return a query's pixels, None where they are in a file; those read last are cached."""
         if self._image is None or self._image[0] != query_id:
             self._image = (query_id, self.project.query_image(query_id))
         return self._image[1]
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out, with its result and verdicts; all of it can be brought back."""
+        """Remove a query with its result and verdicts; undo brings them back."""
         query = self.project.query(query_id)
         self.project.remove_query(query_id)
         places = [other.id for other in self._queries]
@@ -452,3 +454,204 @@ class Session(Review):
         if query_id == self._query_id:
             self.events.query.emit()
             self.events.result.emit()  # which may be out of date now
+
+    @property
+    def query(self) -> ProjectQuery | None:
+        """The current query."""
+        return next((query for query in self._queries if query.id == self._query_id), None)
+
+    def select_query(self, query_id: int | None) -> None:
+        """Make a query the current one."""
+        self._query_id = query_id
+        self._partial = None
+        self._take_answer(None)
+        self.events.query.emit()
+        self.events.result.emit()
+        self.events.candidate.emit()
+
+    # Answers
+
+    @property
+    def result(self) -> SearchResult | None:
+        """The current query's answer, or what is known of it while the search runs."""
+        if self._partial is not None:
+            return self._partial
+        return None if self.query is None else self.query.result
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the last search of the current query included its mirror image."""
+        return self.query is not None and bool(self.query.provenance.get("options", {}).get("mirror"))
+
+    @property
+    def is_refining(self) -> bool:
+        """Whether the answer shown is still being worked on."""
+        return self._partial is not None
+
+    def show_partial(self, query_id: int, result: SearchResult) -> None:
+        """Show what a running search has found so far, without confidences, which come last."""
+        if query_id == self._query_id:
+            candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
+            self._partial = replace(result, found=False, finished=False, candidates=candidates)
+            self._take_answer(self._rank)
+            self.events.result.emit()
+            self.events.candidate.emit()
+
+    def end_search(
+        self, query_id: int, result: SearchResult | None = None, provenance: dict[str, Any] | None = None
+    ) -> str:
+        """Keep a search's answer; of one that was stopped or failed nothing, the earlier answer stays.
+
+        Returns
+        -------
+        str
+            What became of the answer, "" where it was just kept.
+        """
+        said = ""
+        query = next((query for query in self._queries if query.id == query_id), None)
+        if result is not None and result.finished and query is not None:
+            said = changed_since(query, result)
+            if not said:
+                whole = with_moved(query, result, self.project.verdicts_of(query_id))
+                self.project.set_result(query_id, whole, provenance)
+                self._queries = self.project.queries
+                self._undo = [step for step in self._undo if step.moved_in != query_id]
+                said = describe_moved(whole)
+        if query_id == self._query_id:
+            self._partial = None
+            self._take_answer(self._rank)
+            self.events.result.emit()
+            self.events.candidate.emit()
+        return said
+
+    def _take_answer(self, rank: int | None) -> None:
+        """Read the verdicts on the answer, and stay on a candidate of it."""
+        result, query = self.result, self.query
+        if result is None or query is None:
+            self._judgements, self._rank = {}, None
+            return
+        self._judgements = {} if self._partial is not None else self.project.verdicts_of(query.id)
+        ranks = [candidate.rank for candidate in result.candidates]
+        self._rank = rank if rank in ranks else ranks[0] if ranks else None
+
+    # Candidates
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The current answer's candidates, best first."""
+        return () if self.result is None else self.result.candidates
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The current candidate."""
+        return next((candidate for candidate in self.candidates if candidate.rank == self._rank), None)
+
+    @property
+    def judgements(self) -> dict[int, Judgement]:
+        """The last verdict on each candidate, by rank."""
+        return dict(self._judgements)
+
+    def verdict(self, rank: int) -> Verdict:
+        """Return what was last said of a candidate."""
+        judgement = self._judgements.get(rank)
+        return Verdict.NONE if judgement is None else judgement.verdict
+
+    def select_candidate(self, rank: int | None) -> None:
+        """Make a candidate the current one."""
+        if rank != self._rank and (rank is None or rank in [other.rank for other in self.candidates]):
+            self._rank = rank
+            self.events.candidate.emit()
+
+    def replace_candidate(self, candidate: Candidate) -> None:
+        """Move a candidate by hand; verdicts stay with the place on which they were given.
+
+        How sure the search was of the place that it found says nothing of this
+        one, so it has no confidence.
+        """
+        query, result = self.query, self.result
+        if query is None or result is None or self.is_refining or not result.finished:
+            return
+        before = next((other for other in result.candidates if other.rank == candidate.rank), None)
+        if before is None:
+            return
+        self._put(query.id, replace(candidate, by_hand=True, confidence=None))
+        said = f"Candidate {before.rank} is back where it was."
+        self._undo.append(Step(partial(self._put, query.id, before), said, moved_in=query.id))
+
+    def _put(self, query_id: int, candidate: Candidate) -> None:
+        """Put a candidate in the place of the one of its rank."""
+        if query_id != self._query_id:
+            self.select_query(query_id)
+        query = self.query
+        if query is None or query.result is None:
+            return
+        candidates = tuple(
+            candidate if other.rank == candidate.rank else other for other in query.result.candidates
+        )
+        self.project.set_result(query.id, replace(query.result, candidates=candidates), query.provenance)
+        self._queries = self.project.queries
+        self._take_answer(candidate.rank)
+        self.events.result.emit()
+        self.events.candidate.emit()
+
+    def step_candidate(self, step: int) -> None:
+        """Go to the next (1) or previous (-1) candidate, around the end."""
+        ranks = [candidate.rank for candidate in self.candidates]
+        if ranks:
+            position = ranks.index(self._rank) if self._rank in ranks else -1
+            self.select_candidate(ranks[(position + step) % len(ranks)])
+
+    def step_unverified(self) -> bool:
+        """Go to the next candidate without a verdict; return False where none is left."""
+        ranks = [candidate.rank for candidate in self.candidates]
+        start = ranks.index(self._rank) + 1 if self._rank in ranks else 0
+        for rank in ranks[start:] + ranks[:start]:
+            if self.verdict(rank) is Verdict.NONE:
+                self.select_candidate(rank)
+                return True
+        return False
+
+    def judge(self, verdict: Verdict, note: str | None = None) -> None:
+        """Give a verdict on the current candidate; it is on the disk when this returns.
+
+        Without `note` an earlier one stays.
+        """
+        query, candidate = self.query, self.candidate
+        if query is None or candidate is None or self.is_refining:
+            return
+        before = self._judgements.get(candidate.rank, Judgement(Verdict.NONE))
+        self._record(query.id, candidate, verdict, before.note if note is None else note)
+        self._undo.append(Step(partial(self._take_back, query.id, candidate, before)))
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether something was done that can be undone."""
+        return bool(self._undo)
+
+    def undo(self) -> Step | None:
+        """Undo what was done last, whichever query it was on; return it, None where nothing is left."""
+        if not self._undo:
+            return None
+        step = self._undo[-1]
+        step.undo()
+        self._undo.remove(step)  # only now: where the disk refused, it can be tried again
+        return step
+
+    def _take_back(self, query_id: int, candidate: Candidate, before: Judgement) -> None:
+        if all(query.id != query_id for query in self._queries):
+            return
+        if query_id != self._query_id:
+            self.select_query(query_id)
+        self._record(query_id, candidate, before.verdict, before.note)
+        self.select_candidate(candidate.rank)
+
+    def _record(self, query_id: int, candidate: Candidate, verdict: Verdict, note: str) -> None:
+        self.project.set_verdict(query_id, candidate, verdict, note=note, reviewer=self.reviewer)
+        self._judgements = self.project.verdicts_of(query_id)
+        self.events.judgement.emit()
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many of the current candidates were given each verdict."""
+        verdicts = [self.verdict(candidate.rank) for candidate in self.candidates]
+        return {verdict: verdicts.count(verdict) for verdict in Verdict}
