@@ -231,7 +231,9 @@ def test_a_slide_that_moved_is_found_by_its_fingerprint(index, slide_file, tmp_p
     renamed = other / "renamed.tif"
     slide_file.rename(renamed)
     fake_model.write_slide(slide_file, 300, seed=4)  # another slide in its place
-    with pytest.raises(ComirSearchError, match=r"disc.tif was not found where it was indexed .*index it again"):
+    with pytest.raises(
+        ComirSearchError, match=r"disc.tif was not found where it was indexed .*index it again"
+    ):
         find_slide(slide)
     assert find_slide(slide, [tmp_path / "archive"]) == renamed
 

@@ -263,7 +263,9 @@ def test_the_whole_tree_is_unchanged_but_for_our_own_files(fake, tmp_path, make)
 
 def test_an_index_is_not_made_over_a_folder_of_slides_and_the_way_out_is_said(fake, tmp_path):
     layout = slides_in_slides(tmp_path)
-    with pytest.raises(ComirSearchError, match=r"study/slides exists and does not belong to an index .*another folder"):
+    with pytest.raises(
+        ComirSearchError, match=r"study/slides exists and does not belong to an index .*another folder"
+    ):
         index_slides(layout.slides, layout.index)
     assert sorted(path.name for path in layout.index.iterdir()) == ["slides"]
     assert len(index_slides(layout.slides, tmp_path / "elsewhere").slides) == 1

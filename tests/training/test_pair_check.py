@@ -64,7 +64,9 @@ def test_misaligned_pairs_are_named_and_can_be_used(folders) -> None:
     cv2.imwrite(str(folders[1] / "b.png"), np.roll(image, (0, 20), axis=(0, 1)))
     checked = check(folders)
     assert checked.pairs[0].problem == ""
-    assert checked.pairs[1].problem.startswith("b: the two images seem to be shifted by 20 px (+20 right, +0 down)")
+    assert checked.pairs[1].problem.startswith(
+        "b: the two images seem to be shifted by 20 px (+20 right, +0 down)"
+    )
     assert checked.usable == ["a", "b"]
 
 
