@@ -51,6 +51,7 @@ help:
 	@echo "make test-python   run the slides' tests on Python 3.12 and 3.13, where installed, without torch"
 	@echo "make test-lowest   run the engine's tests with the lowest versions that pyproject.toml allows"
 	@echo "make clean         remove the environments and what was built"
+	@echo "make docs          build the documentation (in build/docs); a broken link is an error"
 
 install: $(INSTALLED)
 
@@ -127,6 +128,10 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: docs
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist demo .coverage

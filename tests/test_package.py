@@ -1,11 +1,10 @@
-"""The distribution as a whole: what it holds, what it imports, what it documents."""
+"""The distribution as a whole: what it holds and what it imports."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import pkgutil
-import re
 import subprocess
 from importlib import resources
 from importlib.metadata import distribution, version
@@ -148,19 +147,3 @@ def test_every_subcommand_is_a_documented_module():
     for name in modules:
         module = importlib.import_module(f"comir_search.cli.{name}")
         assert module.HELP and module.HELP[0].islower() and not module.HELP.endswith(".")
-
-
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_readme_names_every_subcommand():
-    from comir_search.cli import COMMANDS
-
-    table = README[README.index("| command | does |") :].split("\n\n")[0]
-    assert [name for name in COMMANDS if f"`{name}`" not in table] == []
-
-
-def test_the_readmes_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert len(links) >= 3
-    assert [link for link in links if "://" not in link and not (CHECKOUT / link).exists()] == []

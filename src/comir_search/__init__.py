@@ -22,20 +22,26 @@ if TYPE_CHECKING:
     from comir_search.errors import ComirSearchError
     from comir_search.index.build import index_slides
     from comir_search.index.index import Index
+    from comir_search.index.options import IndexOptions
     from comir_search.matching.surf import dense_surf
     from comir_search.model.model import Model, load_model
     from comir_search.records import Candidate, SearchResult, SlideInfo
+    from comir_search.retrieval.options import SearchOptions
     from comir_search.retrieval.search import search
     from comir_search.slides import Slide, open_slide
+    from comir_search.training.options import TrainOptions
 
 _MODULES = {
     "Candidate": "records",
     "ComirSearchError": "errors",
     "Index": "index.index",
+    "IndexOptions": "index.options",
     "Model": "model.model",
+    "SearchOptions": "retrieval.options",
     "SearchResult": "records",
     "Slide": "slides",
     "SlideInfo": "records",
+    "TrainOptions": "training.options",
     "dense_surf": "matching.surf",
     "index_slides": "index.build",
     "load_model": "model.model",
@@ -47,10 +53,13 @@ __all__ = [
     "Candidate",
     "ComirSearchError",
     "Index",
+    "IndexOptions",
     "Model",
+    "SearchOptions",
     "SearchResult",
     "Slide",
     "SlideInfo",
+    "TrainOptions",
     "dense_surf",
     "index_slides",
     "load_model",

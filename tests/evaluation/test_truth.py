@@ -10,7 +10,8 @@ import pytest
 
 from comir_search.errors import ComirSearchError
 from comir_search.evaluation.localisation import Truth, read_truth, summarise
-from comir_search.records import Candidate, SearchResult
+from comir_search.evaluation.stages import StagedResult
+from comir_search.records import Candidate
 
 COLUMNS = "query,slide,core,center_x_px,center_y_px,center_x_um,center_y_um,angle_deg,mirrored"
 LINES = (
@@ -120,7 +121,7 @@ def test_broken_tables_are_read_or_refused_in_words(table):
 
 def answer(confidence, found):
     candidate = Candidate(1, "s.tif", 10, 10, 1.0, 50, 50, 0, False, 0.5, confidence)
-    return Truth("q", "s.tif", 10, 10, 0, False), SearchResult("q", found, "", {"total": 1.0}, (candidate,))
+    return Truth("q", "s.tif", 10, 10, 0, False), StagedResult("q", found, "", {"total": 1.0}, (candidate,))
 
 
 def test_a_model_that_was_never_calibrated_is_not_judged_by_what_it_calls_found():

@@ -127,9 +127,9 @@ def test_a_slide_without_pixel_size_is_named(empty, tmp_path):
 
 def test_bad_slides_leave_nothing_behind(model, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ComirSearchError, match="holds no slide"):
+    with pytest.raises(ComirSearchError, match="contains no slide"):
         index_slides([tmp_path / "nothing"], tmp_path / "index")
-    with pytest.raises(ComirSearchError, match="No slide was named"):
+    with pytest.raises(ComirSearchError, match="No slide was given"):
         index_slides([], tmp_path / "index")
     noise = tmp_path / "noise.tif"
     noise.write_bytes(b"II*\0" + bytes(100))
@@ -298,7 +298,7 @@ def test_a_full_disk_is_one_sentence_and_resumes(empty, slide_file, finished, mo
 
     monkeypatch.setattr(LocalStore, "set", fill)
     with pytest.raises(
-        ComirSearchError, match=r"^The disk that holds \S+ is full; free some space and run the same"
+        ComirSearchError, match=r"^The disk with \S+ is full; free some space and run the same"
     ):
         index_slides([slide_file], empty)
     monkeypatch.setattr(LocalStore, "set", put)

@@ -102,7 +102,7 @@ def test_repair_says_what_it_lacks_and_mends_the_rest(index, slide_file, tmp_pat
     for slide in index.slides:
         flip(index.path / slide.chunk_file("comir/0", slide.grid.chunks("comir/0")[0]))
     slide_file.rename(tmp_path / "moved.tif")
-    with pytest.raises(ComirSearchError, match=r"disc.tif is not where it was indexed"):
+    with pytest.raises(ComirSearchError, match=r"disc.tif was not found where it was indexed"):
         repair(index.path)
     assert [damage.slide for damage in verify(index.path)] == ["disc.tif"]
     index_slides([tmp_path / "moved.tif"], index.path)  # tells where it lies now
@@ -110,7 +110,7 @@ def test_repair_says_what_it_lacks_and_mends_the_rest(index, slide_file, tmp_pat
 
 
 def test_a_lost_model_is_named(index):
-    (index.path / "model.safetensors").write_text('"other"')
+    small.make_model(seed=1).save(index.path / "model.safetensors")
     (damage,) = verify(index.path)
     assert damage.part == "model.safetensors"
     with pytest.raises(ComirSearchError, match="model.safetensors .* cannot be rebuilt"):
@@ -133,7 +133,7 @@ def test_the_space_of_removed_slides_is_given_back(index, slide_file, tmp_path):
 
 
 def test_slides_are_removed_by_name(index, tmp_path):
-    with pytest.raises(ComirSearchError, match=r"holds no slide nothing.tif; its slides are: disc.tif"):
+    with pytest.raises(ComirSearchError, match=r"contains no slide nothing.tif; its slides are: disc.tif"):
         compact(index.path, remove=["nothing.tif"])
     assert compact(index.path, remove=["disc.tif"]).removed == ("disc.tif",)
     assert Index.open(index.path).slides == []
@@ -142,7 +142,7 @@ def test_slides_are_removed_by_name(index, tmp_path):
 def test_slides_of_one_name_are_told_apart(index, tmp_path):
     (tmp_path / "more").mkdir()
     index_slides([small.write_slide(tmp_path / "more" / "disc.tif", 600, seed=2)], index.path)
-    with pytest.raises(ComirSearchError, match="2 slides named disc.tif; say which by its fingerprint"):
+    with pytest.raises(ComirSearchError, match="2 slides named disc.tif; choose one by its fingerprint"):
         compact(index.path, remove=["disc.tif"])
     assert len(Index.open(index.path).slides) == 2
     compact(index.path, remove=[index.slides[0].fingerprint])
@@ -222,4 +222,4 @@ def test_commands_refuse_what_is_no_index(command, tmp_path):
     for name in ("verify", "repair", "compact"):
         answer = command(name, "--index", tmp_path)
         assert answer.code == 1
-        assert answer.sentence == f"{tmp_path} holds no index; make one with `comir-search index`."
+        assert answer.sentence == f"{tmp_path} contains no index; make one with `comir-search index`."

@@ -217,7 +217,7 @@ def test_a_removed_slide_is_gone_and_comes_back(index, slide_file):
     fingerprint = index.slides[0].fingerprint
     index.remove(fingerprint)
     assert index.slides == Index.open(index.path).slides == []
-    with pytest.raises(ComirSearchError, match="holds no slide"):
+    with pytest.raises(ComirSearchError, match="contains no slide"):
         index.remove(fingerprint)
     index_slides([slide_file], index.path)
     assert [slide.name for slide in Index.open(index.path).slides] == ["disc.tif"]
@@ -242,7 +242,9 @@ def test_a_slide_that_moved_is_found_by_its_fingerprint(index, slide_file, tmp_p
     renamed = other / "renamed.tif"
     slide_file.rename(renamed)
     small.write_slide(slide_file, 300, seed=4)  # another slide in its place
-    with pytest.raises(ComirSearchError, match=r"disc.tif is not where it was indexed .*index it again"):
+    with pytest.raises(
+        ComirSearchError, match=r"disc.tif was not found where it was indexed .*index it again"
+    ):
         find_slide(slide)
     assert find_slide(slide, [tmp_path / "archive"]) == renamed
 
@@ -272,7 +274,7 @@ def test_an_index_of_a_newer_format_is_refused(index):
 
 
 def test_what_is_no_index_is_refused(tmp_path, index):
-    with pytest.raises(ComirSearchError, match="holds no index; make one"):
+    with pytest.raises(ComirSearchError, match="contains no index; make one"):
         Index.open(tmp_path)
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(ComirSearchError, match="of another program"):
@@ -284,12 +286,12 @@ def test_what_is_no_index_is_refused(tmp_path, index):
 
 def test_a_model_that_was_swapped_is_refused(index):
     small.make_model(seed=1).save(index.path / "model.safetensors")
-    with pytest.raises(ComirSearchError, match="not the one that the index was made with"):
+    with pytest.raises(ComirSearchError, match="not the one with which the index was made"):
         _ = Index.open(index.path).model
 
 
 def test_an_index_is_not_made_over_another(index, model):
-    with pytest.raises(ComirSearchError, match="already holds an index"):
+    with pytest.raises(ComirSearchError, match="already contains an index"):
         Index.create(index.path, model, "bf")
 
 

@@ -264,7 +264,9 @@ def test_the_whole_tree_is_unchanged_but_for_our_own_files(model, tmp_path, make
 
 def test_an_index_is_not_made_over_a_folder_of_slides_and_the_way_out_is_said(model, tmp_path):
     layout = slides_in_slides(tmp_path)
-    with pytest.raises(ComirSearchError, match=r"study/slides is there already .*choose another folder"):
+    with pytest.raises(
+        ComirSearchError, match=r"study/slides exists and does not belong to an index .*another folder"
+    ):
         index_slides(layout.slides, layout.index)
     assert sorted(path.name for path in layout.index.iterdir()) == ["slides"]
     assert len(index_slides(layout.slides, tmp_path / "elsewhere").slides) == 1
@@ -302,7 +304,7 @@ def test_a_folder_that_is_reached_through_a_link_is_ours_but_no_link_in_it(tmp_p
     (tmp_path / "real" / "out").symlink_to(tmp_path)
     (tmp_path / "real" / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("out", "out/x", "dangling"):
-        with pytest.raises(UnsafeName, match="is a link to another place"):
+        with pytest.raises(UnsafeName, match="is a link to another file or folder"):
             resolve_below(tmp_path / "link", name)
 
 

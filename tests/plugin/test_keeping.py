@@ -15,7 +15,7 @@ import pytest
 
 from comir_search.geometry import center_to_corner
 from comir_search.records import Candidate, SearchResult
-from napari_comir_search.session import Session
+from napari_comir_search.state.session import Session
 from napari_comir_search.widgets.dock import SearchDock
 
 from .conftest import settle

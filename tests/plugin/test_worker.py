@@ -8,7 +8,7 @@ import pytest
 
 from comir_search.errors import ComirSearchError
 from comir_search.progress import Tick
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 
 @pytest.fixture

@@ -17,9 +17,13 @@ from patience import within
 
 from comir_search.compute.cluster import Cluster
 from comir_search.errors import ComirSearchError
+from comir_search.evaluation.stages import search_stages_steps
 from comir_search.index.index import Index
+from comir_search.progress import finish
+from comir_search.retrieval.options import SearchOptions
 from comir_search.retrieval.search import search, search_steps
 from comir_search.retrieval.workers import open_search_runner
+from comir_search.slides import open_slide
 
 distributed = pytest.importorskip("distributed")
 
@@ -97,11 +101,12 @@ def comparable(result) -> dict:
 
 @pytest.mark.slow
 def test_the_result_is_the_local_one_though_a_worker_is_killed(cluster, index, store):
-    options = {"modality": "bf", "mirror": True, "first_stage": True}
-    local = search(store / "query.tif", index, **options)
+    options = SearchOptions(modality="bf", mirror=True)
+    query = open_slide(store / "query.tif")
+    local = finish(search_stages_steps(index, query, options))
     assert local.candidates[0].slide == "1.tif" and len(local.candidates) == 10
     runner = open_search_runner(Index.open(URL, "cpu"), scheduler=cluster.scheduler_address)
-    job = search_steps(Index.open(URL, "cpu"), store / "query.tif", runner=runner, **options)
+    job = search_stages_steps(Index.open(URL, "cpu"), query, options, runner)
     killed, partials, stages = [], [], []
     try:
         while True:
@@ -115,6 +120,7 @@ def test_the_result_is_the_local_one_though_a_worker_is_killed(cluster, index, s
     except StopIteration as stop:
         shared = stop.value
     runner.close()
+    query.close()
     assert killed and len(partials) > 1
     assert {"coarse correlation", "counting words", "bag of words", "pose, level 1"} <= set(stages)
     assert comparable(shared) == comparable(local)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import struct
+import sys
 import zlib
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from comir_search.errors import ComirSearchError
 from comir_search.slides import open_slide
@@ -39,6 +42,27 @@ def test_empty(tmp_path, name):
     assert sentence(tmp_path / name) == f"{name} is empty: copy or export it again"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name themselves")
+def test_a_name_that_is_no_text_is_refused_as_an_index_could_not_keep_it(tmp_path):
+    file = tmp_path / os.fsdecode(b"bad\xff.tif")
+    file.write_bytes(b"")
+    with pytest.raises(ComirSearchError) as caught:
+        open_slide(file)
+    assert str(caught.value).endswith(
+        "bad?.tif has characters in its name that are not UTF-8 text: rename the file, or its folder"
+    )
+
+
+def test_what_a_file_says_can_be_printed_and_stored(tmp_path):
+    zarr.save_array(tmp_path / "a.zarr" / "0", np.zeros((3, 64, 64), np.uint8))
+    (tmp_path / "a.zarr" / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"version": "\ud800",
+            "multiscales": [{"axes": [{"name": name} for name in "cyx"], "datasets": [{"path": "0"}]}]}}})
+    )  # fmt: skip
+    with open_slide(tmp_path / "a.zarr") as slide:
+        assert slide.info.format.encode("utf-8") == b"OME-Zarr ?"
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.svs", "a.png", "a.txt"])
 def test_no_image(tmp_path, name):
     (tmp_path / name).write_text("x,y\n1,2\n" * 100)
@@ -46,7 +70,7 @@ def test_no_image(tmp_path, name):
 
 
 def test_folder(tmp_path):
-    assert "is a folder and no OME-Zarr image: name a file in it" in sentence(tmp_path)
+    assert "is a folder but not an OME-Zarr image: choose a file in it" in sentence(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +164,7 @@ def test_tile_that_states_another_size_than_the_file(tmp_path):
     path = write_header(
         tmp_path / "a.tif", width=64, height=64, rows=0, data=bytes(jpeg), compression=7, tile=64
     )
-    assert "states 65000 x 65000 pixels of its own, instead of 64 x 64" in sentence(path, read=True)
+    assert "contains 65000 x 65000 pixels instead of 64 x 64" in sentence(path, read=True)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -175,7 +199,7 @@ def test_nearly_empty_giant(tmp_path):
             iter([b""] * 900), shape=(300_000, 300_000), dtype="uint8", tile=(10_000, 10_000),
             compression="deflate", photometric="minisblack", metadata=None,
         )  # fmt: skip
-    assert "a.tif states 90 gigapixels but holds only" in sentence(path)
+    assert "a.tif claims 90 gigapixels but contains only" in sentence(path)
 
 
 def test_pages_without_end(tmp_path):
@@ -183,15 +207,15 @@ def test_pages_without_end(tmp_path):
     page = struct.pack("<HHHII", 1, 256, 4, 1, 5)
     path = tmp_path / "a.tif"
     path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + page + struct.pack("<I", 8))
-    assert "holds more than 20,000 pages" in sentence(path)
+    assert "contains more than 20,000 pages" in sentence(path)
     chain = b"".join(page + struct.pack("<I", 8 + 18 * (n + 1)) for n in range(25_000))
     path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + chain + bytes(4))
-    assert "holds more than 20,000 pages" in sentence(path)
+    assert "contains more than 20,000 pages" in sentence(path)
 
 
 def test_pipe(tmp_path):
     os.mkfifo(tmp_path / "a.tif")
-    assert "is a pipe or a device, not a file: name an image file" in sentence(tmp_path / "a.tif")
+    assert "is a pipe or a device, not a file: choose an image file" in sentence(tmp_path / "a.tif")
 
 
 def test_no_permission_and_no_handles_are_no_damage(tmp_path, monkeypatch):
@@ -220,7 +244,7 @@ def test_xml_that_defines_entities(tmp_path):
     bomb = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 12))
     xml = f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a0 "lol">{bomb}]><OME><Image Name="&a11;"/></OME>'
     tifffile.imwrite(path, paint(30, 40, 1), description=xml, metadata=None)
-    assert "a.ome.tif holds XML that defines its own entities, which is not read" in sentence(path)
+    assert "a.ome.tif contains XML that defines its own entities, which is unsafe to read" in sentence(path)
 
 
 def test_xml_nested_without_end(tmp_path):

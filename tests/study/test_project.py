@@ -225,7 +225,7 @@ def test_newer_format_is_refused(project):
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(ComirSearchError, match="is not there"):
+    with pytest.raises(ComirSearchError, match="does not exist"):
         Project.open(tmp_path / "none.comirproj")
     assert os.listdir(tmp_path) == []
 

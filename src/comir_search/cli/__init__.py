@@ -7,6 +7,7 @@ imports the engine inside `run`, so that help and wrong usage answer at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,10 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the process's life)
+    if (
+        isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
+    ):  # a name that the terminal's encoding lacks is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _complain(sentence: str) -> None:
@@ -122,11 +127,14 @@ def _drop_output() -> None:
 def _parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument(  # before or after the subcommand: neither may overwrite what the other read
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the traceback of an error (for a bug report)",
     )
     parser = argparse.ArgumentParser(
         prog="comir-search",
-        description="Find where an image patch lies on whole-slide images of another modality.",
+        description="Find where a small image lies on whole-slide images of another modality.",
         parents=[debug],
     )
     parser.add_argument("--version", action=_PrintVersion, help="print the version and exit")

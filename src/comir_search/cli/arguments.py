@@ -4,47 +4,47 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
+
+from comir_search.options import DeviceOptions, Option, PixelSizeOptions, WorkerOptions, add_arguments
 
 
 def positive_float(text: str) -> float:
     """Read a finite number above zero, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    value: float = Option("", 1.0, "", float, above=0).parse(text)
     return value
 
 
 def positive_int(text: str) -> int:
     """Read a whole number above zero, for argparse."""
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
-    return int(text)
+    value: int = Option("", 1, "", int, low=1).parse(text)
+    return value
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where the networks run (default: auto)",
-    )
+    add_arguments(parser, DeviceOptions)
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
     """Add ``--index``."""
-    parser.add_argument("--index", required=True, metavar="DIR", help="the index: a folder, or an fsspec URL")
+    parser.add_argument(
+        "--index",
+        required=True,
+        metavar="DIR",
+        help="the index: a folder, or an fsspec URL such as s3://bucket/my.index",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``."""
-    parser.add_argument("--model", type=Path, metavar="MODEL", help="model file (default: the one shipped)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help="model file (default: the model that comes with the program)",
+    )
 
 
 def add_modality(parser: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
@@ -54,28 +54,12 @@ def add_modality(parser: argparse.ArgumentParser, help: str, *, required: bool =
 
 def add_pixel_size(parser: argparse.ArgumentParser) -> None:
     """Add ``--pixel-size``."""
-    parser.add_argument(
-        "--pixel-size",
-        type=positive_float,
-        metavar="UM",
-        help="um per pixel, instead of what the image states (default: what it states)",
-    )
+    add_arguments(parser, PixelSizeOptions)
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add ``--workers`` and ``--scheduler``, of which one may be given."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--workers",
-        type=positive_int,
-        metavar="N",
-        help="work in N processes on this machine (needs the extra 'distributed')",
-    )
-    where.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="work on the cluster of a dask.distributed scheduler, such as tcp://host:8786",
-    )
+    add_arguments(parser, WorkerOptions)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
-"""Search for queries of known place and count the hits.
+"""Search for queries of known position and count the hits.
 
-A hit at k is a candidate among the first k on the right slide whose centre is
-within a quarter of the query's shorter side of the true one.
+A hit at k: one of the first k candidates is on the right slide, and its centre
+is at most a quarter of the query's shorter side away from the true centre.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from comir_search import options
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
+from comir_search.retrieval.options import SearchOptions
 
-HELP = "measure search on queries of known place"
+HELP = "measure search with queries of known position"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,15 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true places"
     )
-    arguments.add_modality(parser, "the queries' modality (default: the one that is not indexed)")
-    parser.add_argument(
-        "--top",
-        type=arguments.positive_int,
-        default=10,
-        metavar="N",
-        help="candidates to look at (default: 10)",
-    )
-    parser.add_argument("--mirror", action="store_true", help="look for flipped queries too")
+    options.add_arguments(parser, SearchOptions)
     arguments.add_device(parser)
     arguments.add_json(parser)
 
@@ -43,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from comir_search.index.index import Index
 
     index = Index.open(args.index, device=args.device)
-    job = evaluate_slide_steps(
-        index, args.queries, args.truth, modality=args.modality, top=args.top, mirror=args.mirror
-    )
+    how = options.from_arguments(SearchOptions, args)
+    job = evaluate_slide_steps(index, args.queries, args.truth, how)
     try:
         _report(show(job), args.json)
     except BatchIncomplete as incomplete:
@@ -73,8 +66,8 @@ def _describe(report: dict[str, Any]) -> str:
         ),
         ("found", found.get("note") or str(found["n"])),
         ("  right among those found", _number(found["precision"])),
-        ("  found among those with a place", _number(found["coverage"])),
-        ("  found among those with none", _number(found["false_found"])),
+        ("  found among those on a slide", _number(found["coverage"])),
+        ("  found among those on no slide", _number(found["false_found"])),
         ("median error of the hits", f"{_number(report['median_error_um'])} um"),
         ("median angle error", f"{_number(report['median_angle_error_deg'])} degrees"),
         ("seconds per query, median and longest", f"{_number(seconds['median'])}, {_number(seconds['max'])}"),

@@ -1,10 +1,10 @@
-"""Index slides: embed them and store what searching needs.
+"""Index slides: compute and store what searching needs.
 
-The index is made if there is none, and added to if there is one; slides that
-it already holds are skipped, and an interrupted run goes on where it stopped.
-What cannot be indexed is left out and named at the end, and the command then
-ends with 1. A --model that differs from the index's own in its calibration
-alone takes that one's place, and no slide is embedded again.
+The index is made if there is none. Slides that it already holds are skipped,
+and an interrupted run continues where it stopped. A slide that cannot be
+indexed is named at the end, and the exit code is then 1. If --model differs
+from the model of the index only in its calibration, it replaces that model,
+and no slide is computed again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comir_search import options
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
+from comir_search.index.options import IndexOptions
 
 if TYPE_CHECKING:
     from comir_search.index.index import Index
 
-HELP = "embed slides and add them to an index"
+HELP = "add slides to an index"
 STOPPED = "Stopped; what is finished is kept, and the same command goes on from there."
 
 
@@ -30,27 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slides", type=Path, nargs="+", metavar="SLIDE_OR_FOLDER", help="slides, or folders of them"
     )
     arguments.add_index(parser)
-    arguments.add_modality(parser, "the slides' modality in the model (default: the model's first, bf)")
-    arguments.add_model(parser)
-    arguments.add_pixel_size(parser)
-    arguments.add_device(parser)
-    arguments.add_workers(parser)
+    options.add_arguments(parser, IndexOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Create an index or add to it."""
     from comir_search.index.build import index_slides_steps
 
-    job = index_slides_steps(
-        args.slides,
-        args.index,
-        model=args.model,
-        modality=args.modality,
-        pixel_size_um=args.pixel_size,
-        device=args.device,
-        workers=args.workers,
-        scheduler=args.scheduler,
-    )
+    job = index_slides_steps(args.slides, args.index, options.from_arguments(IndexOptions, args))
     try:
         _print_slides(args.index, show(job))
     except BatchIncomplete as incomplete:

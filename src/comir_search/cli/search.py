@@ -1,8 +1,8 @@
-"""Search an index for patches: say where each of them was taken.
+"""Search an index for queries: find the slide, position and rotation of each.
 
-The table goes to stdout. "Not found" is an answer, with its reason, and the
-command then ends with 0 too. A patch that cannot be read does not stop the
-others: it is named at the end, and the command ends with 1.
+The table is printed to stdout. "Not found" is an answer too, with its reason,
+and the exit code is then 0. A query that cannot be read does not stop the
+others: it is named at the end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comir_search.cli import arguments, describe_failure
 from comir_search.cli.progress import show
+from comir_search.options import add_arguments as add_arguments_of
+from comir_search.options import from_arguments
 from comir_search.records import format_confidence
+from comir_search.retrieval.options import SearchOptions
 
 if TYPE_CHECKING:
     from comir_search.index.index import Index, IndexedSlide
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from comir_search.records import SearchResult
     from comir_search.slides import Slide
 
-HELP = "find where patches lie on the slides of an index"
+HELP = "find where queries lie on the slides of an index"
 SINGLE_QUERY_PX, QUERY_PX = 600, 300  # longer side of a query's picture in the overlay
 
 
@@ -36,19 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="QUERY_OR_FOLDER",
-        help="patches to search for, or folders of patches",
+        help="images to search for, or folders of them",
     )
     arguments.add_index(parser)
-    arguments.add_modality(parser, "the queries' modality (default: the one that is not indexed)")
-    arguments.add_pixel_size(parser)
-    parser.add_argument(
-        "--top",
-        type=arguments.positive_int,
-        default=10,
-        metavar="N",
-        help="candidates per query, distinct ones (default: 10)",
-    )
-    parser.add_argument("--mirror", action="store_true", help="look for flipped patches too")
+    add_arguments_of(parser, SearchOptions)
     arguments.add_device(parser)
     arguments.add_workers(parser)
     arguments.add_json(parser)
@@ -77,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
             search_all_steps(
                 index,
                 args.queries,
-                modality=args.modality,
-                pixel_size_um=args.pixel_size,
-                top=args.top,
-                mirror=args.mirror,
+                from_arguments(SearchOptions, args),
                 workers=args.workers,
                 scheduler=args.scheduler,
             )
@@ -104,13 +94,11 @@ def run(args: argparse.Namespace) -> int:
 def search_all_steps(
     index: Index,
     paths: Sequence[Path],
+    options: SearchOptions | None = None,
     *,
-    modality: str | None = None,
-    pixel_size_um: float | None = None,
-    top: int = 10,
-    mirror: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
+    **keywords: Any,
 ) -> Job[list[tuple[Path, SearchResult]]]:
     """Search for one query after the other; ticks name the query where there are several.
 
@@ -119,7 +107,7 @@ def search_all_steps(
     index : Index
     paths : sequence of Path
         Queries, and folders of queries; one is open at a time.
-    modality, pixel_size_um, top, mirror, workers, scheduler
+    options, workers, scheduler, **keywords
         See `comir_search.retrieval.search.search`.
 
     Returns
@@ -139,11 +127,12 @@ def search_all_steps(
     from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
     from comir_search.index.indexed_slide import DamagedChunk
     from comir_search.index.storage import CannotRead
-    from comir_search.progress import Tick
+    from comir_search.progress import Tick, retitle
     from comir_search.retrieval.search import choose_slides, search_steps
     from comir_search.retrieval.workers import open_search_runner
     from comir_search.slides import open_slide
 
+    options = SearchOptions.of(options, keywords)
     choose_slides(index, None)  # or every query would be left out
     if workers or scheduler:
         yield Tick("starting workers", 0, 0)
@@ -156,18 +145,12 @@ def search_all_steps(
         for number, path in enumerate(queries, 1):
             who = f"query {number} of {len(queries)}: " if len(queries) > 1 else ""
             try:
-                with open_slide(path, pixel_size_um=pixel_size_um) as query:
+                with open_slide(path, pixel_size_um=options.pixel_size_um) as query:
                     for note in query.info.notes:
                         yield Tick(f"{who}reading", 0, 0, note=note)
-                    job = search_steps(index, query, modality=modality, top=top, mirror=mirror, runner=runner)
-                    try:
-                        while True:
-                            tick = next(job)
-                            yield replace(tick, stage=who + tick.stage)
-                    except StopIteration as stop:
-                        answers.append((path, stop.value))
-                    finally:
-                        job.close()
+                    job = search_steps(index, query, options, runner=runner)
+                    result = yield from retitle(job, prefix=who)
+                    answers.append((path, result))
             except (CannotRead, ClusterLost, DamagedChunk) as error:  # of which no query is the reason
                 if not answers:
                     raise
@@ -250,7 +233,9 @@ def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str,
         try:
             files.append((slide.fingerprint, find_slide(slide)))
         except ComirSearchError as error:
-            print(f"Whether QuPath counts from another corner is not known: {error}", file=sys.stderr)
+            print(
+                f"It is not known whether QuPath uses another origin on this slide: {error}", file=sys.stderr
+            )
     return qupath_origins_px(files)
 
 

@@ -1,7 +1,8 @@
-"""Train a model on two folders of equally named, aligned images.
+"""Train a model on two folders of aligned images with equal names.
 
-Beside the model lie its loss curve (OUT.loss.csv) and, until the end, the
-state of the training (OUT.checkpoint), from which --resume goes on.
+Beside the model, two files are written: the loss curve (OUT.loss.csv) and,
+until the end, the state of the training (OUT.checkpoint), from which --resume
+continues.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
+from comir_search.options import add_arguments as add_arguments_of
+from comir_search.options import from_arguments
 from comir_search.progress import Tick
+from comir_search.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from comir_search.model.model import Model
@@ -29,54 +32,20 @@ STOPPED = "Stopped; the same command with --resume goes on from the last checkpo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
     parser.add_argument(
-        "--bf", type=Path, required=True, metavar="DIR", help="one side's images (brightfield)"
+        "--bf", type=Path, required=True, metavar="DIR", help="images of one side (brightfield)"
     )
     parser.add_argument(
-        "--shg", type=Path, required=True, metavar="DIR", help="the other side's, of equal names"
+        "--shg", type=Path, required=True, metavar="DIR", help="images of the other side, with equal names"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="model file to write")
-    parser.add_argument(
-        "--names", nargs="+", metavar="NAME", help="use only these images (names without suffix)"
-    )
-    parser.add_argument(
-        "--pixel-size",
-        type=arguments.positive_float,
-        default=2.0,
-        metavar="UM",
-        help="um per pixel of the model, and of images which state none (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--arch",
-        choices=("compact", "tiramisu"),
-        default="compact",
-        help="network: compact, or the published and slower tiramisu (default: compact)",
-    )
-    parser.add_argument(
-        "--steps", type=arguments.positive_int, metavar="N", help="training steps (default: the recipe's)"
-    )
-    arguments.add_device(parser)
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of weights and batches (default: 0)"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    add_arguments_of(parser, TrainOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train a model."""
     from comir_search.training.run import train_steps
 
-    job = train_steps(
-        args.bf,
-        args.shg,
-        args.out,
-        names=args.names,
-        pixel_size_um=args.pixel_size,
-        architecture=args.arch,
-        steps=args.steps,
-        device=args.device,
-        seed=args.seed,
-        resume=args.resume,
-    )
+    job = train_steps(args.bf, args.shg, args.out, from_arguments(TrainOptions, args))
     try:
         _describe(show(_stopping_between_steps(job)), args)
     except BatchIncomplete as incomplete:

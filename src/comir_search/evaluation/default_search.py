@@ -14,7 +14,8 @@ from comir_search.index.build import index_slides_steps
 from comir_search.index.index import Index
 from comir_search.progress import Job
 from comir_search.records import Candidate
-from comir_search.retrieval.search import search_steps
+from comir_search.retrieval.options import SearchOptions
+from comir_search.retrieval.search import QuerySearch
 from comir_search.slides import open_slide, slide_from_array
 
 TOP = 50
@@ -95,10 +96,10 @@ class DefaultSearch:
             return []  # a search refuses it: it shows nothing
         image = query.image[..., 0] if query.image.shape[2] == 1 else query.image
         slide = slide_from_array(image, pixel_size_um=self._model.pixel_size_um, name="query")
-        result = yield from search_steps(
-            self._index, slide, modality=query.modality, top=TOP, first_stage=True
-        )
-        places = [*result.candidates, *result.first_stage.get("fused", ())]
+        options = SearchOptions(modality=query.modality, top=TOP)
+        search = QuerySearch(self._index, slide, options)
+        result = yield from search.run_steps()
+        places = [*result.candidates, *search.rank(search.fused)]
         return list(dict.fromkeys(self._nearest_window(place) for place in places))
 
     def _nearest_window(self, place: Candidate) -> int:

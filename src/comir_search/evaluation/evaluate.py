@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
-from comir_search.evaluation.baselines.extractors import make_extractor
+from comir_search.evaluation.baselines.features import make_extractor
 from comir_search.evaluation.protocol import (
     QueryPlan,
     Window,
@@ -25,7 +25,7 @@ from comir_search.evaluation.protocol import (
 )
 from comir_search.evaluation.views import View, Viewer
 from comir_search.model.model import Model, load_model
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick, retitle
 
 FEATURES = ("surf", "sift", "sift-dense", "resnet", "global")
 PRESETS = ("default", "paper")
@@ -127,11 +127,6 @@ class _Search(Protocol):
     def rank_steps(self, query: View) -> Job[list[int]]: ...
 
 
-def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
-    """Run the protocol and return its table; see `evaluate_steps`."""
-    return finish(evaluate_steps(settings))
-
-
 def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
     """Run the protocol.
 
@@ -190,10 +185,11 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
         prepared = time.perf_counter()
         ranks: list[int | None] = []
         for number, plan in enumerate(plans):
-            yield Tick("searching", number, len(plans))
+            tick = Tick("searching", number, len(plans))
+            yield tick
             query = viewer.view(cut_query(query_images[plan.image], plan), settings.query)
             # The stage of one query is of no interest; that there is one still lets it be cancelled.
-            ranking = yield from _relabel(search.rank_steps(query), Tick("searching", number, len(plans)))
+            ranking = yield from retitle(search.rank_steps(query), instead=tick)
             ranks.append(rank_of(plan.window, ranking))
     finished = time.perf_counter()
     seconds = {
@@ -211,19 +207,6 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
     if left_out:
         raise BatchIncomplete(table, tuple(left_out), n_members)
     return table
-
-
-def _relabel(job: Job[list[int]], tick: Tick) -> Job[list[int]]:
-    """Run a job, yielding the given tick for each of its own."""
-    try:
-        while True:
-            next(job)
-            yield tick
-    except StopIteration as stop:
-        ranking: list[int] = stop.value
-        return ranking
-    finally:
-        job.close()
 
 
 def _find_files(settings: EvaluationSettings, model: Model) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -273,9 +256,9 @@ def _make_search(
 
         return DefaultSearch(viewer, files, windows, str(settings.repository), folder)
     if settings.features == "global":
-        from comir_search.evaluation.global_search import GlobalSearch
+        from comir_search.evaluation.baselines.global_vector import GlobalVector
 
-        return GlobalSearch(viewer, weights)
+        return GlobalVector(viewer, weights)
     from comir_search.evaluation.published_search import PublishedSearch
 
     return PublishedSearch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -14,12 +14,14 @@ from msgspec import Meta
 
 from comir_search.documents import MAX_SIDE_PX, BadDocument, convert
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
+from comir_search.evaluation.stages import StagedResult, search_stages_steps
 from comir_search.geometry import angle_difference_deg, place_error_px
 from comir_search.index.index import Index
 from comir_search.model.tensor_file import require_file
-from comir_search.progress import Job, Tick
+from comir_search.progress import Job, Tick, retitle
 from comir_search.records import Candidate, SearchResult
-from comir_search.retrieval.search import search_steps
+from comir_search.retrieval.options import SearchOptions
+from comir_search.retrieval.search import open_query
 
 HIT_SHARE = 0.25  # of the query's shorter side
 POSE_DEG = 5.0
@@ -177,10 +179,8 @@ def evaluate_slide_steps(
     index: Index,
     queries: str | Path,
     truth: str | Path,
-    *,
-    modality: str | None = None,
-    top: int = 10,
-    mirror: bool = False,
+    options: SearchOptions | None = None,
+    **keywords: Any,
 ) -> Job[dict[str, Any]]:
     """Search for every query of a truth table and count.
 
@@ -191,12 +191,9 @@ def evaluate_slide_steps(
         Folder of the query images.
     truth : path
         Table of their places.
-    modality : str, optional
-        Of the queries; by default the one that is not indexed.
-    top : int
-        Candidates to look at.
-    mirror : bool
-        Look for flipped queries too.
+    options : SearchOptions, optional
+    **keywords
+        Single options of the search, by name.
 
     Returns
     -------
@@ -212,9 +209,7 @@ def evaluate_slide_steps(
         If the table is missing or damaged.
     """
     try:
-        answers = yield from search_all_steps(
-            index, queries, truth, modality=modality, top=top, mirror=mirror
-        )
+        answers = yield from search_all_steps(index, queries, truth, options, **keywords)
     except BatchIncomplete as incomplete:
         report = summarise(incomplete.result)
         raise BatchIncomplete(report, incomplete.left_out, incomplete.n_members) from None
@@ -225,11 +220,9 @@ def search_all_steps(
     index: Index,
     queries: str | Path,
     truth: str | Path,
-    *,
-    modality: str | None = None,
-    top: int = 10,
-    mirror: bool = False,
-) -> Job[list[tuple[Truth, SearchResult]]]:
+    options: SearchOptions | None = None,
+    **keywords: Any,
+) -> Job[list[tuple[Truth, StagedResult]]]:
     """Search for every query of a truth table; see `evaluate_slide_steps`.
 
     Raises
@@ -237,33 +230,28 @@ def search_all_steps(
     BatchIncomplete
         Its result are the answers to the other queries.
     """
+    options = SearchOptions.of(options, keywords)
     rows = read_truth(truth)
     if not rows:
         raise ComirSearchError(f"{truth} lists no query; there is nothing to evaluate.")
-    answers: list[tuple[Truth, SearchResult]] = []
+    answers: list[tuple[Truth, StagedResult]] = []
     left_out: list[LeftOut] = []
     for done, row in enumerate(rows):
-        yield Tick("searching", done, len(rows))
-        job = search_steps(
-            index, Path(queries) / row.query, modality=modality, top=top, mirror=mirror, first_stage=True
-        )
+        tick = Tick("searching", done, len(rows))
+        yield tick
         try:
-            while True:
-                next(job)
-                yield Tick("searching", done, len(rows))
-        except StopIteration as stop:
-            answers.append((row, stop.value))
+            with open_query(Path(queries) / row.query, options) as image:
+                job = search_stages_steps(index, image, options)
+                answers.append((row, (yield from retitle(job, instead=tick))))
         except ComirSearchError as error:
             left_out.append(LeftOut(row.query, str(error)))
-            yield Tick("searching", done, len(rows), note=f"{row.query} is left out: {error}")
-        finally:
-            job.close()
+            yield replace(tick, note=f"{row.query} is left out: {error}")
     if left_out:
         raise BatchIncomplete(answers, tuple(left_out), len(rows))
     return answers
 
 
-def summarise(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
+def summarise(answers: Sequence[tuple[Truth, StagedResult]]) -> dict[str, Any]:
     """Return the counts of design section 4, ``evaluate-slide``."""
     present = [(truth, result) for truth, result in answers if truth.slide]
     absent = [result for truth, result in answers if not truth.slide]
@@ -316,8 +304,9 @@ def _shares(ranks: np.ndarray) -> dict[str, float | None]:
     return {str(k): float((ranks <= k).mean()) if len(ranks) else None for k in RANKS}
 
 
-def _recall(present: Sequence[tuple[Truth, SearchResult]], stage: str) -> float | None:
-    if not present:
+def _recall(present: Sequence[tuple[Truth, StagedResult]], stage: str) -> float | None:
+    """Return the share of queries whose place a stage found; None where the method has no such stage."""
+    if not any(stage in result.first_stage for _, result in present):
         return None
     places = [(result.first_stage.get(stage, ())[:FIRST_STAGE_RANK], truth) for truth, result in present]
     return float(np.mean([hit_rank(candidates, truth) <= FIRST_STAGE_RANK for candidates, truth in places]))

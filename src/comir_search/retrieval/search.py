@@ -3,14 +3,14 @@
 A coarse correlation looks over the slides; its best places are correlated again
 at finer levels until place and angle are known; the scores become confidences.
 Unless the first is sure, a sliding bag of words looks over the slides too, and a
-finer correlation, as far as is affordable.
+finer correlation, as far as is affordable. By `SearchOptions.method`, the first
+stage is the correlation alone, or the words alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from comir_search.index.slide_record import PROGRESS_FILE, REMOVED_FILE, SLIDE_F
 from comir_search.matching.places import Place, count_places, keep_distinct
 from comir_search.matching.query import Query
 from comir_search.progress import Job, Tick, finish
-from comir_search.records import Provenance, SearchResult
+from comir_search.records import Candidate, Provenance, SearchResult
 from comir_search.retrieval import scan, words
+from comir_search.retrieval.options import SearchOptions
 from comir_search.retrieval.query import check_fits, check_query, prepare_query
 from comir_search.retrieval.report import Clock, Coverage, Reporter
 from comir_search.retrieval.verification import Verifier
@@ -45,49 +46,43 @@ NAMES_LISTED = 5
 def search_steps(
     index: Index,
     query: Slide | str | Path,
+    options: SearchOptions | None = None,
     *,
-    modality: str | None = None,
-    pixel_size_um: float | None = None,
-    top: int = 10,
-    mirror: bool = False,
-    slides: Sequence[str] | None = None,
-    first_stage: bool = False,
     runner: SearchRunner | None = None,
+    **keywords: Any,
 ) -> Job[SearchResult]:
     """Search an index for a query; see `search`.
 
     Parameters
     ----------
+    index : Index
+    query : Slide or path
+    options : SearchOptions, optional
     runner : SearchRunner, optional
         Who looks through the slides, from `open_search_runner`; by default this
         process. It stays open, for the next query.
+    **keywords
+        Single options, by name.
 
     Yields
     ------
     Tick
         From the first places on, ``partial`` is the result so far, now and then.
     """
-    runner = runner or LocalSearchRunner()
-    if isinstance(query, Slide):
-        result = yield from _search(index, query, modality, top, mirror, slides, first_stage, runner)
-        return result
-    with open_slide(query, pixel_size_um=pixel_size_um) as opened:
-        result = yield from _search(index, opened, modality, top, mirror, slides, first_stage, runner)
+    options = SearchOptions.of(options, keywords)
+    with open_query(query, options) as image:
+        result = yield from QuerySearch(index, image, options, runner).run_steps()
     return result
 
 
 def search(
     query: Slide | str | Path,
     index: Index,
+    options: SearchOptions | None = None,
     *,
-    modality: str | None = None,
-    pixel_size_um: float | None = None,
-    top: int = 10,
-    mirror: bool = False,
-    slides: Sequence[str] | None = None,
-    first_stage: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
+    **keywords: Any,
 ) -> SearchResult:
     """Find where a query was taken.
 
@@ -97,26 +92,15 @@ def search(
         The patch.
     index : Index
         The slides to look through.
-    modality : str, optional
-        The query's; by default the one that is not indexed.
-    pixel_size_um : float, optional
-        The query's, where its file states none or a wrong one.
-    top : int
-        Distinct candidates to return; fewer, said in the reason, where there are no more.
-    mirror : bool
-        Look for the flipped query too.
-    slides : sequence of str, optional
-        Look only in slides of these names or fingerprints; several slides may have one name.
-        What is not found is then said to be so on these.
-    first_stage : bool
-        Return the first stages' places too, for evaluation: those by words also
-        where the search needs none, whose time does not count then; the fused ones
-        are those that were verified.
+    options : SearchOptions, optional
     workers : int, optional
         Work in so many processes on this machine, instead of in this one.
     scheduler : str, optional
         Work on the cluster of the `dask.distributed` scheduler at this address,
         whose workers see the index under the same name.
+    **keywords
+        Single options by the names of `SearchOptions`: `modality`, `pixel_size_um`,
+        `top`, `mirror`, `slides`, `method`.
 
     Returns
     -------
@@ -126,128 +110,249 @@ def search(
     Raises
     ------
     ComirSearchError
-        If the query cannot be searched for, or the index holds no slide, or none of a
-        name that is asked for.
+        If an option is not possible, the query cannot be searched for, or the index
+        holds no slide, or none of a name that is asked for.
+    TypeError
+        If there is no option of a name.
     """
+    options = SearchOptions.of(options, keywords)
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
-        job = search_steps(
-            index,
-            query,
-            modality=modality,
-            pixel_size_um=pixel_size_um,
-            top=top,
-            mirror=mirror,
-            slides=slides,
-            first_stage=first_stage,
-            runner=runner,
+        return finish(search_steps(index, query, options, runner=runner))
+
+
+def open_query(query: Slide | str | Path, options: SearchOptions) -> AbstractContextManager[Slide]:
+    """Open a query that is given by its path, to be closed at the end; one that is open stays open."""
+    if isinstance(query, Slide):
+        return nullcontext(query)
+    return open_slide(query, pixel_size_um=options.pixel_size_um)
+
+
+class QuerySearch:
+    """One search of one query, stage by stage.
+
+    Parameters
+    ----------
+    index : Index
+    image : Slide
+        The query, open until the end.
+    options : SearchOptions
+    runner : SearchRunner, optional
+        By default this process.
+
+    Attributes
+    ----------
+    by_correlation : list of Place or None
+        What the coarse correlation found, best first; None where it was not asked.
+    by_words : list of Place or None
+        What the bag of words found, best first; None where it was not asked.
+    fused : list of Place
+        The places that were verified, after the coarsest round of their verification.
+
+    Raises
+    ------
+    ComirSearchError
+        If the query cannot be searched for, or no slide can be searched.
+    """
+
+    def __init__(
+        self, index: Index, image: Slide, options: SearchOptions, runner: SearchRunner | None = None
+    ) -> None:
+        self._clock = Clock()
+        self._index, self._image, self._options = index, image, options
+        self._runner = runner or LocalSearchRunner()
+        self._modality = options.modality or index.model.other(index.modality)
+        self._chosen, self._everything = choose_slides(index, options.slides), index.slides
+        self.by_correlation: list[Place] | None = None
+        self.by_words: list[Place] | None = None
+        self.fused: list[Place] = []
+        check_query(index.model, image, self._modality)
+        check_fits(image, [slide.size_um for _, slide in self._chosen])
+
+    def run_steps(self) -> Job[SearchResult]:
+        """Search; see `search_steps`."""
+        yield from self._prepare_steps()
+        method, top, clock, report = self._options.method, self._options.top, self._clock, self._report
+        if method == "words":
+            places = yield from self.ask_words_steps()
+        else:
+            places = yield from self._correlate_steps("coarse correlation", self._n_places, self._per_tile)
+            self.by_correlation = places
+            clock.lap("correlation")
+        verified, self.fused = yield from self._verifier.verify_steps(places, self._show, wanted=top)
+        clock.lap("pose")
+        result = report.result(verified, clock)
+        is_sure = bool(result.candidates) and (result.candidates[0].confidence or 0.0) >= SURE
+        if method != "words" and not is_sure:
+            verified = yield from self._look_again_steps(places, verified)
+            result = report.result(verified, clock)
+        if len(verified) < top and len(places) >= self._most_at_first:
+            # There may be more places than were handed out.
+            verified = yield from self._find_more_steps(places, verified)
+            result = report.result(verified, clock)
+        return result
+
+    def _prepare_steps(self) -> Job[None]:
+        """Embed the query, and decide how finely to look."""
+        index, options = self._index, self._options
+        yield Tick("embedding the query", 0, 1)
+        self._queries = [
+            prepare_query(index.model, self._image, self._modality, mirrored=flipped)
+            for flipped in (False, True)[: 1 + options.mirror]
+        ]
+        query = self._queries[0]
+        if options.method == "words" and query.level > 0:
+            raise ComirSearchError(
+                f"{query.name} is too large to be searched by words, which are the small structures that so large "
+                "a query is searched without; choose the method auto or correlation."
+            )
+        n_damaged = len(index.damaged)
+        coverage = Coverage(
+            len(self._chosen),
+            len(self._everything) + n_damaged + _count_unfinished(index),
+            n_damaged,
+            f"`comir-search repair --index {index.path}`",
         )
-        return finish(job)
+        self._report = Reporter(index, query, self._everything, options.top, coverage, self._provenance())
+        self._radius_px = DISTINCT_SHARE * query.short_side_px
+        self._clock.lap("query")
 
+        self._n_places = max(count_places(min(query.height_um, query.width_um)), SPARE * options.top)
+        self._per_tile = max(scan.PLACES_PER_TILE, SPARE_IN_TILE * options.top)
+        self._step_deg = _angle_step_deg(query, index.model.comir_pixel_size_um)
+        self._coarse_level, self._close_level = scan.choose_scan_levels(query)
+        self._verifier = Verifier(
+            self._queries,
+            self._everything,
+            self._step_deg,
+            self._radius_px,
+            options.top,
+            self._runner,
+            scan.choose_finest_level(query),
+        )
 
-def _search(
-    index: Index,
-    image: Slide,
-    modality: str | None,
-    top: int,
-    mirror: bool,
-    names: Sequence[str] | None,
-    first_stage: bool,
-    runner: SearchRunner,
-) -> Job[SearchResult]:
-    clock = Clock()
-    if top < 1:
-        raise ComirSearchError(f"{top} candidates cannot be found; ask for one or more.")
-    model = index.model
-    modality = modality or model.other(index.modality)
-    chosen = choose_slides(index, names)
-    everything = index.slides
-    check_query(model, image, modality)
-    check_fits(image, [slide.size_um for _, slide in chosen])
-    yield Tick("embedding the query", 0, 1)
-    queries = [
-        prepare_query(model, image, modality, mirrored=flipped) for flipped in (False, True)[: 1 + mirror]
-    ]
-    provenance = _provenance(index, image, modality, top, mirror, names, chosen)
-    n_damaged = len(index.damaged)
-    coverage = Coverage(
-        len(chosen),
-        len(everything) + n_damaged + _count_unfinished(index),
-        n_damaged,
-        f"`comir-search repair --index {index.path}`",
-    )
-    report = Reporter(index, queries[0], everything, top, coverage, provenance)
-    radius_px = DISTINCT_SHARE * queries[0].short_side_px
-    clock.lap("query")
+    @property
+    def _most_at_first(self) -> int:
+        """So many places of the first stage mean that there may be more."""
+        by_words = self._options.method == "words"
+        return self._n_places if by_words else min(self._n_places, self._per_tile // SPARE_IN_TILE)
 
-    n_places = max(count_places(min(queries[0].height_um, queries[0].width_um)), SPARE * top)
-    per_tile = max(scan.PLACES_PER_TILE, SPARE_IN_TILE * top)
-    step_deg = _angle_step_deg(queries[0], model.comir_pixel_size_um)
-    coarse_level, close_level = scan.choose_scan_levels(queries[0])
+    def _show(self, places: Sequence[Place]) -> SearchResult | None:
+        return self._report.partial(places, self._clock)
 
-    def correlate_steps(
-        stage: str, level: int, n_places: int, per_tile: int, **nearest_first: Any
+    def _correlate_steps(
+        self, stage: str, n_places: int, per_tile: int, *, level: int | None = None, **nearest_first: Any
     ) -> Job[list[Place]]:
+        """Compare the query with every position on the tissue, or first with those near some places."""
         kept: list[Place] = []
-        for query in queries:
-            scanner = scan.Scanner(query, level, round(360 / step_deg))
+        for query in self._queries:
+            scanner = scan.Scanner(query, level or self._coarse_level, round(360 / self._step_deg))
             scanning = scan.scan_slides(
-                scanner, chosen, n_places, radius_px, runner, per_tile=per_tile, **nearest_first
+                scanner,
+                self._chosen,
+                n_places,
+                self._radius_px,
+                self._runner,
+                per_tile=per_tile,
+                **nearest_first,
             )
             for done, total, places in scanning:
                 places = [*kept, *places] if places else []  # a few after the first tiles, all at the end
                 if not nearest_first:
-                    places = keep_distinct(places, radius_px, n_places)
-                yield Tick(stage, done, total, None if nearest_first else report.partial(places, clock))
+                    places = keep_distinct(places, self._radius_px, n_places)
+                yield Tick(stage, done, total, None if nearest_first else self._show(places))
             kept = places or kept
         return kept
 
-    def show(places: Sequence[Place]) -> SearchResult | None:
-        return report.partial(places, clock)
-
-    by_correlation = yield from correlate_steps("coarse correlation", coarse_level, n_places, per_tile)
-    clock.lap("correlation")
-    finest_level = scan.choose_finest_level(queries[0])
-    verifier = Verifier(queries, everything, step_deg, radius_px, top, runner, finest_level)
-    verified, fused = yield from verifier.verify_steps(by_correlation, show, wanted=top)
-    clock.lap("pose")
-    result = report.result(verified, clock)
-    is_sure = bool(result.candidates) and (result.candidates[0].confidence or 0.0) >= SURE
-    by_words: list[Place] = []
-    if first_stage or not is_sure:
-        yield Tick("looking again", 0, 1, report.partial(verified, clock))
-        by_words = yield from _bag_of_words_steps(index, queries, chosen, n_places, radius_px, runner)
-        clock.lap("bag_of_words")
-    if not is_sure:
+    def _look_again_steps(self, places: list[Place], verified: list[Place]) -> Job[list[Place]]:
+        """Ask the words, unless by correlation alone, and a finer correlation near what was found."""
+        yield Tick("looking again", 0, 1, self._show(verified))
+        by_words: list[Place] = []
+        if self._options.method == "auto":
+            by_words = yield from self.ask_words_steps()
         closer: list[Place] = []
-        if close_level is not None:
-            closer = yield from correlate_steps(
+        if self._close_level is not None:
+            closer = yield from self._correlate_steps(
                 "looking closer",
-                close_level,
-                n_places,
-                per_tile,
-                near=[*by_correlation, *by_words],
+                self._n_places,
+                self._per_tile,
+                level=self._close_level,
+                near=[*places, *by_words],
                 tile_limit=CLOSE_TILES,
             )
-        again = yield from verifier.verify_steps([*by_words, *closer])
-        verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
-        fused = keep_distinct([*fused, *again[1]], radius_px, n_places)
-        clock.lap("closer")
-        result = report.result(verified, clock)
-    if len(verified) < top and len(by_correlation) >= min(n_places, per_tile // SPARE_IN_TILE):
-        # There may be more places than the scan has handed out.
-        many = SPARE_AT_MOST * top
-        places = yield from correlate_steps("looking for more places", coarse_level, many, many)
-        seen = set(by_correlation)
-        again = yield from verifier.verify_steps([each for each in places if each not in seen], wanted=top)
-        verified = keep_distinct([*verified, *again[0]], radius_px, verifier.count)
-        clock.lap("more")
-        result = report.result(verified, clock)
-    if first_stage:
-        stages = {"bow": by_words, "correlation": by_correlation, "fused": fused}
-        result = replace(
-            result, first_stage={stage: report.ranked(places) for stage, places in stages.items()}
+        best, coarsest = yield from self._verifier.verify_steps([*by_words, *closer])
+        self.fused = keep_distinct([*self.fused, *coarsest], self._radius_px, self._n_places)
+        self._clock.lap("closer")
+        return keep_distinct([*verified, *best], self._radius_px, self._verifier.count)
+
+    def _find_more_steps(self, seen: list[Place], verified: list[Place]) -> Job[list[Place]]:
+        """Look for places beyond those that were handed out at first."""
+        stage, many = "looking for more places", SPARE_AT_MOST * self._options.top
+        if self._options.method == "words":
+            places = yield from self._compare_words_steps(stage, many)
+        else:
+            places = yield from self._correlate_steps(stage, many, many)
+        known = set(seen)
+        unseen = [each for each in places if each not in known]
+        best, _ = yield from self._verifier.verify_steps(unseen, wanted=self._options.top)
+        self._clock.lap("more")
+        return keep_distinct([*verified, *best], self._radius_px, self._verifier.count)
+
+    def ask_words_steps(self) -> Job[list[Place]]:
+        """Return the places that the words find, best first; they are asked only once.
+
+        None are found for a query so large that no words can be made of it.
+        """
+        if self.by_words is None:
+            self.by_words = yield from self._compare_words_steps("bag of words", self._n_places)
+            self._clock.lap("bag_of_words")
+        return self.by_words
+
+    def _compare_words_steps(self, stage: str, n_places: int) -> Job[list[Place]]:
+        if self._queries[0].level > 0:
+            return []  # words are made of the finest CoMIR, of which so large a query keeps none
+        vocabulary = self._index.model.vocabulary
+        assert vocabulary is not None  # an index cannot be made without one
+        uncounted = [slide for _, slide in self._chosen if slide.word_counts is None]
+        counts: list[np.ndarray | None] = []
+        work = [(slide, vocabulary.n_words) for slide in uncounted]
+        for done, counts in self._runner.run(IndexedSlide.count_words, work):
+            yield Tick("counting words", done, len(uncounted))
+        for slide, counted in zip(uncounted, counts, strict=True):
+            slide.word_counts = counted
+        frequencies = words.word_frequencies(vocabulary, [slide for _, slide in self._chosen])
+        # By words alone, all tissue is looked at; else what is quickly seen to be of another kind is left out.
+        alone = self._options.method == "words"
+        kept: list[Place] = []
+        for query in self._queries:
+            bag = words.BagOfWords(query, vocabulary, frequencies)
+            for done, total in bag.describe(BOW_ANGLES):
+                yield Tick("describing the query", done, total)
+            scanning = words.scan_slides(
+                bag, self._chosen, n_places, self._radius_px, self._runner, everywhere=alone
+            )
+            for done, total, places in scanning:
+                partial = self._show([*kept, *places]) if alone and places else None
+                yield Tick(stage, done, total, partial)
+            kept = keep_distinct([*kept, *places], self._radius_px, n_places)
+        return kept
+
+    def rank(self, places: Sequence[Place]) -> tuple[Candidate, ...]:
+        """Return places of the query, such as one stage's, as candidates without confidence, in their order."""
+        return self._report.ranked(places)
+
+    def _provenance(self) -> Provenance:
+        model = self._index.model
+        return Provenance(
+            query=self._image.fingerprint,
+            pixel_size_um=self._image.require_pixel_size(),
+            modality=self._modality,
+            options=self._options.to_dict(),
+            slides={slide.fingerprint: slide.pixel_size_um for _, slide in self._chosen},
+            index=str(self._index.path),
+            embedding=model.embedding_fingerprint,
+            model=model.fingerprint,
+            version=find_version(),
         )
-    return result
 
 
 def choose_slides(index: Index, names: Sequence[str] | None) -> list[tuple[int, IndexedSlide]]:
@@ -296,59 +401,6 @@ def _count_unfinished(index: Index) -> int:
         for folder in index.storage.folders(SLIDES)
         if folder not in finished
     )
-
-
-def _provenance(
-    index: Index,
-    image: Slide,
-    modality: str,
-    top: int,
-    mirror: bool,
-    names: Sequence[str] | None,
-    chosen: Sequence[tuple[int, IndexedSlide]],
-) -> Provenance:
-    return Provenance(
-        query=image.fingerprint,
-        pixel_size_um=image.require_pixel_size(),
-        modality=modality,
-        options={"top": top, "mirror": bool(mirror), "slides": None if names is None else list(names)},
-        slides={slide.fingerprint: slide.pixel_size_um for _, slide in chosen},
-        index=str(index.path),
-        embedding=index.model.embedding_fingerprint,
-        model=index.model.fingerprint,
-        version=find_version(),
-    )
-
-
-def _bag_of_words_steps(
-    index: Index,
-    queries: Sequence[Query],
-    chosen: list[tuple[int, IndexedSlide]],
-    n_places: int,
-    radius_px: float,
-    runner: SearchRunner,
-) -> Job[list[Place]]:
-    if queries[0].level > 0:
-        return []  # words are made of the finest CoMIR, of which so large a query keeps none
-    vocabulary = index.model.vocabulary
-    assert vocabulary is not None  # an index cannot be made without one
-    uncounted = [slide for _, slide in chosen if slide.word_counts is None]
-    counts: list[np.ndarray | None] = []
-    work = [(slide, vocabulary.n_words) for slide in uncounted]
-    for done, counts in runner.run(IndexedSlide.count_words, work):
-        yield Tick("counting words", done, len(uncounted))
-    for slide, counted in zip(uncounted, counts, strict=True):
-        slide.word_counts = counted
-    frequencies = words.word_frequencies(vocabulary, [slide for _, slide in chosen])
-    kept: list[Place] = []
-    for query in queries:
-        bag = words.BagOfWords(query, vocabulary, frequencies)
-        for done, total in bag.describe(BOW_ANGLES):
-            yield Tick("describing the query", done, total)
-        for done, total, places in words.scan_slides(bag, chosen, n_places, radius_px, runner):
-            yield Tick("bag of words", done, total)
-        kept = keep_distinct([*kept, *places], radius_px, n_places)
-    return kept
 
 
 def _angle_step_deg(query: Query, comir_pixel_size_um: float) -> float:

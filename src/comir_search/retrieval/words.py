@@ -37,6 +37,7 @@ NEAREST_WORDS = 4  # words that a query's descriptor votes for
 MAX_SIDE_POINTS = 64  # of a query's points along a side that are described
 MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
 PART_LIMIT = 64  # two or three large slides have as many; of more, those whose words fit best are scored
+FIRST_PARTS, FIRST_PLACES = 8, 24  # after so many parts, show so many places
 PART_POINTS = 256  # side of the parts in which a map is scored, grid points: small ones skip more glass
 
 
@@ -215,20 +216,29 @@ def scan_slides(
     count: int,
     radius_px: float,
     runner: SearchRunner | None = None,
+    *,
+    everywhere: bool = False,
 ) -> Iterator[tuple[int, int, list[Place]]]:
     """Score slides part by part; see `comir_search.retrieval.scan.scan_slides`.
+
+    Parameters
+    ----------
+    everywhere : bool
+        Score all parts; otherwise, of more than `PART_LIMIT`, those whose words fit
+        best, wherever they lie in the query.
 
     Yields
     ------
     done, total : int
         Parts.
     places : list of Place
-        The best, distinct, best first; only at the end.
+        The best so far, distinct, best first: a few after the first parts, all at
+        the end, none in between.
     """
     runner = runner or LocalSearchRunner()
     work = [(slide, number, part) for number, slide in slides for part in parts(slide)]
     screened = 0
-    if len(work) > PART_LIMIT:
+    if len(work) > PART_LIMIT and not everywhere:
         fits: list[float | None] = []
         screened = len(work)
         for done, fits in runner.run(bag.screen, [(slide, part) for slide, _, part in work]):
@@ -236,7 +246,14 @@ def scan_slides(
         work = [work[number] for number in np.argsort(np.array(fits, float))[::-1][:PART_LIMIT]]
     total = screened + len(work)
     found: list[list[Place] | None] = []
+    shown = False
     for done, found in runner.run(bag.scan, [(*job, count, radius_px) for job in work]):
-        yield screened + done, total, []
-    places = chain.from_iterable(places for places in found if places)
-    yield total, total, keep_distinct(places, radius_px, count)
+        first: list[Place] = []
+        if done >= FIRST_PARTS and not shown:
+            first, shown = keep_distinct(_join(found), radius_px, FIRST_PLACES), True
+        yield screened + done, total, first
+    yield total, total, keep_distinct(_join(found), radius_px, count)
+
+
+def _join(found: list[list[Place] | None]) -> Iterator[Place]:
+    return chain.from_iterable(places for places in found if places)

@@ -49,7 +49,13 @@ class Tissue:
 
 
 def simulate_tissue(width_um: int, height_um: int, seed: int) -> Tissue:
-    """Lay out and image a piece of tissue with white glass around it."""
+    """Lay out and image a piece of tissue with white glass around it.
+
+    Parameters
+    ----------
+    width_um, height_um, seed : int
+        See `simulate_tissue_steps`.
+    """
     return finish(simulate_tissue_steps(width_um, height_um, seed))
 
 

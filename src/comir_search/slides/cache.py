@@ -12,8 +12,8 @@ import numpy as np
 class TileCache:
     """Least-recently-used cache of arrays, bounded by their bytes.
 
-    The newest array is kept even if it alone is over the limit, so that a
-    picture which can only be decoded whole is decoded once.
+    The newest array is kept even if it alone exceeds the limit: a picture that
+    can only be decoded whole is then decoded once.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ class TileCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the array of a key, made by `make` where it is not held.
+        """Return the array of a key; `make` makes it if it is not in the cache.
 
-        Two threads that miss at once may both make it: cheaper than a lock
+        Two threads may make the same array at once. This costs less than a lock
         around every decoding.
         """
         with self._lock:

@@ -1,0 +1,47 @@
+"""The options of a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from comir_search.options import DeviceOptions, option
+
+
+@dataclass(frozen=True)
+class TrainOptions(DeviceOptions):
+    """With what a model is trained.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+    names : sequence of str, optional
+        Use only these images.
+    pixel_size_um : float
+        At which the model works, and that of images which give none.
+    architecture : {"compact", "tiramisu"}
+    steps : int, optional
+        Training steps; by default 5400 for the compact network and the published
+        736 for the Tiramisu.
+    seed : int
+        Of weights and batches.
+    resume : bool
+        Go on from the checkpoint of an interrupted run.
+    validation : sequence of str
+        Images to keep back: the networks that place patches of them best are
+        written, instead of the last ones.
+    """
+
+    names: tuple[str, ...] | None = option(
+        None, "use only these images (names without suffix)", metavar="NAME"
+    )
+    pixel_size_um: float = option(
+        2.0, "um per pixel of the model, and of images which state none", metavar="UM", unit="um", above=0
+    )
+    architecture: Literal["compact", "tiramisu"] = option(
+        "compact", "network: compact, or the published and slower tiramisu", flag="--arch"
+    )
+    steps: int | None = option(None, "training steps", otherwise="the recipe's", metavar="N", low=1)
+    seed: int = option(0, "of weights and batches", metavar="N")
+    resume: bool = option(False, "go on where an interrupted run stopped")
+    validation: tuple[str, ...] = option((), "images to keep back from training, to measure with", flag="")
