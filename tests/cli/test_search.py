@@ -373,7 +373,8 @@ def test_slides_that_moved_are_not_drawn_but_found(search, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "query, sentence", [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")]
+    ("query", "sentence"),
+    [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")],
 )
 def test_bad_queries_are_one_sentence(search, tmp_path, query, sentence):
     (tmp_path / "empty.tif").touch()

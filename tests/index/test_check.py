@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
-import fake_model
 import numpy as np
 import pytest
-from test_build import assert_same_index
+import small
+from index_files import assert_same_index
 
 from comir_search.errors import ComirSearchError
 from comir_search.index.build import index_slides, index_slides_steps
@@ -15,6 +14,7 @@ from comir_search.index.check import compact_steps, repair_steps, verify_steps
 from comir_search.index.index import Index
 from comir_search.index.lock import writer_lock
 from comir_search.index.storage import Storage
+from comir_search.model import embedding
 from comir_search.progress import finish
 
 
@@ -60,9 +60,8 @@ def test_every_damage_is_named_and_only_that_is_rebuilt(index, finished, monkeyp
     ]
     assert str(damages[1]) == "disc.tif: comir/0 chunk 2/2: checksum"
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    boxes, embed = [], fake_model.embed_region
-    module = sys.modules["comir_search.model.embedding"]
-    monkeypatch.setattr(module, "embed_region", lambda *key: boxes.append(key[4:]) or embed(*key))
+    boxes, embed = [], embedding.embed_region
+    monkeypatch.setattr(embedding, "embed_region", lambda *key: boxes.append(key[4:]) or embed(*key))
     assert finish(repair_steps(index.path)) == damages
     rewritten = [path for path, time_ns in times.items() if path.stat().st_mtime_ns != time_ns]
     assert len(rewritten) == 4
@@ -97,7 +96,7 @@ def test_a_slide_file_that_is_damaged_is_named_and_rebuilt(index, finished):
 
 
 def test_repair_says_what_it_lacks_and_mends_the_rest(index, slide_file, tmp_path):
-    other = fake_model.write_slide(tmp_path / "slides" / "other.tif", 600, seed=2)
+    other = small.write_slide(tmp_path / "slides" / "other.tif", 600, seed=2)
     index_slides([other], index.path)
     index.refresh()
     for slide in index.slides:
@@ -111,7 +110,7 @@ def test_repair_says_what_it_lacks_and_mends_the_rest(index, slide_file, tmp_pat
 
 
 def test_a_lost_model_is_named(index):
-    (index.path / "model.safetensors").write_text('"other"')
+    small.make_model(seed=1).save(index.path / "model.safetensors")
     (damage,) = finish(verify_steps(index.path))
     assert damage.part == "model.safetensors"
     with pytest.raises(ComirSearchError, match="model.safetensors .* cannot be rebuilt"):
@@ -119,7 +118,7 @@ def test_a_lost_model_is_named(index):
 
 
 def test_the_space_of_removed_slides_is_given_back(index, slide_file, tmp_path):
-    other = fake_model.write_slide(tmp_path / "slides" / "other.tif", 600, seed=2)
+    other = small.write_slide(tmp_path / "slides" / "other.tif", 600, seed=2)
     index_slides([other], index.path)
     index.refresh()
     folder = index.path / next(slide.folder for slide in index.slides if slide.name == "disc.tif")
@@ -142,7 +141,7 @@ def test_slides_are_removed_by_name(index, tmp_path):
 
 def test_slides_of_one_name_are_told_apart(index, tmp_path):
     (tmp_path / "more").mkdir()
-    index_slides([fake_model.write_slide(tmp_path / "more" / "disc.tif", 600, seed=2)], index.path)
+    index_slides([small.write_slide(tmp_path / "more" / "disc.tif", 600, seed=2)], index.path)
     with pytest.raises(ComirSearchError, match="2 slides named disc.tif; choose one by its fingerprint"):
         finish(compact_steps(index.path, remove=["disc.tif"]))
     assert len(Index.open(index.path).slides) == 2
@@ -150,8 +149,8 @@ def test_slides_of_one_name_are_told_apart(index, tmp_path):
     assert len(Index.open(index.path).slides) == 1
 
 
-def test_what_is_finished_of_a_slide_is_kept(fake, slide_file, tmp_path, finished):
-    path = Index.create(tmp_path / "index", fake, "bf", region_px=256).path
+def test_what_is_finished_of_a_slide_is_kept(model, slide_file, tmp_path, finished):
+    path = Index.create(tmp_path / "index", model, "bf", region_px=256).path
     interrupt(slide_file, path)
     left = [".index.0123abcd.part.json", ".model.comir-0123abcd.part.safetensors"]
     for name in left:
@@ -163,7 +162,7 @@ def test_what_is_finished_of_a_slide_is_kept(fake, slide_file, tmp_path, finishe
     index_slides([slide_file], path)
     assert_same_index(path, finished / "index")
     interrupt_again = tmp_path / "again"
-    Index.create(interrupt_again, fake, "bf", region_px=256)
+    Index.create(interrupt_again, model, "bf", region_px=256)
     interrupt(slide_file, interrupt_again)
     assert finish(compact_steps(interrupt_again, remove=["disc.tif"])).removed == ("disc.tif",)
     assert list((interrupt_again / "slides").glob("?" * 32)) == []

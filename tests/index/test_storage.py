@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-import fake_model
 import numpy as np
 import pytest
 
@@ -79,13 +78,13 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["memory://", "file://"])
-def test_an_index_behind_a_url_is_like_one_in_a_folder(index, slide_file, tmp_path, protocol):
+def test_an_index_behind_a_url_is_like_one_in_a_folder(index, model, slide_file, tmp_path, protocol):
     url = protocol + (tmp_path / "remote").as_posix()
-    Index.create(url, fake_model.FakeModel(), "bf", region_px=256)
+    Index.create(url, model, "bf", region_px=256)
     index_slides([slide_file], url)
     opened = Index.open(url)
     (slide,), (local,) = opened.slides, index.slides
-    assert opened.model.fingerprint == "fake"
+    assert opened.model.fingerprint == model.fingerprint
     assert slide.path == slide_file
     np.testing.assert_array_equal(slide.read_comir(0, 0, 0, 750, 750), local.read_comir(0, 0, 0, 750, 750))
     np.testing.assert_array_equal(slide.read_words(0, 0, 94, 94), local.read_words(0, 0, 94, 94))

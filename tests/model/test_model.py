@@ -297,8 +297,11 @@ def test_a_loaded_model_does_not_depend_on_its_file_any_more(path):
 
 
 def test_sides_and_vocabularies_of_wrong_values_cannot_be_made():
-    for wrong in ({"channels": 2}, {"intensity": "other"}):
-        with pytest.raises(ValueError):
+    for wrong, words in (
+        ({"channels": 2}, "1 or 3 channels"),
+        ({"intensity": "other"}, "intensity is one of"),
+    ):
+        with pytest.raises(ValueError, match=words):
             Modality(**({"name": "bf", "channels": 3, "intensity": "signal"} | wrong))
     arrays = make().vocabulary.arrays()
     for settings in ({}, {"step_px": "8", "block_px": [16, 32]}, {"step_px": 8, "block_px": []}):
