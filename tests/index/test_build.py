@@ -17,7 +17,7 @@ from index_files import assert_same_index, files_of
 from comir_search.errors import BatchIncomplete, ComirSearchError, PixelSizeMissing
 from comir_search.index import build as indexing
 from comir_search.index.build import index_slides, index_slides_steps
-from comir_search.index.check import repair
+from comir_search.index.check import repair_steps
 from comir_search.index.index import DamagedChunk, Index
 from comir_search.model import embedding
 from comir_search.progress import finish
@@ -181,7 +181,7 @@ def test_a_damaged_slide_does_not_keep_others_out(index, slide_file, tmp_path):
     assert "slide.json is damaged" in note and "comir-search repair" in note
     with pytest.raises(ComirSearchError, match=r"slide.json is damaged .*comir-search repair"):
         index_slides([slide_file], index.path)
-    repair(index.path)
+    finish(repair_steps(index.path))
     assert [slide.name for slide in index_slides([slide_file], index.path).slides] == ["disc.tif", "more.tif"]
 
 

@@ -13,10 +13,11 @@ import small
 from comir_search.errors import ComirSearchError
 from comir_search.files import UnsafeName, resolve_below
 from comir_search.index.build import index_slides
-from comir_search.index.check import compact, repair, verify
+from comir_search.index.check import compact_steps, repair_steps, verify_steps
 from comir_search.index.index import Index
 from comir_search.index.storage import Storage
 from comir_search.model.model import load_model
+from comir_search.progress import finish
 from comir_search.slides import open_slide
 
 OWN = {"index.json", "model.safetensors", "writer.lock", "zarr.json", "slides/zarr.json"}
@@ -76,11 +77,11 @@ class Layout:
         refused = []
         for act in (
             lambda: index_slides(self.slides, self.index),
-            lambda: verify(self.index),
-            lambda: repair(self.index),
-            lambda: compact(self.index),
+            lambda: finish(verify_steps(self.index)),
+            lambda: finish(repair_steps(self.index)),
+            lambda: finish(compact_steps(self.index)),
             lambda: index_slides(self.slides, self.index),
-            lambda: compact(self.index, remove=[self.slides[0].name]),
+            lambda: finish(compact_steps(self.index, remove=[self.slides[0].name])),
             lambda: index_slides(self.slides, self.index),
         ):
             try:
@@ -279,7 +280,7 @@ def test_an_index_that_was_made_over_a_folder_of_slides_still_opens(model, tmp_p
     write_zarr(tmp_path / "study" / "slides" / "img.zarr")
     write_foreign(tmp_path / "study" / "slides" / "patientA")
     assert [each.name for each in Index.open(tmp_path / "study").slides] == ["a.tif"]
-    assert verify(tmp_path / "study") == repair(tmp_path / "study") == []
+    assert finish(verify_steps(tmp_path / "study")) == finish(repair_steps(tmp_path / "study")) == []
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_save_as_moves_the_untitled_project(searched: Session, tmp_path: Path) -
     searched.save_as(tmp_path / "named.comirproj")
     assert not searched.is_untitled and not before.exists()
     searched.judge(Verdict.REJECTED)
-    assert searched.project.verdict_of(searched.query.id, searched.candidate).verdict is Verdict.REJECTED
+    assert searched.project.history(searched.query.id, searched.candidate)[-1].verdict is Verdict.REJECTED
 
 
 def test_an_untitled_project_that_is_saved_under_its_own_name_stays(searched: Session) -> None:

@@ -47,13 +47,13 @@ if not hasattr(Scanner, "quick_scan"):  # a worker and its nanny may be one proc
 def store(tmp_path_factory):
     """A store with the index of three slides, and a query of the second."""
     from comir_search.index.build import index_slides
-    from comir_search.sample.synthetic_tissue import simulate_tissue
+    from comir_search.sample.synthetic_tissue import simulate_tissue_steps
 
     folder = tmp_path_factory.mktemp("search")
     written = {"photometric": "rgb", "resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}
     (folder / "slides").mkdir()
     for seed in range(3):
-        image = simulate_tissue(1400, 700, seed).brightfield
+        image = finish(simulate_tissue_steps(1400, 700, seed)).brightfield
         tifffile.imwrite(folder / "slides" / f"{seed}.tif", image, tile=(256, 256), **written)
         if seed == 1:
             tifffile.imwrite(folder / "query.tif", np.rot90(image[300:430, 500:600]), **written)

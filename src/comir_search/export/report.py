@@ -32,7 +32,7 @@ from comir_search.slides.crop import extract_candidate
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide
 from comir_search.study.freshness import describe_state, inputs_of
 from comir_search.study.project import Project
-from comir_search.version import find_version
+from comir_search.version import __version__
 
 if TYPE_CHECKING:
     from comir_search.slides import Slide
@@ -126,7 +126,7 @@ def write_report_steps(
         .render(
             title=project.path.stem,
             date=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
-            version=find_version(),
+            version=__version__,
             n_found=sum(query.result is not None and query.result.found for query in queries),
             counts={verdict.value: said.count(verdict) for verdict in Verdict},
             sections=sections,

@@ -262,7 +262,7 @@ def index_slides_steps(
                     "again. It continues where it stopped."
                 ) from error
             raise
-    index.cache.max_bytes = DEFAULT_CACHE_BYTES
+    index.cache.resize(DEFAULT_CACHE_BYTES)
     if batch.left_out:
         raise batch.failure(index)
     return index

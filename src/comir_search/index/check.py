@@ -30,7 +30,7 @@ from comir_search.index.steps import (
     tissue_to_chunks,
 )
 from comir_search.index.storage import CannotRead
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick
 
 Position = tuple[int, int]
 
@@ -80,11 +80,6 @@ class Compaction:
     interrupted: tuple[str, ...]
 
 
-def verify(index_path: str | Path) -> list[Damage]:
-    """Check an index; see `verify_steps`."""
-    return finish(verify_steps(index_path))
-
-
 def verify_steps(index_path: str | Path) -> Job[list[Damage]]:
     """Read every chunk of every complete slide, and the model.
 
@@ -104,11 +99,6 @@ def verify_steps(index_path: str | Path) -> Job[list[Damage]]:
     for slide in index.slides:
         damages += yield from _check_slide_steps(slide)
     return damages
-
-
-def repair(index_path: str | Path, *, device: str = "auto") -> list[Damage]:
-    """Repair an index; see `repair_steps`."""
-    return finish(repair_steps(index_path, device=device))
 
 
 def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Damage]]:
@@ -153,11 +143,6 @@ def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Da
     if failures:
         raise failures[0]
     return repaired
-
-
-def compact(index_path: str | Path, *, remove: Sequence[str] = ()) -> Compaction:
-    """Free unused space; see `compact_steps`."""
-    return finish(compact_steps(index_path, remove=remove))
 
 
 def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[Compaction]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from comir_search.compute.cache import DEFAULT_CACHE_BYTES, ChunkCache
+from comir_search.compute.cache import DEFAULT_CACHE_BYTES, ArrayCache
 from comir_search.documents import BadDocument
 from comir_search.errors import ComirSearchError
 from comir_search.index.indexed_slide import DamagedChunk, IndexedSlide
@@ -86,7 +86,7 @@ class Index:
         Modality of the slides.
     layout : Layout
         How arrays are divided into chunks.
-    cache : ChunkCache
+    cache : ArrayCache
         Decoded chunks of all slides.
     damaged : dict of str to str
         Name and reason of each slide that is left out because its slide.json is damaged.
@@ -104,7 +104,7 @@ class Index:
         self.modality = header.modality
         self.layout = header.layout
         self.model_fingerprint = header.model
-        self.cache = ChunkCache(cache_bytes)
+        self.cache = ArrayCache(cache_bytes)
         self._device = device
         self._model: Model | None = None
         self._slides: dict[str, IndexedSlide] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.compute.cache import ChunkCache
+from comir_search.compute.cache import ArrayCache
 from comir_search.documents import BadDocument, decode
 from comir_search.errors import ComirSearchError
 from comir_search.files import cannot_write, writing
@@ -97,7 +97,7 @@ class IndexedSlide:
         Result of `count_words`, here or in another process; None before.
     """
 
-    def __init__(self, storage: Storage, layout: Layout, record: SlideRecord, cache: ChunkCache) -> None:
+    def __init__(self, storage: Storage, layout: Layout, record: SlideRecord, cache: ArrayCache) -> None:
         self.record = record
         self.layout = layout
         self.grid = record.grid(layout)

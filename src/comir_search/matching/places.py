@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,8 +38,6 @@ class Place:
     scale : float
         Factor by which the query was enlarged.
     mirrored : bool
-    evidence : dict of str to float
-        Measurements of the stages, for the confidence.
     """
 
     slide: int
@@ -49,7 +47,6 @@ class Place:
     score: float
     scale: float = 1.0
     mirrored: bool = False
-    evidence: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def keep_distinct(places: Iterable[Place], radius_px: float, count: int) -> list[Place]:

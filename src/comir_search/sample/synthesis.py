@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from comir_search.files import atomic_path, writing
 from comir_search.geometry import center_frame_matrix, place_error_px, query_to_slide
 from comir_search.opencv import cv2
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
 from comir_search.sample.synthetic_tissue import PIXEL_SIZE_UM, Tissue, simulate_tissue_steps
 
@@ -50,11 +50,6 @@ class Sample:
     slides: tuple[Path, ...]
     queries: tuple[Path, ...]
     truth: Path
-
-
-def make_sample(folder: str | Path, seed: int = 0) -> Sample:
-    """Write slides/, queries/ and truth.csv; see `make_sample_steps`."""
-    return finish(make_sample_steps(folder, seed))
 
 
 def make_sample_steps(folder: str | Path, seed: int = 0) -> Job[Sample]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from comir_search.slides.cache import TileCache
+from comir_search.compute.cache import ArrayCache
 from comir_search.slides.guard import stated_failures
 from comir_search.slides.slide import Slide
 
-TILE_CACHE = TileCache(limit_bytes=96 << 20)
+TILE_CACHE = ArrayCache(96 << 20, keep_oversize=True)
 
 _numbers = itertools.count()
 
@@ -66,4 +66,4 @@ class TiledSlide(Slide):
 
     def close(self) -> None:
         """Release the file and its cached tiles."""
-        TILE_CACHE.drop(self._number)
+        TILE_CACHE.forget(lambda key: isinstance(key, tuple) and key[0] == self._number)

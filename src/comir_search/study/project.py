@@ -414,11 +414,6 @@ class Project:
         )
         return judgement
 
-    def verdict_of(self, query_id: int, candidate: Candidate) -> Judgement:
-        """Return the last verdict on a candidate (`Verdict.NONE` if there is none)."""
-        events = self.history(query_id, candidate)
-        return events[-1] if events else Judgement(Verdict.NONE)
-
     def verdicts_of(self, query_id: int) -> dict[int, Judgement]:
         """Return the last verdicts on the candidates of a query's result, by rank."""
         result, events = self.query(query_id).result, self.history(query_id)
