@@ -30,8 +30,8 @@ else
 install_torch = $(1) $(PIP_INSTALL) $(TORCH)
 endif
 
-# Each file's tests stay in one process, so that they share what they make.
-TEST_ENGINE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/plugin --numprocesses $(JOBS) --dist loadfile
+# The tests of a file stay in one process, to share what they make; in the order of names, in which tests/cli, the longest, is first.
+TEST_ENGINE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/plugin --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 # The whole of the plugin's tests runs on PyQt5; on PyQt6 these are enough: the manifest, jobs beside the
 # window, the dock, and the story from a folder of slides to the export.
 ON_PYQT6 := $(addprefix tests/plugin/,test_manifest.py test_worker.py test_dock.py test_story.py)
