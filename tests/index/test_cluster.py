@@ -4,8 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -45,44 +44,17 @@ if not hasattr(embedding, "quick_embed"):  # a worker and its nanny may be one p
 """
 
 
-@contextmanager
-def start_cluster(folder: Path) -> Iterator[distributed.LocalCluster]:
-    """Start two workers in processes of their own, with the small network and a store below the folder."""
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Two workers in processes of their own, with the small network."""
     import dask
 
-    (folder / "preload.py").write_text(PRELOAD)
+    monkeypatch.setenv(shared_store.ROOT, str(tmp_path / "store"))
+    (tmp_path / "preload.py").write_text(PRELOAD)
     with (
-        pytest.MonkeyPatch.context() as patch,
-        dask.config.set({"distributed.worker.preload": [str(folder / "preload.py")]}),
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "preload.py")]}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
-        patch.setenv(shared_store.ROOT, str(folder / "store"))
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-            yield cluster
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cluster")
-
-
-@pytest.fixture(scope="module")
-def shared_cluster(folder):
-    with start_cluster(folder) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared_cluster):
-    """Two workers, which other tests have used; one that these killed is there again."""
-    with distributed.Client(shared_cluster, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
-    return shared_cluster
-
-
-@pytest.fixture
-def fresh_cluster(tmp_path):
-    """Two workers that have done nothing yet."""
-    with start_cluster(tmp_path) as cluster:
         yield cluster
 
 
@@ -106,13 +78,13 @@ def test_a_cluster_gives_the_same_index_though_workers_are_killed(cluster, empty
     assert len(Index.open(empty).slides) == 1
 
 
-def test_workers_find_an_index_that_only_its_url_names(cluster, folder, model, slide_file, finished):
+def test_workers_find_an_index_that_only_its_url_names(cluster, model, slide_file, finished, tmp_path):
     shared_store.register()
     url = "shared://bucket/index"
     Index.create(url, model, "bf", region_px=256)
     index = finish(index_slides_steps([slide_file], url, scheduler=cluster.scheduler_address))
     assert (str(index.path), len(index.slides)) == (url, 1)
-    assert_same_index(folder / "store" / "bucket" / "index", finished / "index")
+    assert_same_index(tmp_path / "store" / "bucket" / "index", finished / "index")
 
 
 def test_cancelling_leaves_the_cluster_and_resumes_without_it(cluster, empty, slide_file, finished):
@@ -160,10 +132,10 @@ ONCE, EVERY_TIME = (20 << 20) // 4096, 16 * (20 << 20) // 4096
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives blocks back and takes them anew")
-def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(fresh_cluster, empty, slide_file):
-    with distributed.Client(fresh_cluster, set_as_default=False) as client:
+def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(cluster, empty, slide_file):
+    with distributed.Client(cluster, set_as_default=False) as client:
         assert client.submit(count_faults, pure=False).result() > 0.9 * EVERY_TIME
-        finish(index_slides_steps([slide_file], empty, scheduler=fresh_cluster.scheduler_address))
+        finish(index_slides_steps([slide_file], empty, scheduler=cluster.scheduler_address))
         for worker in client.nthreads():
             assert client.submit(count_faults, pure=False, workers=[worker]).result() < 3 * ONCE
 
@@ -183,12 +155,12 @@ def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
     assert done[1] == "1"
 
 
-def test_workers_have_loaded_the_index_when_their_first_task_comes(fresh_cluster, empty):
+def test_workers_have_loaded_the_index_when_their_first_task_comes(cluster, empty):
     index = Index.open(empty)
-    with closing(ClusterRunner(index, "cpu", scheduler=fresh_cluster.scheduler_address)) as runner:
+    with closing(ClusterRunner(index, "cpu", scheduler=cluster.scheduler_address)) as runner:
         for future in runner._cluster._preparing:
             future.result(timeout=60)
-        with distributed.Client(fresh_cluster, set_as_default=False) as client:
+        with distributed.Client(cluster, set_as_default=False) as client:
             assert list(client.run(count_loaded, *runner._where).values()) == [(1, 1), (1, 1)]
 
 

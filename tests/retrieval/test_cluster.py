@@ -71,26 +71,17 @@ def index(store, monkeypatch) -> Index:
     return Index.open(URL, "cpu")
 
 
-@pytest.fixture(scope="module")
-def shared_cluster(store):
+@pytest.fixture
+def cluster(index, tmp_path):
+    """Two workers in processes of their own, which take their time over every tile."""
     import dask
 
-    (store / "preload.py").write_text(PRELOAD)
+    (tmp_path / "preload.py").write_text(PRELOAD)
     with (
-        pytest.MonkeyPatch.context() as patch,
-        dask.config.set({"distributed.worker.preload": [str(store / "preload.py")]}),
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "preload.py")]}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
-        patch.setenv(shared_store.ROOT, str(store / "store"))
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-            yield cluster
-
-
-@pytest.fixture
-def cluster(shared_cluster):
-    """Two workers in processes of their own, which take their time over every tile; killed ones are there again."""
-    with distributed.Client(shared_cluster, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
-    return shared_cluster
+        yield cluster
 
 
 def comparable(result) -> dict:
