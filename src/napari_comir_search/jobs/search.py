@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 from comir_search.index.index import Index
 from comir_search.progress import Job
 from comir_search.records import Candidate, SearchResult
+from comir_search.retrieval.options import SearchOptions
 from comir_search.study.entries import ProjectQuery
 from napari_comir_search.jobs.queries import open_query
 from napari_comir_search.jobs.threads import leave_a_core
@@ -23,10 +23,7 @@ def search_steps(
     index: Index,
     query: ProjectQuery,
     image: np.ndarray | None,
-    *,
-    top: int,
-    mirror: bool,
-    slides: Sequence[str] | None = None,
+    options: SearchOptions,
 ) -> Job[SearchResult]:
     """Search a query; ticks carry what is known from the first stage on.
 
@@ -36,26 +33,15 @@ def search_steps(
     query : ProjectQuery
     image : ndarray or None
         Its pixels, where they lie in no file.
-    top : int
-        Number of candidates.
-    mirror : bool
-        Whether the query may be mirrored.
-    slides : sequence of str, optional
-        Names in the index of the slides to search; all by default.
+    options : SearchOptions
+        Kind and pixel size are those of the query.
     """
     from comir_search.retrieval.search import search_steps as engine_steps
 
     leave_a_core()
     with open_query(query, image) as slide:
-        result = yield from engine_steps(
-            index,
-            slide,
-            modality=query.modality or None,
-            pixel_size_um=query.pixel_size_um,
-            top=top,
-            mirror=mirror,
-            slides=slides,
-        )
+        own = replace(options, modality=query.modality or None, pixel_size_um=query.pixel_size_um)
+        result = yield from engine_steps(index, slide, own)
     return replace(result, query=query.name)
 
 

@@ -102,5 +102,5 @@ def describe_counts(counts: dict[Verdict, int]) -> str:
         f"All {total} candidates are judged: {counts[Verdict.ACCEPTED]} accepted, "
         f"{counts[Verdict.REJECTED]} rejected, {counts[Verdict.UNSURE]} unsure."
         if total
-        else "There are no candidates to judge: search a query first."
+        else "There are no candidates to judge: search for a query first."
     )

@@ -20,6 +20,7 @@ import numpy as np
 from comir_search.index.index import Index
 from comir_search.index.indexed_slide import IndexedSlide
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
+from comir_search.retrieval.options import SearchOptions
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide, same_place
 from comir_search.study.freshness import Inputs, describe_state, sizes_differ
 from comir_search.study.project import Project, is_same_file
@@ -29,6 +30,7 @@ from napari_comir_search.state.names import names_in
 from napari_comir_search.state.review import SessionEvents, Step, changed_since, describe_moved, with_moved
 
 SEARCHABLE = (IndexState.DONE, IndexState.OTHER_MODEL)
+KEPT = ("top", "mirror", "method")  # of the options of a search, in a project
 
 
 class Session:
@@ -334,25 +336,25 @@ class Session:
         wanted = [name for name in indexed if name not in unwanted]
         return None if len(wanted) == len(indexed) else wanted
 
-    def set_search_options(self, top: int, mirror: bool) -> None:
-        """Note how queries are searched in this project."""
-        options = {"top": top, "mirror": mirror}
-        if self.search_options != options:
-            self.project.settings = self.project.settings | {"search": options}
-            self.events.result.emit()
-
     @property
-    def search_options(self) -> dict[str, Any] | None:
-        """How queries are searched in this project, None where that was never said."""
+    def search_options(self) -> SearchOptions | None:
+        """How queries are searched in this project, None where that was not chosen yet."""
         kept = self.project.settings.get("search")
-        return None if kept is None else {"top": 10, "mirror": False} | kept
+        return None if kept is None else SearchOptions(**{name: kept[name] for name in KEPT if name in kept})
+
+    @search_options.setter
+    def search_options(self, options: SearchOptions) -> None:
+        kept = {name: getattr(options, name) for name in KEPT}
+        if self.project.settings.get("search") != kept:
+            self.project.settings = self.project.settings | {"search": kept}
+            self.events.result.emit()
 
     @property
     def inputs(self) -> Inputs:
         """What a search would be computed from now."""
         named = [(self.name_of(item.fingerprint), item) for item in (*self.slides, *self.missing)]
         listed = [(name, item) for name, item in named if name is not None]
-        scope = self.scope
+        scope, options = self.scope, self.search_options
         model = None if self.index is None else self.index.model
         return Inputs(
             stated_um={
@@ -361,7 +363,7 @@ class Session:
             indexed_um=None if self.index is None else {k: v.pixel_size_um for k, v in self._indexed.items()},
             chosen=None if scope is None else frozenset(scope),
             names={name: item.info.name for name, item in listed},
-            options=self.search_options,
+            options=None if options is None else options.to_dict(),
             embedding=None if model is None else model.embedding_fingerprint,
             words=None if model is None else model.words_fingerprint,
             model=None if model is None else model.fingerprint,
