@@ -31,7 +31,9 @@ class IndexOptions(WorkerOptions, DeviceOptions, PixelSizeOptions):
         model's first.
     """
 
-    model: Any = option(None, "model file", otherwise="the one shipped", metavar="MODEL", kind=Path)
+    model: Any = option(
+        None, "model file", otherwise="the model that comes with the program", metavar="MODEL", kind=Path
+    )
     modality: str | None = option(
         None, "the slides' modality in the model", otherwise="the model's first, bf", metavar="NAME"
     )

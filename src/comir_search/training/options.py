@@ -36,12 +36,14 @@ class TrainOptions(DeviceOptions):
         None, "use only these images (names without suffix)", metavar="NAME"
     )
     pixel_size_um: float = option(
-        2.0, "um per pixel of the model, and of images which state none", metavar="UM", unit="um", above=0
+        2.0, "um per pixel of the model, and of images without a pixel size", metavar="UM", unit="um", above=0
     )
     architecture: Literal["compact", "tiramisu"] = option(
         "compact", "network: compact, or the published and slower tiramisu", flag="--arch"
     )
-    steps: int | None = option(None, "training steps", otherwise="the recipe's", metavar="N", low=1)
-    seed: int = option(0, "of weights and batches", metavar="N")
-    resume: bool = option(False, "go on where an interrupted run stopped")
+    steps: int | None = option(
+        None, "training steps", otherwise="5400 for compact, 736 for tiramisu", metavar="N", low=1
+    )
+    seed: int = option(0, "seed of weights and batches", metavar="N")
+    resume: bool = option(False, "continue an interrupted training from its last checkpoint")
     validation: tuple[str, ...] = option((), "images to keep back from training, to measure with", flag="")
