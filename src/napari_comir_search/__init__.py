@@ -1,6 +1,6 @@
-"""napari plugin of comir_search: open slides, search a patch, verify, hand over.
+"""napari plugin of comir_search: open slides, search a patch, judge the candidates, export.
 
-`session` holds what is open and knows no Qt; `jobs` describes the slow work as
-generators, `worker` runs them beside the window; `layers` shows slides and
-candidates; `widgets` are what the user sees, one widget a file.
+Each folder uses only those after it: `widgets` (Qt: the dock and its sections),
+`view` (napari layers), `jobs` (slow work, one subject a file), `state` (what is
+open and what was judged). `manifest` is what `napari.yaml` names.
 """

@@ -54,7 +54,7 @@ def test_crops_of_the_slide_are_hits(command, index_folder, queries):
     assert report["recall"] == {"bow_100": 1.0, "correlation_100": 1.0, "fused_100": 1.0}
     assert report["found"]["false_found"] is None
     assert "hit at 1" in answer.out and "1.00" in answer.out
-    assert "found among those with none" in answer.out and " -" in answer.out
+    assert "found among those on no slide" in answer.out and " -" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from PIL import Image
 
 import comir_search
 from comir_search.export.geojson import read_geojson
+from comir_search.progress import finish
 from comir_search.records import Candidate
 from comir_search.slides.crop import extract_candidate
 
@@ -61,14 +62,14 @@ def folder(tmp_path_factory):
     from comir_search.model.model import BF, SHG, Model
     from comir_search.model.networks import build_network
     from comir_search.model.vocabulary import Vocabulary
-    from comir_search.sample.synthetic_tissue import simulate_tissue
+    from comir_search.sample.synthetic_tissue import simulate_tissue_steps
     from comir_search.slides import open_slide
 
     folder = tmp_path_factory.mktemp("search")
     (folder / "slides").mkdir()
     for seed, name in enumerate(("one.tif", "two.tif", "nowhere.tif")):
         place = folder / ("slides" if seed < 2 else "") / name
-        write_image(place, simulate_tissue(700, 600, seed).brightfield, 1.0)
+        write_image(place, finish(simulate_tissue_steps(700, 600, seed)).brightfield, 1.0)
     for source, name in (("slides/one.tif", "patch.tif"), ("nowhere.tif", "absent.tif")):
         with open_slide(folder / source) as slide:
             write_image(folder / name, extract_candidate(slide, TRUTH, 1.0), 1.0)
@@ -367,12 +368,13 @@ def test_slides_that_moved_are_not_drawn_but_found(search, folder, tmp_path):
         answer = search(folder / "patch.tif", "--overlay", tmp_path / "out.png")
     finally:
         (folder / "elsewhere.tif").rename(moved)
-    assert answer.code == 0 and "Not drawn: one.tif is not where it was indexed" in answer.err
+    assert answer.code == 0 and "Not drawn: one.tif was not found where it was indexed" in answer.err
     assert (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
-    "query, sentence", [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")]
+    ("query", "sentence"),
+    [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")],
 )
 def test_bad_queries_are_one_sentence(search, tmp_path, query, sentence):
     (tmp_path / "empty.tif").touch()

@@ -174,7 +174,7 @@ def test_folders_that_do_not_match_are_refused(settings, tmp_path, dataset):
     (tmp_path / "other.tif").write_bytes((dataset / "R_1B_A3_BF.tif").read_bytes())
     with pytest.raises(ComirSearchError, match="share no image name"):
         evaluate(settings(bf=str(tmp_path)))
-    with pytest.raises(ComirSearchError, match="knows the modalities"):
+    with pytest.raises(ComirSearchError, match="has the modalities"):
         evaluate(settings(query="ihc"))
 
 

@@ -13,8 +13,8 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 from vispy.scene.widgets import Grid
 
 from comir_search.progress import Tick
-from napari_comir_search.readers import read_slides
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.manifest import read_slides
+from napari_comir_search.widgets.worker import JobRunner
 
 from .conftest import settle
 
@@ -41,7 +41,7 @@ def test_a_project_that_was_left_holds_nothing(qtbot, searched_dock) -> None:
         "slide": weakref.ref(dock.workbench.view._slides[fingerprint]),
         "level": weakref.ref(dock.workbench.view._slides[fingerprint].levels[0]),
         "layer": weakref.ref(dock.workbench.view.layer(fingerprint)),
-        "heat map": weakref.ref(dock.workbench.heat.layer),
+        "heat map": weakref.ref(dock.workbench.heat_map.layer),
     }
     dock.workbench.new_project()
     settle(qtbot, dock)
@@ -174,7 +174,7 @@ def test_a_cancelled_job_holds_nothing(qtbot) -> None:
 def test_memory_is_given_back_once_the_jobs_have_stopped(qtbot, monkeypatch, searched_dock) -> None:
     dock, given_back = searched_dock, []
     monkeypatch.setattr(
-        "napari_comir_search.housekeeping.give_memory_back",
+        "napari_comir_search.widgets.housekeeping.give_memory_back",
         lambda: given_back.append([runner.is_running for runner in dock.workbench.runners]),
     )
     dock.workbench.search(5, False)
@@ -227,7 +227,7 @@ def test_closing_while_work_is_under_way_asks_once(qtbot, searched_dock, monkeyp
     close_by_frame(window)
     qtbot.waitUntil(lambda: not window.isVisible(), timeout=5000)
     settle(qtbot, dock)
-    assert asked == ["Under way: Indexing second.ome.tif.\nClose the window and stop?"] * 2
+    assert asked == ["Still running: Indexing second.ome.tif.\nStop it and close the window?"] * 2
     qtbot.wait(50)
     assert not dock._is_open
 

@@ -20,7 +20,8 @@ from comir_search.retrieval import query as query_module
 from comir_search.slides import open_slide
 from comir_search.slides.crop import extract_candidate
 from comir_search.study.entries import ProjectQuery
-from napari_comir_search.comparison import CONTEXT, Face, checkerboard, compare_steps, curtain, read_query
+from napari_comir_search.jobs.comparison import CONTEXT, checkerboard, compare_steps, curtain, read_query
+from napari_comir_search.state.inspection import Face
 
 PLACE = Candidate(1, "first.ome.tif", 500.0, 400.0, 1.0, 300.0, 260.0, 37.0, False, 0.5, 0.9)
 

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.records import Candidate, SearchResult, Verdict
-from napari_comir_search.items import IndexState
+from napari_comir_search.state.items import IndexState
 from napari_comir_search.widgets.dock import SearchDock
 from napari_comir_search.widgets.message_bar import describe_versions
 from napari_comir_search.widgets.progress_row import describe_seconds

@@ -8,8 +8,9 @@ from comir_search.errors import ComirSearchError
 from comir_search.geometry import candidate_corners_px, corner_to_center
 from comir_search.progress import finish
 from comir_search.records import Candidate
-from napari_comir_search.drawing import Outline, cut_steps, layer_pixel_size, upright_first
-from napari_comir_search.layers import KEY
+from napari_comir_search.jobs.queries import cut_steps
+from napari_comir_search.view.layers import KEY
+from napari_comir_search.view.outline import Outline, layer_pixel_size, upright_first
 
 
 @pytest.mark.parametrize("first", range(4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_comir_search.heat import NAME
+from napari_comir_search.view.heat_map import NAME
 from napari_comir_search.widgets.dock import SearchDock
 
 from .conftest import settle

@@ -18,10 +18,11 @@ from comir_search.index.lock import writer_lock
 from comir_search.index.storage import Storage
 from comir_search.progress import finish
 from comir_search.slides import fingerprint, open_slide
-from napari_comir_search import jobs
-from napari_comir_search.items import IndexState, SlideItem
-from napari_comir_search.jobs import IndexOptions
-from napari_comir_search.session import Session
+from napari_comir_search.jobs.index import IndexOptions, index_steps, open_index_steps
+from napari_comir_search.jobs.queries import describe_queries_steps
+from napari_comir_search.jobs.slides import describe_slides_steps, restore_slides_steps
+from napari_comir_search.state.items import IndexState, SlideItem
+from napari_comir_search.state.session import Session
 
 from .conftest import Study, paint_tissue
 
@@ -44,19 +45,19 @@ def write_alike(folder: Path) -> tuple[Path, Path]:
 
 
 def take(session: Session, *paths: Path) -> None:
-    opened = finish(jobs.describe_slides_steps(list(paths), session.project.slides))
+    opened = finish(describe_slides_steps(list(paths), session.project.slides))
     assert not opened.problems
     session.add_slides(opened.infos)
 
 
 def open_index(session: Session, path: Path) -> None:
-    opened = finish(jobs.open_index_steps(path, session.slides, CPU))
+    opened = finish(open_index_steps(path, session.slides, CPU))
     session.set_index(opened.path, opened.index, opened.states)
 
 
 def index(session: Session, study: Study, items: list[SlideItem]) -> None:
     options = IndexOptions(model=str(study.model), modality="bf", device="cpu")
-    opened = finish(jobs.index_steps(study.folder / "i.comirindex", items, session.slides, options))
+    opened = finish(index_steps(study.folder / "i.comirindex", items, session.slides, options))
     session.set_index(opened.path, opened.index, opened.states)
 
 
@@ -89,21 +90,21 @@ def test_a_slide_is_found_in_the_index_whichever_of_two_alike_came_first(study: 
 
 def test_one_missing_path_does_not_keep_the_other_slides_from_being_added(study: Study, tmp_path) -> None:
     gone = tmp_path / "gone"
-    opened = finish(jobs.describe_slides_steps([gone, study.slides], ()))
+    opened = finish(describe_slides_steps([gone, study.slides], ()))
     assert [info.name for info in opened.infos] == ["first.ome.tif", "second.ome.tif"]
     assert len(opened.problems) == 1 and "gone does not exist" in opened.problems[0]
-    queries = finish(jobs.describe_queries_steps([gone, study.slides / "first.ome.tif"]))
+    queries = finish(describe_queries_steps([gone, study.slides / "first.ome.tif"]))
     assert len(queries.queries) == 1 and "gone does not exist" in queries.problems[0]
     session = Session(tmp_path / "projects")
     session.add_slides(opened.infos)
     (study.slides / "first.ome.tif").rename(tmp_path / "first.ome.tif")
-    found = finish(jobs.restore_slides_steps(session.project, [gone, tmp_path / "first.ome.tif"]))
+    found = finish(restore_slides_steps(session.project, [gone, tmp_path / "first.ome.tif"]))
     assert found.missing == [] and "gone does not exist" in found.problems[0]
     session.close()
 
 
 def infos_of(study: Study) -> list[SlideItem]:
-    opened = finish(jobs.describe_slides_steps([study.slides], ()))
+    opened = finish(describe_slides_steps([study.slides], ()))
     return [SlideItem(info) for info in opened.infos]
 
 
@@ -120,14 +121,14 @@ def test_a_full_disk_stops_the_indexing_of_all_slides(study: Study, monkeypatch)
     monkeypatch.setattr(indexing, "index_slides_steps", fill)
     items = infos_of(study)
     with pytest.raises(ComirSearchError, match="is full") as caught:
-        finish(jobs.index_steps(study.index, items, items, CPU))
+        finish(index_steps(study.index, items, items, CPU))
     assert not isinstance(caught.value, BatchIncomplete) and len(asked) == 1
 
 
 def test_a_held_lock_stops_the_indexing_of_all_slides(study: Study) -> None:
     items = infos_of(study)
     with writer_lock(Storage(study.index)), pytest.raises(ComirSearchError, match="being written") as caught:
-        finish(jobs.index_steps(study.index, items, items, CPU))
+        finish(index_steps(study.index, items, items, CPU))
     assert not isinstance(caught.value, BatchIncomplete)
 
 
@@ -140,7 +141,7 @@ def test_a_slide_that_cannot_be_indexed_again_keeps_its_entry(study: Study) -> N
         path.unlink() if there is None else path.write_bytes(there)
         item = SlideItem(broken, IndexState.STALE, 1.0)
         with pytest.raises(ComirSearchError):
-            finish(jobs.index_steps(study.index, [item], [item], CPU))
+            finish(index_steps(study.index, [item], [item], CPU))
         assert [slide.pixel_size_um for slide in Index.open(study.index, "cpu").slides] == [1.0]
 
 
@@ -150,7 +151,7 @@ def test_a_comparison_of_whole_slides_is_stopped_at_once(study: Study, monkeypat
     items = infos_of(study)
     released = threading.Event()
     monkeypatch.setattr(fingerprint, "is_same_content", lambda *_: released.wait(60))
-    job = jobs.describe_slides_steps([copy], [items[0].info])
+    job = describe_slides_steps([copy], [items[0].info])
     started_s = time.monotonic()
     while "comparing" not in next(job).stage:
         pass

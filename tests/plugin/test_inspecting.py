@@ -10,7 +10,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 from comir_search.geometry import angle_difference_deg
-from napari_comir_search.comparison import Mode
+from napari_comir_search.state.inspection import Mode
 from napari_comir_search.widgets.dock import SearchDock
 
 from .conftest import settle

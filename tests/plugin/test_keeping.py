@@ -15,7 +15,7 @@ import pytest
 
 from comir_search.geometry import center_to_corner
 from comir_search.records import Candidate, SearchResult
-from napari_comir_search.session import Session
+from napari_comir_search.state.session import Session
 from napari_comir_search.widgets.dock import SearchDock
 
 from .conftest import settle
@@ -63,6 +63,7 @@ def test_verdicts_survive_kill_9(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", JUDGE_AND_DIE, project, tmp_path / "projects"],
+        check=False,
         capture_output=True,
         text=True,
         timeout=300,

@@ -15,10 +15,12 @@ from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.progress import finish
 from comir_search.records import Candidate, Verdict
 from comir_search.slides import open_slide, slide_from_array
-from napari_comir_search.drawing import full_resolution
-from napari_comir_search.jobs import open_slide_steps
-from napari_comir_search.layers import CandidateLayers, contrast_of, fly_to, slide_layer
-from napari_comir_search.readers import get_project_reader, get_slide_reader, read_project
+from napari_comir_search.jobs.slides import open_slide_steps
+from napari_comir_search.manifest import get_project_reader, get_slide_reader, read_project
+from napari_comir_search.view.candidates import CandidateLayers, fly_to
+from napari_comir_search.view.layers import contrast_of
+from napari_comir_search.view.outline import full_resolution
+from napari_comir_search.view.slide import slide_layer
 
 
 def make_candidate(rank: int, x: float, y: float, angle_deg: float = 0.0) -> Candidate:

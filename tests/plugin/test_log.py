@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_comir_search import log
+from napari_comir_search.state import log
 
 
 def test_failures_are_written_to_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from npe2 import PluginManifest
 
 import napari_comir_search
-from napari_comir_search import keymap
+from napari_comir_search.view import keys
 
 MANIFEST = Path(napari_comir_search.__file__).with_name("napari.yaml")
 
@@ -40,7 +40,7 @@ def test_menus_exist_in_napari(manifest: PluginManifest) -> None:
 def test_preferences_read_the_settings_page(manifest: PluginManifest, npe2pm, plugin_settings) -> None:
     from napari.settings import get_plugin_settings
 
-    from napari_comir_search.settings import PLUGIN, Preferences, read_preferences
+    from napari_comir_search.state.settings import PLUGIN, Preferences, read_preferences
 
     npe2pm.register(manifest)
     assert read_preferences() == Preferences()
@@ -54,6 +54,6 @@ def test_keys_do_nothing_else_in_napari() -> None:
     from napari.utils.shortcuts import default_shortcuts
 
     taken = {binding for bindings in default_shortcuts.values() for binding in bindings}
-    ours = [KeyBinding.from_str(key.keys.replace("-", "+")) for key in keymap.KEYS]
+    ours = [KeyBinding.from_str(key.keys.replace("-", "+")) for key in keys.KEYS]
     assert not taken.intersection(ours)
-    assert len({str(binding) for binding in ours}) == len(keymap.KEYS)
+    assert len({str(binding) for binding in ours}) == len(keys.KEYS)

@@ -12,17 +12,17 @@ import pytest
 import tifffile
 from qtpy.QtWidgets import QMessageBox
 
-from comir_search.errors import BatchIncomplete
+from comir_search.errors import BatchIncomplete, LeftOut
 from comir_search.progress import Tick, finish
 from comir_search.records import Verdict
 from comir_search.slides import open_slide
-from napari_comir_search import jobs
-from napari_comir_search.items import IndexState, SlideItem
-from napari_comir_search.jobs import IndexOptions
-from napari_comir_search.session import Session
+from napari_comir_search.jobs.index import IndexOptions, index_steps
+from napari_comir_search.jobs.slides import OpenedSlides, describe_slides_steps
+from napari_comir_search.state.items import IndexState, SlideItem
+from napari_comir_search.state.session import Session
 from napari_comir_search.widgets.dock import SearchDock
 from napari_comir_search.widgets.result_table import CONFIDENCE
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 from .conftest import settle
 
@@ -160,11 +160,12 @@ def test_a_signal_saved_in_colours_is_a_signal(qtbot, dock: SearchDock, tmp_path
     settle(qtbot, dock)
     assert [query.modality for query in dock.session.queries] == ["shg", "shg", "bf"]
     assert (
-        "a_grey.tif is taken for a grey image of a signal, as its three channels are the same"
+        "a_grey.tif is treated as a grey image such as SHG, because its three channels are equal"
         in dock.message.text
     )
     assert (
-        "b_green.tif is taken for a grey image of a signal, as only one of its colours" in dock.message.text
+        "b_green.tif is treated as a grey image such as SHG, because only one of its channels"
+        in dock.message.text
     )
     np.testing.assert_array_equal(dock.session.query_image(dock.session.queries[1].id), green)
 
@@ -174,7 +175,7 @@ def test_why_a_stated_pixel_size_is_not_believed_is_said(qtbot, dock: SearchDock
     dock.session.add_query(
         "q", np.eye(50, 60), modality="shg", pixel_size_um=None, source={"pixel size": f"missing: {reason}"}
     )
-    assert dock.query.size_note.text() == f"The pixel size is not known ({reason}): type it in."
+    assert dock.query.size_note.text() == f"The pixel size is not known ({reason}): enter it above."
     assert not dock.query.size_note.isHidden()
     dock.session.update_query(dock.session.query.id, pixel_size_um=0.5)
     assert dock.query.size_note.isHidden() and dock.session.query.source["pixel size"] == "user"
@@ -185,7 +186,7 @@ def test_notes_stay_and_a_batch_keeps_what_it_did(qtbot) -> None:
     def work():
         for number in range(5):
             yield Tick("working", number, 5, note=f"note {number}")
-        raise BatchIncomplete("the rest", (jobs.LeftOut("b.tif", "b.tif is broken."),), 3)
+        raise BatchIncomplete("the rest", (LeftOut("b.tif", "b.tif is broken."),), 3)
 
     runner, notes, results, failures = JobRunner(), [], [], []
     runner.noted.connect(notes.append)
@@ -205,8 +206,8 @@ def test_the_message_bar_keeps_notes_beside_messages(dock: SearchDock) -> None:
     assert dock.message.text == ""
 
 
-def describe(*paths: Path, known=()) -> jobs.Opened:
-    return finish(jobs.describe_slides_steps(list(paths), known))
+def describe(*paths: Path, known=()) -> OpenedSlides:
+    return finish(describe_slides_steps(list(paths), known))
 
 
 def test_one_bad_slide_does_not_keep_the_others_from_being_indexed(study, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_one_bad_slide_does_not_keep_the_others_from_being_indexed(study, tmp_pa
     )
     items = [SlideItem(bad), *(SlideItem(info) for info in infos)]
     with pytest.raises(BatchIncomplete, match=r"1 of 3 were left out:\n  .*bad\.tif") as caught:
-        finish(jobs.index_steps(study.index, items, items, IndexOptions(device="cpu")))
+        finish(index_steps(study.index, items, items, IndexOptions(device="cpu")))
     states = caught.value.result.states
     assert [states.get(item.fingerprint) for item in items] == [None, IndexState.DONE, IndexState.DONE]
 
@@ -244,7 +245,7 @@ def test_copies_are_said_and_alike_ones_are_told_apart(tmp_path: Path) -> None:
     keys = [item.fingerprint for item in session.slides]
     assert keys[0] == fingerprint and keys[1] == session.slides[1].info.identity != fingerprint
 
-    # Opened again in another order, each is still itself, with the pixel size that the user gave.
+    # OpenedSlides again in another order, each is still itself, with the pixel size that the user gave.
     session.set_pixel_size(keys[1], 0.75)
     again = describe(tmp_path / "b.tif", tmp_path / "a.tif", known=session.project.slides)
     assert [(info.name, info.fingerprint, info.pixel_size_um) for info in again.infos] == [

@@ -10,7 +10,7 @@ from comir_search.index.index import Index
 from comir_search.progress import finish
 from comir_search.slides import open_slide
 from comir_search.study.entries import ProjectQuery
-from napari_comir_search.jobs import search_steps
+from napari_comir_search.jobs.search import search_steps
 
 
 @pytest.fixture

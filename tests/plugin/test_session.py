@@ -17,8 +17,8 @@ from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo,
 from comir_search.slides import open_slide
 from comir_search.study import project as project_module
 from comir_search.study.project import Project, pack_image
-from napari_comir_search.items import IndexState
-from napari_comir_search.session import Session
+from napari_comir_search.state.items import IndexState
+from napari_comir_search.state.session import Session
 
 
 def make_info(name: str = "a.tif", folder: str = "/slides") -> SlideInfo:
@@ -55,9 +55,7 @@ def searched(session: Session) -> Session:
 
 
 def test_session_imports_no_qt() -> None:
-    code = (
-        "import sys, napari_comir_search.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
-    )
+    code = "import sys, napari_comir_search.state.session; print([m for m in sys.modules if 'Qt' in m or m == 'qtpy'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -153,7 +151,7 @@ def test_save_as_moves_the_untitled_project(searched: Session, tmp_path: Path) -
     searched.save_as(tmp_path / "named.comirproj")
     assert not searched.is_untitled and not before.exists()
     searched.judge(Verdict.REJECTED)
-    assert searched.project.verdict_of(searched.query.id, searched.candidate).verdict is Verdict.REJECTED
+    assert searched.project.history(searched.query.id, searched.candidate)[-1].verdict is Verdict.REJECTED
 
 
 def test_an_untitled_project_that_is_saved_under_its_own_name_stays(searched: Session) -> None:
@@ -314,7 +312,7 @@ def test_a_corrected_query_makes_its_answer_out_of_date(answered: Session) -> No
     answered.update_query(answered.query.id, pixel_size_um=3.0)
     assert answered.answer_state == "out of date: the query's pixel size was 1 µm, now 3 µm"
     answered.update_query(answered.query.id, pixel_size_um=1.0, modality="bf")
-    assert answered.answer_state == "out of date: the query was taken for shg, now for bf"
+    assert answered.answer_state == "out of date: the query's modality was shg, now bf"
 
 
 def test_a_search_for_another_pixel_size_is_not_kept(answered: Session) -> None:
@@ -358,7 +356,7 @@ def test_slides_options_and_models_that_changed_are_said(answered: Session) -> N
     assert answered.answer_state == "out of date: the index has another model now"
     answered.set_index("/i", FakeIndex(both[:1]), done)
     answered.set_search_options(5, True)
-    assert answered.answer_state == "out of date: mirrored places are looked for now"
+    assert answered.answer_state == "out of date: mirrored positions are searched now"
 
 
 def test_more_candidates_asked_for_later_do_not_make_an_answer_wrong(answered: Session) -> None:
@@ -385,7 +383,7 @@ def test_a_query_file_that_was_replaced_makes_its_answer_out_of_date(
     session.end_search(query.id, replace(make_result(), provenance=origin))
     assert session.answer_state == ""
     Image.fromarray(255 * np.eye(61, dtype=np.uint8)).save(path)
-    assert session.answer_state == "out of date: the file of q holds another image now"
+    assert session.answer_state == "out of date: the file of q contains another image now"
     path.unlink()
     assert session.answer_state == ""  # nothing is known of it
     # Of a query whose pixels are kept in the project, the file is not what was searched.
@@ -444,7 +442,7 @@ def test_a_search_keeps_places_moved_by_hand_but_the_rejected(answered: Session)
         answered.replace_candidate(replace(answered.candidate, center_y_px=300.0))
     answered.judge(Verdict.REJECTED)
     said = answered.end_search(answered.query.id, replace(make_result(), provenance=make_origin()))
-    assert said == "What you moved by hand was kept, as candidate 4."
+    assert said == "The positions that you moved by hand were kept, as candidate 4."
     assert [each.by_hand for each in answered.candidates] == [False, False, False, True]
     assert (answered.candidates[3].center_x_px, answered.candidates[3].center_y_px) == (100, 300)
     assert answered.candidates[3].confidence is None and answered.candidates[0].confidence == 0.9
@@ -456,7 +454,7 @@ def test_a_moved_place_that_is_found_again_is_listed_once(answered: Session) -> 
     again = replace(found.candidates[1], center_x_px=101.0, center_y_px=301.0, angle_deg=10)
     found = replace(found, candidates=(found.candidates[0], again), provenance=make_origin())
     said = answered.end_search(answered.query.id, found)
-    assert said == "What you moved by hand was kept, as candidate 2."
+    assert said == "The positions that you moved by hand were kept, as candidate 2."
     assert [each.by_hand for each in answered.candidates] == [False, True]
     assert (answered.candidates[1].rank, answered.candidates[1].center_x_px) == (2, 100)
 

@@ -20,8 +20,8 @@ from qtpy.QtWidgets import QFileDialog
 
 from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
-from napari_comir_search.comparison import Mode
-from napari_comir_search.items import IndexState
+from napari_comir_search.state.inspection import Mode
+from napari_comir_search.state.items import IndexState
 from napari_comir_search.widgets.dock import SearchDock
 from napari_comir_search.widgets.key_table import KeyTable
 

@@ -16,8 +16,8 @@ from comir_search.model.model import load_model
 from comir_search.opencv import cv2
 from comir_search.training import run as training_run
 from comir_search.training.trainer import Recipe
-from napari_comir_search.items import IndexState
-from napari_comir_search.training import suggest_kept_back, suggest_out
+from napari_comir_search.jobs.training import suggest_kept_back, suggest_out
+from napari_comir_search.state.items import IndexState
 from napari_comir_search.widgets.dock import SearchDock
 from napari_comir_search.widgets.training import TrainingWidget
 
@@ -48,7 +48,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 @pytest.fixture
 def widget(qtbot, make_napari_viewer) -> Iterator[TrainingWidget]:
     viewer = make_napari_viewer()
-    widget = TrainingWidget(viewer, use_model=lambda path: None)
+    widget = TrainingWidget(use_model=lambda path: None)
     viewer.window.add_dock_widget(widget, name="CoMIR training", area="right")
     yield widget
     widget.leave()
@@ -80,7 +80,7 @@ def test_an_empty_widget_says_what_to_do(widget: TrainingWidget) -> None:
 def test_pairs_are_shown_and_bad_ones_named(qtbot, widget: TrainingWidget, folders, monkeypatch) -> None:
     choose(qtbot, widget, folders, monkeypatch)
     assert len(widget.checked.pairs) == 4
-    assert "core 3: the sides seem to be" in widget.problems.text()
+    assert "core 3: the two images seem to be" in widget.problems.text()
     assert widget.strip._names[0].text() == "⚠ core 3"  # what speaks against comes first
     assert not widget.strip._cells[0][0].pixmap().isNull()
     widget.strip.after_button.click()
@@ -151,7 +151,7 @@ def test_a_paused_training_goes_on(qtbot, widget: TrainingWidget, folders, monke
     widget.progress.stop_button.click()
     settle(qtbot, widget)
     assert not widget.out.exists()
-    assert widget.train_button.text() == "Go on training" and not widget.resume.isHidden()
+    assert widget.train_button.text() == "Resume training" and not widget.resume.isHidden()
     done = widget.plot.losses[-1][0]
     widget.train_button.click()
     settle(qtbot, widget)
@@ -174,10 +174,10 @@ def test_a_training_that_was_paused_earlier_goes_on_with_its_own_settings(
     done = widget.paused.done
     assert done >= 2 and f"at step {done} of 12" in widget.resume.text()
 
-    again = TrainingWidget(widget.viewer, use_model=lambda path: None)  # as in another session
+    again = TrainingWidget(use_model=lambda path: None)  # as in another session
     qtbot.addWidget(again)
     choose(qtbot, again, folders, monkeypatch)
-    assert again.out == widget.out and again.train_button.text() == "Go on training"
+    assert again.out == widget.out and again.train_button.text() == "Resume training"
     assert (again.steps.value(), again.kept_back.value(), again.pixel_size.value()) == (12, 2, 1.5)
     assert not again.steps.isEnabled() and not again.kept_back.isEnabled()  # they are the paused training's
     again.resume.click()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
-from comir_search.evaluation.baselines.extractors import make_extractor
+from comir_search.evaluation.baselines.features import make_extractor
 from comir_search.evaluation.protocol import (
     QueryPlan,
     Window,
@@ -256,9 +256,9 @@ def _make_search(
 
         return DefaultSearch(viewer, files, windows, str(settings.repository), folder)
     if settings.features == "global":
-        from comir_search.evaluation.global_search import GlobalSearch
+        from comir_search.evaluation.baselines.global_vector import GlobalVector
 
-        return GlobalSearch(viewer, weights)
+        return GlobalVector(viewer, weights)
     from comir_search.evaluation.published_search import PublishedSearch
 
     return PublishedSearch(

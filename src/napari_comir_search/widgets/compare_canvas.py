@@ -13,7 +13,8 @@ from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from comir_search.geometry import rows_first, turn_about, turn_between_deg
-from napari_comir_search.comparison import Comparison, Mode, Picture, checkerboard, curtain
+from napari_comir_search.jobs.comparison import Comparison, Picture, checkerboard, curtain
+from napari_comir_search.state.inspection import Mode
 
 CENTER = (0.0, 0.0)
 QUERY, SLIDE = "Query", "Slide"
@@ -38,15 +39,15 @@ class CompareCanvas(QWidget):
         self.model = ViewerModel(title="Compare")
         self.qt_viewer = QtViewer(self.model, show_welcome_screen=False)
         self.qt_viewer.setToolTip(
-            "Scroll to zoom and drag to pan: both pictures follow. Drag with Shift to move the slide under "
-            "the query, with Alt to turn it."
+            "Scroll to zoom and drag to pan both pictures. Shift+drag moves the slide under the query, Alt+drag "
+            "rotates it."
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.qt_viewer)
         self.mode, self.amount = Mode.SIDE_BY_SIDE, 0.5
         self._comparison: Comparison | None = None
-        self._forgetting = QTimer(self)  # the window answers between this and what else is taken away
+        self._forgetting = QTimer(self)  # so that the window answers between two removals
         self._forgetting.setSingleShot(True)
         self._forgetting.setInterval(FORGET_DELAY_MS)
         self._forgetting.timeout.connect(self._let_go)
@@ -54,7 +55,7 @@ class CompareCanvas(QWidget):
         self.model.canvas.overlays.scale_bar.visible = True
 
     def close_down(self) -> None:
-        """Let go of the canvas."""
+        """Close the canvas."""
         self._forgetting.stop()
         self.model.mouse_drag_callbacks.clear()
         self.model.layers.clear()
@@ -83,7 +84,7 @@ class CompareCanvas(QWidget):
             self._fit(comparison)
 
     def forget(self) -> None:
-        """Hide the pictures at once, and let go of them soon, unless others come first."""
+        """Hide the pictures at once, and remove them soon, unless others come first."""
         self.show_comparison(None)
         self._forgetting.start()
 

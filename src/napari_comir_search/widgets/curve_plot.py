@@ -23,8 +23,8 @@ class CurvePlot(QWidget):
         super().__init__(parent)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setToolTip(
-            "Blue: the loss on the pairs that are learned from; it falls. "
-            "Orange or red: the share of patches of the pairs kept back that are placed right; it rises."
+            "Blue: the loss on the training pairs; lower is better. "
+            "Orange or red: the share of test queries from the validation pairs that are found; higher is better."
         )
         self.losses: list[tuple[int, float]] = []
         self.hit_rates: list[tuple[int, float]] = []
@@ -44,7 +44,7 @@ class CurvePlot(QWidget):
         self.update()
 
     def add(self, step: int, loss: float, hit_rates: Curve) -> None:
-        """Take in how the training stands."""
+        """Add the values of a step."""
         self.losses.append((step, loss))
         self.hit_rates = list(hit_rates)
         self.update()

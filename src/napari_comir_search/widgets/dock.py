@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from platformdirs import user_data_path
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
@@ -21,14 +22,15 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_comir_search.commands import use_model
-from napari_comir_search.inspection import Inspection
-from napari_comir_search.keymap import Keymap
-from napari_comir_search.layers import PIN_PX
-from napari_comir_search.log import close_log, open_log
-from napari_comir_search.session import Session
-from napari_comir_search.settings import read_preferences
-from napari_comir_search.widgets.elided_label import ElidedLabel
+from comir_search.records import Verdict
+from napari_comir_search.state.inspection import Inspection
+from napari_comir_search.state.log import close_log, open_log
+from napari_comir_search.state.session import Session
+from napari_comir_search.state.settings import PLUGIN, read_preferences
+from napari_comir_search.view.candidates import PIN_PX
+from napari_comir_search.view.keys import Keymap
+from napari_comir_search.widgets.actions import OPENING_INDEX, Workbench
+from napari_comir_search.widgets.elided_label import elided_label
 from napari_comir_search.widgets.export import ExportWidget
 from napari_comir_search.widgets.inspector import Inspector
 from napari_comir_search.widgets.key_table import KeyTable
@@ -39,19 +41,17 @@ from napari_comir_search.widgets.repository import RepositoryWidget
 from napari_comir_search.widgets.results import ResultsWidget
 from napari_comir_search.widgets.search import SearchWidget
 from napari_comir_search.widgets.section import Section
-from napari_comir_search.workbench import OPENING_INDEX, Workbench
+from napari_comir_search.widgets.training import TrainingWidget
 
 if TYPE_CHECKING:
     import napari
 
-    from napari_comir_search.widgets.training import TrainingWidget
-
 SECTIONS = (
     ("Repository", "repository", "The slides to search, and their index."),
-    ("Query", "query", "The patch whose place is sought."),
-    ("Search", "search", "Find the place."),
-    ("Results", "results", "The candidates, and what you say of them."),
-    ("Export", "export", "Hand the results over."),
+    ("Query", "query", "The image to search for."),
+    ("Search", "search", "Search for the query on the slides."),
+    ("Results", "results", "The candidates, and your verdicts."),
+    ("Export", "export", "Write the results to files."),
 )
 COMPARE_SHARE = 0.42  # of the window's height
 DOCK_WIDTH_PX = 392
@@ -59,7 +59,7 @@ AFTER_SEARCH = ("results", "export")
 
 
 class SearchDock(LeavingWidget):
-    """Everything from a folder of slides to a verified place.
+    """The whole work, from a folder of slides to a verified position.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class SearchDock(LeavingWidget):
         super().__init__()
         open_log()
         # napari gives plugins a proxy that makes a new object of each layer it hands out;
-        # layers are told apart by identity here, and nothing private is used.
+        # layers are compared by identity here, and nothing private is used.
         viewer = getattr(viewer, "__wrapped__", viewer)
         self.viewer = viewer
         self.session = Session(folder or projects_folder(), read_preferences().reviewer or None)
@@ -94,15 +94,13 @@ class SearchDock(LeavingWidget):
         }
         self._build()
         self.setAcceptDrops(True)
-        self.keymap = Keymap(viewer, self.actions())
+        self.keymap = Keymap(viewer, self.key_actions())
         self._has_unfolded = False
         self._connect()
         self.refresh()
 
-    def actions(self) -> dict[str, Callable[[], None]]:
+    def key_actions(self) -> dict[str, Callable[[], None]]:
         """Return what each key does."""
-        from comir_search.records import Verdict
-
         session, workbench = self.session, self.workbench
         return {
             "next": lambda: session.step_candidate(1),
@@ -123,15 +121,15 @@ class SearchDock(LeavingWidget):
         }
 
     def _build(self) -> None:
-        self.project_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
+        self.project_label = elided_label()
         self.menu_button = QPushButton("Project")
-        self.menu_button.setToolTip("Open, keep or leave a project; see the keys.")
+        self.menu_button.setToolTip("Open or save a project, train a model, show the keys.")
         menu = QMenu(self.menu_button)
         menu.setToolTipsVisible(True)
         for text, action, tip in (
-            ("New", self.workbench.new_project, "Begin an empty project; this one is kept."),
-            ("Open …", self._open_project, "Open a project file as it was left."),
-            ("Save as …", self._save_as, "Go on under another name. Everything is saved as you work."),
+            ("New", self.workbench.new_project, "Start an empty project. This one is kept."),
+            ("Open …", self._open_project, "Open a project file."),
+            ("Save as …", self._save_as, "Save under another name. All changes are saved as you work."),
             ("Train a model …", self.open_training, "Train a model on your own pairs of images."),
             ("Keyboard shortcuts", self.show_keys, "Show the keys."),
         ):
@@ -141,8 +139,10 @@ class SearchDock(LeavingWidget):
         head.setContentsMargins(0, 0, 6, 0)  # in line with what scrolls below
         head.addWidget(self.project_label, 1)
         head.addWidget(self.menu_button)
-        self.locate_button = QPushButton("Look for moved slides …")
-        self.locate_button.setToolTip("Choose a folder; moved slides in it are known again by their content.")
+        self.locate_button = QPushButton("Find moved slides …")
+        self.locate_button.setToolTip(
+            "Choose the folder to which the slides were moved. They are recognised by their content."
+        )
         self.locate_button.clicked.connect(self._locate)
         self.locate_button.hide()
         locate = QHBoxLayout()
@@ -174,7 +174,7 @@ class SearchDock(LeavingWidget):
     def _connect(self) -> None:
         workbench, events = self.workbench, self.session.events
         workbench.failed.connect(self.message.show_error)
-        workbench.told.connect(self.message.show_info)
+        workbench.reported.connect(self.message.show_info)
         workbench.noted.connect(self.message.add_note)
         workbench.left.connect(self.message.dismiss)  # it was about the project that is left
         workbench.slides_missed.connect(self._offer_search)
@@ -199,7 +199,7 @@ class SearchDock(LeavingWidget):
         """Show the project's name and each part's state."""
         path = self.session.project.path
         self.project_label.setText("Untitled project" if self.session.is_untitled else path.stem)
-        self.project_label.setToolTip(f"{path}\nEvery change is on the disk at once.")
+        self.project_label.setToolTip(f"{path}\nEvery change is saved at once.")
         self.locate_button.setVisible(bool(self.session.missing))
         for name, section in self.sections.items():
             section.set_note(getattr(getattr(self, name), "summary", ""))
@@ -227,7 +227,7 @@ class SearchDock(LeavingWidget):
     def open_inspector(self) -> None:
         """Put the comparison below the slide, unless it is there."""
         if self.inspector is None:
-            self.inspector = Inspector(self.workbench, self.inspection, self.actions())
+            self.inspector = Inspector(self.workbench, self.inspection, self.key_actions())
             dock = self.viewer.window.add_dock_widget(self.inspector, name="Compare", area="bottom")
             window = self.window()
             if isinstance(window, QMainWindow):
@@ -248,10 +248,8 @@ class SearchDock(LeavingWidget):
 
     def open_training(self) -> None:
         """Put the training beside this dock, unless it is there, and show it."""
-        from napari_comir_search.widgets.training import TrainingWidget
-
         if self._training_dock is None:
-            self.training = TrainingWidget(self.viewer, self._use_model)
+            self.training = TrainingWidget(self._use_model)
             self._training_dock = self.viewer.window.add_dock_widget(
                 self.training, name="CoMIR training", area="right", tabify=True
             )
@@ -260,10 +258,10 @@ class SearchDock(LeavingWidget):
         self._training_dock.raise_()
 
     def _use_model(self, path: Path) -> None:
-        if self._is_open:
-            self.workbench.use_model(path)
-        else:
-            use_model(path)
+        dock = self
+        if not self._is_open:  # it was closed during the training
+            _, dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, "CoMIR search")
+        dock.workbench.use_model(path)
 
     def _forget_training(self) -> None:
         self.training = self._training_dock = None
@@ -275,7 +273,7 @@ class SearchDock(LeavingWidget):
         table.show()
 
     def close_down(self) -> None:
-        """Stop all work, save, and let go of the viewer. Called when the dock goes away."""
+        """Stop all jobs, save, and disconnect from the viewer. Called when the dock is closed."""
         events = self.session.events
         for event in (
             events.project,
@@ -311,12 +309,12 @@ class SearchDock(LeavingWidget):
         self.workbench.keep_view()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        """Take files."""
+        """Accept files."""
         if event.mimeData().hasUrls():
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Take files as queries where they are dropped on the query, as slides elsewhere."""
+        """Open files as queries where they are dropped on the query section, as slides elsewhere."""
         paths = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
         place = event.position().toPoint() if hasattr(event, "position") else event.pos()
         section = self.sections["query"]
@@ -362,6 +360,4 @@ class SearchDock(LeavingWidget):
 
 def projects_folder() -> Path:
     """Return where projects lie that have no name yet."""
-    from platformdirs import user_data_path
-
     return user_data_path("napari-comir-search") / "projects"

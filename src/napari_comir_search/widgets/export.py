@@ -1,4 +1,4 @@
-"""Handing over: tables, QuPath annotations, a report."""
+"""Export: tables, QuPath annotations, a report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QPushButton, QWidget
 
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
-from napari_comir_search.workbench import Workbench
 
 KINDS = (
     ("csv", "Table …", "CSV (*.csv)", "Write the candidates as CSV, in pixels and in µm, with the verdicts."),
@@ -16,19 +16,19 @@ KINDS = (
         "geojson",
         "QuPath …",
         "GeoJSON (*.geojson)",
-        "Write the candidates as GeoJSON that QuPath imports as annotations: one file for each slide.",
+        "Write the candidates as annotations for QuPath (GeoJSON): one file for each slide.",
     ),
     (
         "html",
         "Report …",
         "HTML (*.html)",
-        "Write a report with pictures side by side, verdicts, settings and fingerprints: one file for all.",
+        "Write one report (HTML) with pictures side by side, verdicts, settings and fingerprints.",
     ),
 )
 
 
 class ExportWidget(QWidget):
-    """Write what was found for others.
+    """Write the results to files.
 
     Parameters
     ----------
@@ -49,16 +49,18 @@ class ExportWidget(QWidget):
             layout.addWidget(button, 0, column)
         self.all_queries = QCheckBox("All queries of the project")
         self.all_queries.setChecked(True)
-        self.all_queries.setToolTip("Write the results of all queries, or only of the one chosen above.")
+        self.all_queries.setToolTip(
+            "Write the results of all queries. Otherwise only those of the current query."
+        )
         layout.addWidget(self.all_queries, 1, 0, 1, len(KINDS))
-        self.progress = ProgressRow(workbench.exporting, "Stop", "Stop; nothing is left half-written.")
+        self.progress = ProgressRow(workbench.exporting, "Stop", "Stop. No incomplete file is left.")
         layout.addWidget(self.progress, 2, 0, 1, len(KINDS))
         self.session.events.result.connect(self.refresh)
         self.session.events.queries.connect(self.refresh)
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         self.session.events.result.disconnect(self.refresh)
         self.session.events.queries.disconnect(self.refresh)
 
@@ -69,7 +71,7 @@ class ExportWidget(QWidget):
         for kind, button in self.buttons.items():
             button.setEnabled(can_export)
             button.setToolTip(
-                tips[kind] if can_export else "Search a query first; then its results can be written."
+                tips[kind] if can_export else "Search for a query first: there are no results yet."
             )
 
     def export(self, kind: str, path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qtpy.QtCore import QSize, Qt, QTimer
@@ -18,37 +19,41 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_comir_search.comparison import Comparison, Face, Mode
-from napari_comir_search.inspection import Inspection
-from napari_comir_search.keymap import Keymap, key_of
+from napari_comir_search.jobs.comparison import Comparison
+from napari_comir_search.state.inspection import Face, Inspection, Mode
+from napari_comir_search.view.keys import Keymap, key_of
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.compare_canvas import CompareCanvas
-from napari_comir_search.workbench import Workbench
 
 HINT = "Choose a candidate to compare it with the query."
 READING = "Reading the pictures …"
 SLIDER_STEPS = 100
 CONTRAST_DELAY_MS = 150
 MODE_TIPS = {
-    Mode.SIDE_BY_SIDE: "Query on the left, slide on the right, turned to match; they zoom and pan together.",
-    Mode.BLEND: "The query over the slide; the slider sets how much of it shows.",
-    Mode.CHECKERBOARD: "Query and slide in turn; the slider sets the size of the tiles.",
-    Mode.SWIPE: "The query left of the edge, the slide right of it; the slider moves the edge.",
+    Mode.SIDE_BY_SIDE: "Query on the left, slide on the right, rotated to match. Both zoom and pan together.",
+    Mode.BLEND: "The query over the slide. The slider sets the opacity of the query.",
+    Mode.CHECKERBOARD: "Alternating tiles of query and slide. The slider sets the size of the tiles.",
+    Mode.SWIPE: "The query left of the edge, the slide right of it. The slider moves the edge.",
 }
 
 
 class Inspector(QWidget):
-    """Look at the current candidate beside the query, and correct its place.
+    """Compare the current candidate with the query, and correct its position.
 
     Parameters
     ----------
     workbench : Workbench
     inspection : Inspection
-    actions : dict
+    actions : mapping from str to callable
         What each key does.
     """
 
     def __init__(
-        self, workbench: Workbench, inspection: Inspection, actions: dict, parent: QWidget | None = None
+        self,
+        workbench: Workbench,
+        inspection: Inspection,
+        actions: Mapping[str, Callable[[], None]],
+        parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self.workbench, self.inspection, self.session = workbench, inspection, workbench.session
@@ -64,7 +69,7 @@ class Inspector(QWidget):
         for mode in Mode:
             button = QPushButton(mode.value)
             button.setCheckable(True)
-            button.setToolTip(f"{MODE_TIPS[mode]} ({key_of('mode')} for the next way)")
+            button.setToolTip(f"{MODE_TIPS[mode]} ({key_of('mode')} for the next mode)")
             group.addButton(button)
             button.clicked.connect(self._choose_mode)
             self.mode_buttons[mode] = button
@@ -75,7 +80,9 @@ class Inspector(QWidget):
         policy.setRetainSizeWhenHidden(True)
         self.slider.setSizePolicy(policy)
         self.slider.setValue(SLIDER_STEPS // 2)
-        self.slider.setToolTip("How much of the query shows, the size of the tiles, or where the edge is.")
+        self.slider.setToolTip(
+            "The opacity of the query, the size of the tiles, or the position of the edge."
+        )
         self.slider.valueChanged.connect(self._show_mode)
         self.query_face = self._face_button("query")
         self.slide_face = self._face_button("slide")
@@ -84,16 +91,16 @@ class Inspector(QWidget):
         self.picture_button.clicked.connect(self._save_picture)
         self.refit_button = QPushButton("Fit")
         self.refit_button.setToolTip(
-            "Look for the best fit close to the place that is shown, after you have moved or turned it: "
-            f"by mouse, or by {key_of('left')} and the other arrows, {key_of('turn_left')} and "
+            "Search for the best fit near the position that is shown. Move or rotate the slide first: "
+            f"with the mouse, or with {key_of('left')} and the other arrows, {key_of('turn_left')} and "
             f"{key_of('turn_right')}."
         )
         self.refit_button.clicked.connect(self._refit)
         self.reset_button = QPushButton("Reset")
-        self.reset_button.setToolTip("Go back to the place that was found.")
+        self.reset_button.setToolTip("Go back to the position that was found.")
         self.reset_button.clicked.connect(inspection.reset)
         self.keep_button = QPushButton("Keep")
-        self.keep_button.setToolTip("Make this the candidate's place, in the project and on the slide.")
+        self.keep_button.setToolTip("Keep this as the position of the candidate.")
         self.keep_button.clicked.connect(inspection.keep)
 
         top = QHBoxLayout()
@@ -125,7 +132,7 @@ class Inspector(QWidget):
 
         workbench.viewer.events.theme.connect(self._take_theme)
         self._take_theme()
-        self._contrast_timer = QTimer(self)  # a slider that is dragged tells many values
+        self._contrast_timer = QTimer(self)  # a dragged slider emits many values
         self._contrast_timer.setSingleShot(True)
         self._contrast_timer.setInterval(CONTRAST_DELAY_MS)
         self._contrast_timer.timeout.connect(self.refresh)
@@ -141,7 +148,7 @@ class Inspector(QWidget):
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more and let go of the canvas."""
+        """Disconnect from the session and close the canvas."""
         self._contrast_timer.stop()
         self.workbench.view.contrast_changed.disconnect(self._await_contrast)
         self.session.events.slides.disconnect(self._take_slides)
@@ -166,11 +173,11 @@ class Inspector(QWidget):
             key = self.session.key_of(candidate.fingerprint)
             is_missing = any(key == one.fingerprint for one in self.session.missing)
             self.hint.setText(
-                f"The file of {candidate.slide} is missing: click Look for moved slides."
+                f"The file of {candidate.slide} is missing: click Find moved slides."
                 if is_missing
                 else f"{candidate.slide} is not in the repository: add it to compare."
             )
-        if item is None:
+        if candidate is None or item is None:
             self._stack.setCurrentWidget(self.hint)
             self.canvas.show_comparison(None)
         else:
@@ -179,13 +186,13 @@ class Inspector(QWidget):
         self._show_state()
 
     def _take_slides(self) -> None:
-        """Say why there is nothing to compare, as far as it is known now."""
+        """Update the reason why there is nothing to compare."""
         if self._stack.currentWidget() is self.hint and not self.workbench.comparing.is_running:
             self.refresh()
         self._show_state()
 
     def _take_theme(self, event: object = None) -> None:
-        """Stand on the background on which the slide stands."""
+        """Use the background colour of the viewer."""
         self.canvas.model.theme = self.workbench.viewer.theme
 
     def _await_contrast(self) -> None:
@@ -224,7 +231,7 @@ class Inspector(QWidget):
     def _face_button(self, side: str) -> QPushButton:
         button = QPushButton(f"{side.title()} CoMIR")
         button.setCheckable(True)
-        button.setToolTip(f"Show the CoMIR of the {side}, on which the search works, in place of the image.")
+        button.setToolTip(f"Show the CoMIR of the {side}, which the search compares, instead of the image.")
         button.clicked.connect(self._choose_faces)
         return button
 

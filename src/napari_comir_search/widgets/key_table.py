@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QDialog, QGridLayout, QLabel, QWidget
 
-from napari_comir_search.keymap import KEYS, MOUSE, key_of
+from napari_comir_search.view.keys import KEYS, MOUSE, key_of
 
 
 class KeyTable(QDialog):
@@ -22,6 +22,6 @@ class KeyTable(QDialog):
             name.setStyleSheet("font-weight: bold;")
             layout.addWidget(name, row, 0)
             layout.addWidget(QLabel(meaning), row, 1)
-        note = QLabel("The keys work while the canvas or the dock has the focus, not while you type a note.")
+        note = QLabel("The keys work in the canvas and in the dock, but not while you type a note.")
         note.setWordWrap(True)
         layout.addWidget(note, len(rows), 0, 1, 2)

@@ -9,14 +9,14 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
 
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 
 class LeavingWidget(QWidget):
     """Calls `close_down` once, when it is taken out of its window or the window closes.
 
     napari removes a dock's widget by giving it no parent, and closes its window
-    only after the user has agreed to, so neither can be told by a close event.
+    only after the user has agreed, so no close event shows either.
     When a window is closed by its frame while work is under way, napari asks
     twice, the second time without saying what for: it is asked here, once for
     all such widgets of the window. The menu's and the keys' way is napari's own.
@@ -34,7 +34,7 @@ class LeavingWidget(QWidget):
         QApplication.instance().aboutToQuit.connect(self.leave)
 
     def close_down(self) -> None:
-        """Stop all work and let go of the viewer."""
+        """Stop all jobs and disconnect from the viewer."""
 
     def about_to_close(self) -> None:
         """Note what must be noted while everything is still there; the window may stay all the same."""
@@ -78,11 +78,11 @@ class LeavingWidget(QWidget):
         return [runner.title for runner in runners if runner.is_running]
 
     def _is_agreed(self, titles: list[str]) -> bool:
-        """Ask whether the window shall close all the same."""
+        """Ask whether to close the window although work is running."""
         box = QMessageBox(self.window())
         box.setIcon(QMessageBox.Icon.Warning)
         box.setWindowTitle("Close the window?")
-        box.setText(f"Under way: {', '.join(titles)}.\nClose the window and stop?")
+        box.setText(f"Still running: {', '.join(titles)}.\nStop it and close the window?")
         close = box.addButton("Close", QMessageBox.ButtonRole.AcceptRole)
         box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
         box.exec()

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication, QResizeEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from napari_comir_search.log import log_path
+from napari_comir_search.state.log import log_path
 
 STYLES = {
     "error": "background: #d55e00; color: white;",
@@ -25,12 +25,12 @@ class WrappedLabel(QLabel):
         self.setWordWrap(True)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Take the height that the new width asks for."""
+        """Fit the height to the new width."""
         super().resizeEvent(event)
         self.fit_height()
 
     def fit_height(self) -> None:
-        """Take the height that the text asks for."""
+        """Fit the height to the text."""
         self.setMinimumHeight(max(0, self.heightForWidth(self.width())))
 
 
@@ -49,13 +49,11 @@ class MessageBar(QWidget):
         self.label.setTextFormat(Qt.TextFormat.PlainText)  # names come from files and projects
         self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.copy_button = QPushButton("Copy details")
-        self.copy_button.setToolTip(
-            "Copy this message with the versions in use, to send to whoever helps you."
-        )
+        self.copy_button.setToolTip("Copy this message and the versions of the software, for a bug report.")
         self.copy_button.clicked.connect(self._copy)
         self.close_button = QToolButton()
         self.close_button.setText("×")
-        self.close_button.setToolTip("Dismiss this message.")
+        self.close_button.setToolTip("Close this message.")
         self.close_button.clicked.connect(self.dismiss)
         self._frame = QWidget()
         self._frame.setObjectName("comir-message")
@@ -71,23 +69,23 @@ class MessageBar(QWidget):
         self.hide()
 
     def show_error(self, sentence: str) -> None:
-        """Say what failed and how to fix it."""
+        """Show what failed and how to fix it."""
         self._message, self._kind = sentence, "error"
         self._show()
 
     def show_info(self, sentence: str) -> None:
-        """Say what was done."""
+        """Show what was done."""
         self._message, self._kind = sentence, "info"
         self._show()
 
     def add_note(self, sentence: str) -> None:
-        """Say something that stays beside what is said next."""
+        """Show a note that stays when the next message comes."""
         if sentence not in self._notes:
             self._notes.append(sentence)
         self._show()
 
     def dismiss(self) -> None:
-        """Say nothing any more."""
+        """Remove the message and the notes."""
         self._message, self._kind, self._notes = "", "info", []
         self.hide()
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
-from napari_comir_search.widgets.elided_label import ElidedLabel
+from comir_search.training.pair_check import CheckedPair
+from napari_comir_search.widgets.elided_label import elided_label
 from napari_comir_search.widgets.slide_list import to_pixmap
-
-if TYPE_CHECKING:
-    from comir_search.training.pair_check import CheckedPair
 
 SHOWN = 3
 PICTURE_PX = 104
@@ -21,7 +17,7 @@ SIDES = 2
 
 
 class PairStrip(QWidget):
-    """Shows three pairs at a time, one side above the other; those that speak against come first."""
+    """Shows three pairs at a time, one side above the other; those with problems come first."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -32,7 +28,7 @@ class PairStrip(QWidget):
         self.hint.setStyleSheet("border: 1px dashed gray; border-radius: 6px;")
         self.hint.setFixedHeight(PICTURE_PX)
         self._cells = [[QLabel() for _ in range(SIDES)] for _ in range(SHOWN)]
-        self._names = [ElidedLabel(mode=Qt.TextElideMode.ElideMiddle) for _ in range(SHOWN)]
+        self._names = [elided_label() for _ in range(SHOWN)]
         self._grid_frame = QWidget()
         grid = QGridLayout(self._grid_frame)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -45,8 +41,8 @@ class PairStrip(QWidget):
             name.setAlignment(Qt.AlignmentFlag.AlignCenter)
             grid.addWidget(name, SIDES, column)
         self.count_label = QLabel()
-        self.before_button = self._page_button("‹", "Show the pairs before.", -SHOWN)
-        self.after_button = self._page_button("›", "Show the pairs after.", SHOWN)
+        self.before_button = self._page_button("‹", "Show the previous pairs.", -SHOWN)
+        self.after_button = self._page_button("›", "Show the next pairs.", SHOWN)
         self._pager = QWidget()
         pager = QHBoxLayout(self._pager)
         pager.setContentsMargins(0, 0, 0, 0)
@@ -71,7 +67,7 @@ class PairStrip(QWidget):
         self._show()
 
     def set_hint(self, text: str) -> None:
-        """Say why there are no pairs."""
+        """Set the text that is shown while there are no pairs."""
         self.hint.setText(text)
 
     def _show(self) -> None:
@@ -87,9 +83,7 @@ class PairStrip(QWidget):
                 if pair is not None and row < len(pair.pictures):
                     cell.setPixmap(_fit(pair.pictures[row]))
             name.setText("" if pair is None else ("⚠ " if pair.problem else "") + pair.name)
-            name.setToolTip(
-                "" if pair is None else pair.problem or f"{pair.name}: nothing speaks against it."
-            )
+            name.setToolTip("" if pair is None else pair.problem or f"{pair.name}: no problem was found.")
         last = self._first + len(shown)
         self.count_label.setText(f"Pairs {self._first + 1}–{last} of {len(self._pairs)}")
         self.before_button.setEnabled(self._first > 0)

@@ -1,7 +1,8 @@
-"""The query: open it, take a layer, or draw it; then its modality and pixel size."""
+"""The query: from a file, a layer or a drawn rectangle, with its kind and pixel size."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -25,19 +26,19 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.study.entries import ProjectQuery
-from napari_comir_search.jobs import QueryPreview
-from napari_comir_search.layers import KEY
+from napari_comir_search.jobs.queries import QueryPreview
+from napari_comir_search.view.layers import KEY
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.message_bar import WrappedLabel
 from napari_comir_search.widgets.slide_list import to_pixmap
-from napari_comir_search.workbench import Workbench
 
-HINT = "Drop a patch here, open it,\ntake a layer, or draw it\non a slide."
+HINT = "Drop the image to search for\nhere, open it, use a layer,\nor draw it on a slide."
 PREVIEW_PX = 112
 MODALITY_NAMES = {"bf": "Brightfield", "shg": "SHG"}  # those of other models go by their own names
 
 
 class QueryWidget(QWidget):
-    """Choose what is sought.
+    """Choose the image to search for.
 
     Parameters
     ----------
@@ -48,23 +49,25 @@ class QueryWidget(QWidget):
         super().__init__(parent)
         self.workbench, self.session = workbench, workbench.session
         self.open_button = QPushButton("Open …")
-        self.open_button.setToolTip("Open a patch from its file; several files make several queries.")
+        self.open_button.setToolTip("Open the image to search for. Each file becomes one query.")
         self.open_button.clicked.connect(self._open)
-        self.layer_button = self._menu_button("Layer", "Take a whole image layer of the viewer as the query.")
-        self.draw_button = self._menu_button(
-            "Draw", "Draw a rectangle on an image layer, turn it, and search it."
+        self.layer_button = self._layer_button(
+            "Layer", "Use a whole image layer of the viewer as the query.", workbench.maker.add_layer
         )
-        self._fill_on_show(self.layer_button, workbench.maker.add_layer)
-        self._fill_on_show(self.draw_button, self._draw)
+        self.draw_button = self._layer_button(
+            "Draw",
+            "Draw a rectangle on an image layer and use what it shows as the query.",
+            workbench.maker.draw_on,
+        )
 
         self.drawing = QWidget()
         self.drawing_label = QLabel()
         self.drawing_label.setWordWrap(True)
         self.use_button = QPushButton("Use rectangle")
-        self.use_button.setToolTip("Cut the rectangle out and make it a query.")
+        self.use_button.setToolTip("Use what the rectangle shows as a query.")
         self.use_button.clicked.connect(workbench.maker.cut_drawn)
         self.drop_button = QPushButton("Discard")
-        self.drop_button.setToolTip("Take the rectangle away.")
+        self.drop_button.setToolTip("Remove the rectangle.")
         self.drop_button.clicked.connect(workbench.maker.stop_drawing)
         drawing_row = QHBoxLayout()
         drawing_row.addWidget(self.use_button)
@@ -75,14 +78,16 @@ class QueryWidget(QWidget):
         drawing_layout.addLayout(drawing_row)
 
         self.choice = QComboBox()
-        self.choice.setToolTip("The queries of this project; the results below belong to the one chosen.")
+        self.choice.setToolTip(
+            "The queries of this project. The results below are those of the query that is chosen here."
+        )
         self.choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.choice.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.choice.activated.connect(self._choose)
         self.remove_button = QToolButton()
         self.remove_button.setText("×")
         self.remove_button.setToolTip(
-            "Take this query out of the project, with its results and verdicts. Undo brings all of it back."
+            "Remove this query, its results and its verdicts from the project. Undo brings them back."
         )
         self.remove_button.clicked.connect(self._remove)
         self.preview = QLabel(HINT)
@@ -91,10 +96,12 @@ class QueryWidget(QWidget):
         self.preview.setWordWrap(True)
         self.preview.setStyleSheet("border: 1px dashed gray; border-radius: 6px; font-size: 9pt;")
         self.preview.setToolTip(
-            "The query as the network sees it: resampled to its pixel size and normalised."
+            "The query as the network sees it: resampled to the model's pixel size, intensities normalised."
         )
         self.modality = QComboBox()
-        self.modality.setToolTip("What kind of image the query is. It is guessed from its channels.")
+        self.modality.setToolTip(
+            "The kind of image. It is guessed from the number of channels; correct it here if it is wrong."
+        )
         self.modality.activated.connect(self._set_modality)
         self.pixel_size = QDoubleSpinBox()
         self.pixel_size.setDecimals(4)
@@ -105,7 +112,7 @@ class QueryWidget(QWidget):
         self.pixel_size.setKeyboardTracking(False)
         self.pixel_size.valueChanged.connect(self._set_pixel_size)
         self.size_label = QLabel()
-        self.size_note = WrappedLabel()  # why the file's own pixel size is not taken, and the like
+        self.size_note = WrappedLabel()  # such as why the pixel size in the file is ignored
         self.size_note.setTextFormat(Qt.TextFormat.PlainText)
         self.size_note.setStyleSheet("font-size: 9pt;")
         self.gauge = QProgressBar()
@@ -145,7 +152,7 @@ class QueryWidget(QWidget):
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         self.session.events.queries.disconnect(self.refresh)
         self.session.events.query.disconnect(self.refresh)
 
@@ -191,7 +198,7 @@ class QueryWidget(QWidget):
         source = query.source.get("pixel size", "user")
         self.pixel_size.setToolTip(
             "Micrometres per pixel of the query. "
-            + ("It is not known: type it in." if query.pixel_size_um is None else f"Taken from: {source}.")
+            + ("It is not known: enter it here." if query.pixel_size_um is None else f"Source: {source}.")
         )
         height, width = query.source.get("shape") or (0, 0)
         text = f"{width} × {height} px"
@@ -201,7 +208,7 @@ class QueryWidget(QWidget):
         self.size_label.setToolTip(f"{width} × {height} px of the query's image.")
         self.gauge.setValue(0)
         self.gauge.setFormat("…" if query.pixel_size_um is not None else "pixel size first")
-        self.gauge.setToolTip("How much there is to go by in the query.")
+        self.gauge.setToolTip("How much of the query shows structure that can be recognised.")
 
     def _take_preview(self, preview: QueryPreview) -> None:
         query = self.session.query
@@ -218,17 +225,16 @@ class QueryWidget(QWidget):
         self.gauge.setFormat("not measured yet" if preview.signal is None else "%p %")
         self.gauge.setToolTip(preview.reason)
 
-    def _menu_button(self, text: str, tip: str) -> QPushButton:
+    def _layer_button(self, text: str, tip: str, action: Callable[[Image], None]) -> QPushButton:
+        """Return a button with a menu of the image layers, and what is done with the one chosen."""
         button = QPushButton(text)
         button.setToolTip(tip)
-        button.setMenu(QMenu(button))
+        menu = QMenu(button)
+        menu.aboutToShow.connect(partial(self._fill_menu, menu, action))
+        button.setMenu(menu)
         return button
 
-    def _fill_on_show(self, button: QPushButton, action: object) -> None:
-        button.menu().aboutToShow.connect(partial(self._fill_menu, button, action))
-
-    def _fill_menu(self, button: QPushButton, action: object) -> None:
-        menu = button.menu()
+    def _fill_menu(self, menu: QMenu, action: Callable[[Image], None]) -> None:
         menu.clear()
         layers = [
             layer
@@ -238,10 +244,7 @@ class QueryWidget(QWidget):
         for layer in layers:
             menu.addAction(layer.name, partial(action, layer))
         if not layers:
-            menu.addAction("There is no image layer yet: open a slide or an image first").setEnabled(False)
-
-    def _draw(self, layer: Image) -> None:
-        self.workbench.maker.draw_on(layer)
+            menu.addAction("No image layer yet: open a slide or an image first").setEnabled(False)
 
     def _show_drawing(self) -> None:
         outline = self.workbench.maker.outline
@@ -250,7 +253,7 @@ class QueryWidget(QWidget):
             return
         self.use_button.setEnabled(outline.has_rectangle)
         self.drawing_label.setText(
-            f"Move the rectangle, or turn it by the handle that stands out. It is cut from {outline.target.name}."
+            f"Move the rectangle, or rotate it by its handle. The query is cut from {outline.target.name}."
             if outline.has_rectangle
             else f"Drag a rectangle on {outline.target.name}."
         )
@@ -268,7 +271,7 @@ class QueryWidget(QWidget):
             self.workbench.remove_query(query.id)
 
     def _is_agreed(self, query: ProjectQuery) -> bool:
-        """Ask before verdicts go."""
+        """Ask before verdicts are removed."""
         n_verdicts = self.session.count_verdicts(query.id)
         if not n_verdicts:
             return True
@@ -276,7 +279,7 @@ class QueryWidget(QWidget):
         answer = QMessageBox.question(
             self,
             "Remove the query?",
-            f"{query.name} has {verdicts}. Remove it with its answer and its verdicts? Undo brings all of it back.",
+            f"{query.name} has {verdicts}. Remove the query with its results and verdicts? Undo brings them back.",
             QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
             QMessageBox.StandardButton.No,
         )
@@ -292,10 +295,10 @@ class QueryWidget(QWidget):
 
 
 def describe_source(query: ProjectQuery) -> str:
-    """Return what has to be known of where a query and its pixel size come from, "" where nothing."""
+    """Return notes on a query's file and on a missing pixel size, "" where there are none."""
     said = list(query.source.get("notes", ()))
     source = str(query.source.get("pixel size", ""))
     if query.pixel_size_um is None:
         reason = "" if source in ("", "missing", "user") else f" ({source.removeprefix('missing: ')})"
-        said.insert(0, f"The pixel size is not known{reason}: type it in.")
+        said.insert(0, f"The pixel size is not known{reason}: enter it above.")
     return "\n".join(said)

@@ -1,4 +1,4 @@
-"""The repository: which slides there are and how far each has come into the index."""
+"""The repository: the slides of the project, and how far each is indexed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_comir_search.items import IndexState, SlideItem
-from napari_comir_search.jobs import Thumbnail
-from napari_comir_search.widgets.elided_label import ElidedLabel
+from napari_comir_search.jobs.thumbnails import Thumbnail
+from napari_comir_search.state.items import IndexState, SlideItem
+from napari_comir_search.widgets.actions import Workbench
+from napari_comir_search.widgets.elided_label import elided_label
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.slide_list import ROW_HEIGHT_PX, SlideListModel, SlideListView
-from napari_comir_search.workbench import Workbench
 
 HINT = "Drop slides or a folder of slides here,\nor click Add folder."
 FOREIGN = (
-    "This index was made with another model, and is searched with that one. To index with the present model, "
+    "This index was made with another model, and is searched with that model. To index with the present model, "
     "click Change and choose an empty folder."
 )
 FEWEST_ROWS, MOST_ROWS = 2, 4  # that the list shows at once
@@ -45,7 +45,7 @@ class RepositoryWidget(QWidget):
         super().__init__(parent)
         self.workbench, self.session = workbench, workbench.session
         self.folder_button = QPushButton("Add folder …")
-        self.folder_button.setToolTip("Add all slides of a folder and the folders in it.")
+        self.folder_button.setToolTip("Add all slides in a folder and its subfolders.")
         self.folder_button.clicked.connect(self._add_folder)
         self.files_button = QPushButton("Add slides …")
         self.files_button.setToolTip(
@@ -72,16 +72,16 @@ class RepositoryWidget(QWidget):
         self._stack = QStackedLayout(self._stack_frame)
         self._stack.addWidget(self.hint)
         self._stack.addWidget(self.list)
-        self.index_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
+        self.index_label = elided_label()
         self.index_button = QPushButton("Index all")
         self.index_button.clicked.connect(self._index_all)
         self.place_button = QPushButton("Change …")
-        self.place_button.setToolTip("Choose another index folder, or one that exists already.")
+        self.place_button.setToolTip("Choose a folder for a new index, or an existing index.")
         self.place_button.clicked.connect(self._choose_index)
         self.progress = ProgressRow(
-            workbench.indexing, "Stop", "Stop indexing. What is done is kept; Index goes on from there."
+            workbench.indexing, "Stop", "Stop indexing. What is done is kept; Resume continues from there."
         )
-        self.loading_progress = ProgressRow(workbench.loading, "Stop", "Stop looking for slides.")
+        self.loading_progress = ProgressRow(workbench.loading, "Stop", "Stop searching for slides.")
 
         add_row = QHBoxLayout()
         add_row.addWidget(self.folder_button)
@@ -105,7 +105,7 @@ class RepositoryWidget(QWidget):
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         self.session.events.slides.disconnect(self.refresh)
 
     @property
@@ -121,7 +121,7 @@ class RepositoryWidget(QWidget):
     def refresh(self) -> None:
         """Show the session as it is now."""
         items = self.session.slides
-        listed = [*self.session.missing, *items]  # what needs a hand comes first
+        listed = [*self.session.missing, *items]  # missing files come first
         self.model.set_items(listed)
         self._stack.setCurrentWidget(self.list if listed else self.hint)
         rows = min(max(len(listed), FEWEST_ROWS), MOST_ROWS)
@@ -148,14 +148,14 @@ class RepositoryWidget(QWidget):
 
     def _index_tip(self, items: list[SlideItem], left: list[SlideItem], busy: bool) -> str:
         if busy:
-            return "Indexing is under way."
+            return "Indexing is running."
         if not items:
             return "Add slides first: an index is made once, then searched as often as you like."
         if not left:
             return "All slides are indexed."
         if self._is_foreign:
             return FOREIGN
-        return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and go on at any time."
+        return f"Index {len(left)} slide{'s' if len(left) > 1 else ''}; you can stop and resume at any time."
 
     def _to_index(self) -> list[SlideItem]:
         return [item for item in self.session.slides if item.state is not IndexState.DONE]
@@ -203,7 +203,7 @@ class RepositoryWidget(QWidget):
             menu.deleteLater()
 
     def menu_of(self, item: SlideItem) -> QMenu:
-        """Return what can be done with a slide."""
+        """Return the menu of a slide."""
         menu = QMenu(self)
         if item.state is not IndexState.MISSING:
             is_open = item in self._to_index() and not self.workbench.indexing.is_running

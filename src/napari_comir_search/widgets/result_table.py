@@ -22,12 +22,12 @@ WIDTHS_PX = {RANK: PICTURE_PX + 30, PLACE: 68, ANGLE: 52, CONFIDENCE: 50, VERDIC
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 VERDICT_ROLE = SORT_ROLE + 1
 HEADER_TIPS = (
-    "Rank: 1 is the most likely place. The picture is turned to match the query.",
-    "The slide the candidate lies on.",
-    "Centre in micrometres from the slide's left and upper border.",
-    "By how much the slide's content was turned counter-clockwise to give the query.",
-    "Probability that this is the place, in percent. A place that was moved by hand has none.",
-    "What was said of it.",
+    "Rank: 1 is the most likely position. The picture is rotated to match the query.",
+    "The slide on which the candidate lies.",
+    "Centre of the candidate, in micrometres from the left and top edges of the slide.",
+    "Rotation of the query against the slide, counter-clockwise, in degrees.",
+    "Probability that this is the right position, in percent. A position moved by hand has none.",
+    "Verdict.",
 )
 VERDICT_SIGNS = {Verdict.NONE: "", Verdict.ACCEPTED: "✓", Verdict.REJECTED: "✗", Verdict.UNSURE: "?"}
 
@@ -57,7 +57,7 @@ class ResultModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(0, 0), self.index(len(verdicts) - 1, VERDICT))
 
     def set_picture(self, rank: int, image: np.ndarray) -> None:
-        """Take in a candidate's picture."""
+        """Set the picture of a candidate."""
         self._pictures[rank] = _plain_icon(to_pixmap(image))
         row = self.row_of(rank)
         if row >= 0:

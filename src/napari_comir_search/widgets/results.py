@@ -1,4 +1,4 @@
-"""The answer: a table of candidates, a legend, and the verdict on the current one."""
+"""The answer: a table of candidates, a legend, and the verdict on the current candidate."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from qtpy.QtWidgets import (
 
 from comir_search.pictures.palette import VERDICT_COLOURS
 from comir_search.records import Verdict
-from napari_comir_search.jobs import Thumbnail
+from napari_comir_search.jobs.thumbnails import Thumbnail
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.result_table import RANK, ResultFilter, ResultModel, ResultTable
 from napari_comir_search.widgets.slide_list import colour_pixmap
 from napari_comir_search.widgets.verdict_bar import VerdictBar
-from napari_comir_search.workbench import Workbench
 
-HINT = "Candidates appear here as soon as\na search has found the first ones."
+HINT = "The candidates of a search\nappear here."
 LEGEND = {
     Verdict.NONE: "open",
     Verdict.ACCEPTED: "accepted",
@@ -80,11 +80,11 @@ class ResultsWidget(QWidget):
         legend_row.addStretch(1)
         self.heat_box = QCheckBox("Heat map of the slide")
         self.heat_box.setToolTip(
-            "Colour the slide by how well the query fits with its centre at each place, as the first stage of "
-            "the search sees it: yellow fits best. Its own layer: change opacity and colours there."
+            "Colour the slide by how well the query fits at each position, as in the first stage of the search: "
+            "yellow fits best. The map is a layer: change its opacity and colours in the layer controls."
         )
         self.heat_box.toggled.connect(workbench.show_heat_map)
-        self.heat_progress = ProgressRow(workbench.mapping, "Stop", "Stop; there is no map then.")
+        self.heat_progress = ProgressRow(workbench.mapping, "Stop", "Stop making the heat map.")
         self.verdict_bar = VerdictBar(workbench)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 4)
@@ -93,7 +93,7 @@ class ResultsWidget(QWidget):
         layout.addWidget(self.verdict_bar)
         layout.addWidget(
             self.heat_box, 0, Qt.AlignmentFlag.AlignLeft
-        )  # no room that looks like it and does nothing
+        )  # only the box and its text react to a click
         layout.addWidget(self.heat_progress)
 
         self.session.events.result.connect(self.refresh)
@@ -105,7 +105,7 @@ class ResultsWidget(QWidget):
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         self.session.events.result.disconnect(self.refresh)
         self.session.events.judgement.disconnect(self._show_verdicts)
         self.session.events.candidate.disconnect(self._show_current)

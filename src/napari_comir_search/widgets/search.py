@@ -1,4 +1,4 @@
-"""The search: its options, its progress, and what came of it in one sentence."""
+"""The search: its options, its progress, and its answer in one sentence."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.study.freshness import NOT_KNOWN
-from napari_comir_search.settings import read_preferences
+from napari_comir_search.state.settings import read_preferences
+from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
-from napari_comir_search.workbench import Workbench
 
 
 class SearchWidget(QWidget):
@@ -35,11 +35,11 @@ class SearchWidget(QWidget):
         self.top = QSpinBox()
         self.top.setRange(1, 100)
         self.top.setValue(preferences.candidates)
-        self.top.setToolTip("How many candidates to return, best first.")
+        self.top.setToolTip("How many candidates the search returns, best first.")
         self.mirror = QCheckBox("Mirrored too")
         self.mirror.setChecked(preferences.mirrored)
         self.mirror.setToolTip(
-            "Also look for the patch flipped left to right, as when a section was turned over. "
+            "Also search for the query flipped left to right, as when the section lay upside down. "
             "Takes twice as long."
         )
         self.slides_button = QPushButton()
@@ -51,12 +51,12 @@ class SearchWidget(QWidget):
         self.go_button.setStyleSheet("font-weight: bold;")
         self.go_button.clicked.connect(self._search)
         self.progress = ProgressRow(
-            workbench.searching, "Stop", "Stop the search. The answer before it, if there is one, stays."
+            workbench.searching, "Stop", "Stop the search. An earlier answer is kept."
         )
         self.answer = QLabel()
         self.answer.setTextFormat(Qt.TextFormat.PlainText)
         self.answer.setWordWrap(True)
-        self.state = QLabel()  # where the answer is not, or no longer, that to the query as it is
+        self.state = QLabel()  # why the answer is out of date
         self.state.setTextFormat(Qt.TextFormat.PlainText)
         self.state.setWordWrap(True)
         self.state.setStyleSheet("color: #e69f00; font-weight: bold;")
@@ -88,7 +88,7 @@ class SearchWidget(QWidget):
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         events = self.session.events
         events.project.disconnect(self._take_options)
         for event in (events.slides, events.query, events.result):
@@ -115,7 +115,7 @@ class SearchWidget(QWidget):
         """Show the session as it is now."""
         obstacle = self._obstacle()
         self.go_button.setEnabled(not obstacle)
-        self.go_button.setToolTip(obstacle or "Find where the query lies on the indexed slides.")
+        self.go_button.setToolTip(obstacle or "Search for the query on the indexed slides.")
         chosen = self.session.chosen
         total = len(self.session.slides) + len(self.session.missing)
         self.slides_button.setText(
@@ -126,7 +126,9 @@ class SearchWidget(QWidget):
         self.answer.setToolTip("")
         state = ""
         if self.session.is_refining:
-            self.answer.setText("First candidates; the search goes on, so there is no confidence yet.")
+            self.answer.setText(
+                "First candidates. The search is still running, so there is no confidence yet."
+            )
         elif result is not None:
             seconds = result.seconds.get("total")
             said = [result.reason + (f" ({seconds:.1f} s)" if seconds else ""), self.session.coverage]
@@ -134,7 +136,7 @@ class SearchWidget(QWidget):
             state = self.session.answer_state
         else:
             self.answer.setText("" if self.workbench.searching.is_running else obstacle)
-        if state == NOT_KNOWN:  # nothing that can be seen has changed: not worth a line
+        if state == NOT_KNOWN:  # nothing visible has changed, so the tooltip is enough
             self.answer.setToolTip(f"{state[:1].upper()}{state[1:]}.")
             state = ""
         self.state.setText(f"{state[:1].upper()}{state[1:]}. Search again." if state else "")
@@ -144,21 +146,21 @@ class SearchWidget(QWidget):
     def _obstacle(self) -> str:
         """Return why a search cannot start, "" when it can."""
         if self.workbench.searching.is_running:
-            return "A search is under way."
+            return "A search is running."
         if not self.session.searchable:
             return "Index at least one slide first."
         query = self.session.query
         if query is None:
             return "Choose a query first."
         if query.pixel_size_um is None:
-            return "Type in the query's pixel size first."
+            return "Enter the pixel size of the query first."
         return "" if self.session.chosen else "Choose at least one slide to search."
 
     def _keep_options(self) -> None:
         self.session.set_search_options(self.top.value(), self.mirror.isChecked())
 
     def _take_options(self) -> None:
-        """Show how the project that is open now is searched."""
+        """Show the options of the project that is open now."""
         preferences, kept = read_preferences(), self.session.search_options or {}
         for part in (self.top, self.mirror):
             part.blockSignals(True)

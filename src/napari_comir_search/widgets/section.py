@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
-from napari_comir_search.widgets.elided_label import ElidedLabel
+from napari_comir_search.widgets.elided_label import elided_label
 
 
 class Section(QWidget):
@@ -34,7 +34,7 @@ class Section(QWidget):
         self.button.setToolTip(f"{tip} Click to fold or unfold.")
         self.button.setStyleSheet("QToolButton { font-weight: bold; border: none; background: transparent; }")
         self.button.toggled.connect(self._toggle)
-        self.note = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
+        self.note = elided_label()
         self.note.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         head = QHBoxLayout()
         head.setContentsMargins(0, 2, 4, 2)

@@ -9,7 +9,7 @@ from qtpy.QtCore import QAbstractListModel, QEvent, QModelIndex, QPoint, QRect, 
 from qtpy.QtGui import QColor, QFontMetrics, QHelpEvent, QIcon, QImage, QMouseEvent, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QToolTip, QWidget
 
-from napari_comir_search.items import IndexState, SlideItem
+from napari_comir_search.state.items import IndexState, SlideItem
 
 PICTURE_PX = 44
 ROW_HEIGHT_PX = PICTURE_PX + 8
@@ -62,7 +62,7 @@ class SlideListModel(QAbstractListModel):
         self.endResetModel()
 
     def set_picture(self, fingerprint: str, image: np.ndarray) -> None:
-        """Take in a slide's picture."""
+        """Set the picture of a slide."""
         self._pictures[fingerprint] = to_pixmap(image)
         for row, item in enumerate(self._items):
             if item.fingerprint == fingerprint:
@@ -194,7 +194,7 @@ class SlideListView(QListView):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setMouseTracking(True)  # the pointer tells what can be clicked
+        self.setMouseTracking(True)  # for the pointer over what can be clicked
         self.setItemDelegate(SlideDelegate(self))
 
     def item_with_size_at(self, position: QPoint) -> SlideItem | None:
@@ -222,7 +222,7 @@ class SlideListView(QListView):
             self.pixel_size_clicked.emit(item)
 
     def viewportEvent(self, event: QEvent) -> bool:
-        """Say over a pixel size what a click does."""
+        """Show a tooltip over a pixel size."""
         if isinstance(event, QHelpEvent) and self.item_with_size_at(event.pos()) is not None:
             QToolTip.showText(event.globalPos(), "Click to correct the pixel size.", self)
             return True

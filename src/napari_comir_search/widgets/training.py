@@ -1,4 +1,4 @@
-"""Train a model on pairs of images: look at them, watch the training, use what came of it."""
+"""Train a model on pairs of images: check the pairs, watch the training, use the model."""
 
 from __future__ import annotations
 
@@ -25,54 +25,59 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from comir_search.progress import Tick
+from comir_search.training.pair_check import CheckedPairs
 from comir_search.training.paused import PausedTraining, read_paused
-from napari_comir_search import commands, training
-from napari_comir_search.log import open_log
-from napari_comir_search.settings import read_preferences
+from napari_comir_search.jobs.training import (
+    DEFAULT_PIXEL_SIZE_UM,
+    DEFAULT_STEPS,
+    SUFFIX,
+    Trained,
+    TrainingOptions,
+    check_steps,
+    suggest_kept_back,
+    suggest_out,
+    train_steps,
+)
+from napari_comir_search.state.log import open_log
+from napari_comir_search.state.settings import read_preferences
 from napari_comir_search.widgets.curve_plot import CurvePlot
-from napari_comir_search.widgets.elided_label import ElidedLabel
+from napari_comir_search.widgets.elided_label import elided_label
 from napari_comir_search.widgets.leaving import LeavingWidget
 from napari_comir_search.widgets.message_bar import MessageBar
 from napari_comir_search.widgets.pair_strip import HINT, PairStrip
 from napari_comir_search.widgets.progress_row import ProgressRow
 from napari_comir_search.widgets.section import Section
-from napari_comir_search.worker import JobRunner
+from napari_comir_search.widgets.worker import JobRunner
 
 if TYPE_CHECKING:
-    import napari
-
-    from comir_search.progress import Tick
-    from comir_search.training.pair_check import CheckedPairs
     from comir_search.training.run import TrainingReport
 
 SIDES = (
     ("first", "Brightfield", "one side's images, such as brightfield"),
-    ("second", "SHG", "the other side's"),
+    ("second", "SHG", "the other side's images, such as SHG"),
 )
 WIDTH_PX = 372
 
 
 class TrainingWidget(LeavingWidget):
-    """From two folders of pairs to a model that is used at once.
+    """Train a model on the pairs of two folders.
 
     Parameters
     ----------
-    viewer : napari.viewer.Viewer
-        The viewer beside which the widget stands.
-    use_model : callable, optional
-        Takes the path of a model; by default the search dock of the window does.
+    use_model : callable
+        Takes the path of a model that is to be used from now on.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer, use_model: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, use_model: Callable[[Path], None]) -> None:
         super().__init__()
         open_log()
-        self.viewer = viewer
-        self._use_model = use_model or commands.use_model
+        self._use_model = use_model
         self.checking, self.training = JobRunner(self), JobRunner(self)
         self.folders: dict[str, Path | None] = {side: None for side, _, _ in SIDES}
         self.out: Path | None = None
         self.checked: CheckedPairs | None = None
-        self.trained: training.Trained | None = None
+        self.trained: Trained | None = None
         self.paused: PausedTraining | None = None  # into the same model file
         self._stop = threading.Event()
         self._build_pairs()
@@ -100,7 +105,7 @@ class TrainingWidget(LeavingWidget):
             button = QPushButton(f"{title} …")
             button.setToolTip(f"Choose the folder of {what}; PNG, TIFF and JPEG work.")
             button.clicked.connect(lambda _=False, side=side: self._choose_folder(side))
-            label = ElidedLabel("no folder yet", Qt.TextElideMode.ElideMiddle)
+            label = elided_label("no folder yet")
             self.folder_buttons[side], self.folder_labels[side] = button, label
             grid.addWidget(button, row, 0)
             grid.addWidget(label, row, 1)
@@ -110,7 +115,7 @@ class TrainingWidget(LeavingWidget):
         self.problems.setWordWrap(True)
         self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.problems.hide()
-        self.checking_row = ProgressRow(self.checking, "Stop", "Stop looking at the pairs.")
+        self.checking_row = ProgressRow(self.checking, "Stop", "Stop checking the pairs.")
         self.pairs = QWidget()
         layout = QVBoxLayout(self.pairs)
         layout.setContentsMargins(0, 0, 0, 4)
@@ -123,36 +128,36 @@ class TrainingWidget(LeavingWidget):
         self.pixel_size = QDoubleSpinBox()
         self.pixel_size.setDecimals(3)
         self.pixel_size.setRange(0.05, 50.0)
-        self.pixel_size.setValue(training.DEFAULT_PIXEL_SIZE_UM)
+        self.pixel_size.setValue(DEFAULT_PIXEL_SIZE_UM)
         self.pixel_size.setSuffix(" µm")
         self.pixel_size.setKeyboardTracking(False)
         self.pixel_size.setToolTip(
-            "Micrometres per pixel at which the model works. Images that state none count as this."
+            "Micrometres per pixel at which the model works. Images without a pixel size are assumed to have this one."
         )
         self.pixel_size.valueChanged.connect(self.check)
         self.steps = QSpinBox()
         self.steps.setRange(1, 1_000_000)
         self.steps.setSingleStep(100)
-        self.steps.setValue(training.DEFAULT_STEPS)
+        self.steps.setValue(DEFAULT_STEPS)
         self.steps.setToolTip(
-            "Training steps. The learning rate falls to nothing over them, so a training that is meant to be "
-            "short does better with few steps than with many of which you stop most."
+            "Training steps. The learning rate falls to zero over them: for a short training, choose fewer steps "
+            "rather than stopping a long one."
         )
         self.kept_back = QSpinBox()
         self.kept_back.setRange(0, 0)
         self.kept_back.setToolTip(
-            "Pairs that are not learned from. Patches of them are placed again and again, and the model that "
-            "does it best is kept."
+            "Pairs of the validation set: the model is tested on them during the training, and the best model "
+            "is kept."
         )
         self.out_button = QPushButton("Model …")
         self.out_button.setToolTip("Choose where the model is written.")
         self.out_button.clicked.connect(self._choose_out)
-        self.out_label = ElidedLabel(mode=Qt.TextElideMode.ElideMiddle)
+        self.out_label = elided_label()
         self.resume = QCheckBox()
         self.resume.setChecked(True)
         self.resume.setToolTip(
-            "A training into this file was paused. Go on from there, with its settings and the same pairs, or "
-            "start anew."
+            "A training of this model was paused. Resume it with its own settings and pairs, or clear the box to "
+            "start again."
         )
         self.resume.toggled.connect(self.refresh)
 
@@ -162,23 +167,25 @@ class TrainingWidget(LeavingWidget):
         self.train_button.setStyleSheet("font-weight: bold;")
         self.train_button.clicked.connect(self.start)
         self.finish_button = QPushButton("Stop and keep the best")
-        self.finish_button.setToolTip("End the training after this step and write the best model so far.")
+        self.finish_button.setToolTip("Stop after this step and write the best model so far.")
         self.finish_button.clicked.connect(self.finish)
         self.progress = ProgressRow(
-            self.training, "Pause", "Stop; Train goes on from there, in another session too."
+            self.training, "Pause", "Pause the training. It can be resumed, also in another session."
         )
         self.plot = CurvePlot()
         self.answer = QLabel()
         self.answer.setWordWrap(True)
         self.use_button = QPushButton("Use this model")
-        self.use_button.setToolTip("Index and search the slides of the project with this model from now on.")
+        self.use_button.setToolTip(
+            "Use this model to index and search the slides of the project from now on."
+        )
         self.use_button.clicked.connect(self._use)
 
     def _lay_out(self) -> None:
         form = QFormLayout()
         form.addRow("Pixel size", self.pixel_size)
         form.addRow("Steps", self.steps)
-        form.addRow("Pairs kept back", self.kept_back)
+        form.addRow("Validation pairs", self.kept_back)
         out_row = QHBoxLayout()
         out_row.addWidget(self.out_button)
         out_row.addWidget(self.out_label, 1)
@@ -197,8 +204,8 @@ class TrainingWidget(LeavingWidget):
         ):
             layout.addWidget(part)
         layout.addWidget(self.use_button)
-        self.pairs_section = Section("Pairs", self.pairs, "The images to learn from.")
-        self.run_section = Section("Training", run, "How the model is trained, and how it goes.")
+        self.pairs_section = Section("Pairs", self.pairs, "The images to train on.")
+        self.run_section = Section("Training", run, "The settings and the progress of the training.")
         column = QWidget()
         stack = QVBoxLayout(column)
         stack.setContentsMargins(2, 0, 6, 0)
@@ -218,12 +225,12 @@ class TrainingWidget(LeavingWidget):
     # Pairs
 
     def set_folder(self, side: str, folder: Path) -> None:
-        """Take a folder as the "first" or the "second" side."""
+        """Set the folder of the "first" or the "second" side."""
         self.folders[side] = folder
         self.folder_labels[side].setText(folder.name)
         self.folder_labels[side].setToolTip(str(folder))
         if self.out is None:
-            self.set_out(training.suggest_out(folder))
+            self.set_out(suggest_out(folder))
         self.check()
 
     def check(self) -> None:
@@ -233,8 +240,8 @@ class TrainingWidget(LeavingWidget):
             self.checked = None
             self.strip.show_pairs([])
             self.problems.hide()
-            job = training.check_steps(first, second, self.pixel_size.value())
-            self.checking.run("Looking at the pairs", job, self._take_checked, self.strip.add)
+            job = check_steps(first, second, self.pixel_size.value())
+            self.checking.run("Checking the pairs", job, self._take_checked, self.strip.add)
 
     def _take_checked(self, checked: CheckedPairs) -> None:
         self.checked = checked
@@ -244,9 +251,7 @@ class TrainingWidget(LeavingWidget):
         self.problems.setVisible(bool(sentences))
         count = len(checked.usable)
         self.kept_back.setMaximum(max(count - 1, 0))
-        self.kept_back.setValue(
-            training.suggest_kept_back(count) if self.paused is None else self.paused.kept_back
-        )
+        self.kept_back.setValue(suggest_kept_back(count) if self.paused is None else self.paused.kept_back)
 
     # Training
 
@@ -261,7 +266,7 @@ class TrainingWidget(LeavingWidget):
         """Go on with the settings of a training into this file that was paused: it goes on with no others."""
         self.paused = None if self.out is None or self.training.is_running else read_paused(self.out)
         if self.paused is not None:
-            self.resume.setText(f"Go on at step {self.paused.done} of {self.paused.steps}")
+            self.resume.setText(f"Resume at step {self.paused.done} of {self.paused.steps}")
             self.steps.setValue(self.paused.steps)
             self.kept_back.setValue(self.paused.kept_back)
             if self.paused.pixel_size_um is not None:
@@ -273,7 +278,7 @@ class TrainingWidget(LeavingWidget):
         first, second = self.folders["first"], self.folders["second"]
         if first is None or second is None or self.out is None or self.checked is None:
             return
-        options = training.TrainingOptions(
+        options = TrainingOptions(
             first,
             second,
             self.out,
@@ -288,7 +293,7 @@ class TrainingWidget(LeavingWidget):
         self.trained = None
         self.plot.clear(options.steps)
         self.pairs_section.set_open(False)  # on a small screen the curves need the room
-        job = training.train_steps(options, self._stop.is_set)
+        job = train_steps(options, self._stop.is_set)
         self.training.run(f"Training {self.out.stem}", job, self._take_trained, self._take_report)
 
     def finish(self) -> None:
@@ -304,7 +309,7 @@ class TrainingWidget(LeavingWidget):
     def _follow_stage(self, tick: Tick) -> None:
         self.finish_button.setVisible(tick.stage == "training")
 
-    def _take_trained(self, trained: training.Trained) -> None:
+    def _take_trained(self, trained: Trained) -> None:
         self.trained = trained
 
     def _goes_on(self) -> bool:
@@ -326,7 +331,7 @@ class TrainingWidget(LeavingWidget):
         obstacle = self._obstacle()
         goes_on = self._goes_on() and not is_training
         self.resume.setVisible(self.paused is not None and not is_training)
-        self.train_button.setText("Go on training" if goes_on else "Train")
+        self.train_button.setText("Resume training" if goes_on else "Train")
         self.train_button.setVisible(not is_training)
         self.train_button.setEnabled(not obstacle)
         self.train_button.setToolTip(obstacle or "Train the model; it takes hours without a GPU.")
@@ -352,7 +357,7 @@ class TrainingWidget(LeavingWidget):
         )
         self.run_section.set_note("training …" if is_training else "")
         if self.checked is None:
-            self.strip.set_hint("Looking at the pairs …" if self.checking.is_running else HINT)
+            self.strip.set_hint("Checking the pairs …" if self.checking.is_running else HINT)
 
     def _obstacle(self) -> str:
         """Return why a training cannot start, "" when it can."""
@@ -360,10 +365,10 @@ class TrainingWidget(LeavingWidget):
         if missing:
             return f"Choose the folder{'s' * (len(missing) > 1)} of {' and '.join(missing)} images first."
         if self.checking.is_running:
-            return "The pairs are being looked at."
+            return "The pairs are being checked."
         if self.checked is None:
-            return "These folders hold no pairs: choose others."
-        return "" if self.checked.usable else "No pair can be used: mend them, or choose other folders."
+            return "These folders contain no pairs: choose other folders."
+        return "" if self.checked.usable else "No pair can be used: fix the images, or choose other folders."
 
     # Folders and files
 
@@ -374,17 +379,17 @@ class TrainingWidget(LeavingWidget):
 
     def _choose_out(self) -> None:
         start = str(self.out or "")
-        path, _ = QFileDialog.getSaveFileName(self, "Model", start, f"Models (*{training.SUFFIX})")
+        path, _ = QFileDialog.getSaveFileName(self, "Model", start, f"Models (*{SUFFIX})")
         if path:
-            self.set_out(Path(path if path.endswith(training.SUFFIX) else path + training.SUFFIX))
+            self.set_out(Path(path if path.endswith(SUFFIX) else path + SUFFIX))
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        """Take folders."""
+        """Accept folders."""
         if event.mimeData().hasUrls():
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Take folders as the sides that have none yet, in their order."""
+        """Use folders for the sides that have none yet, in their order."""
         if self.training.is_running:
             return
         paths = [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
@@ -394,6 +399,6 @@ class TrainingWidget(LeavingWidget):
             self.set_folder(side, folder)
 
     def close_down(self) -> None:
-        """Stop; what was trained is in the checkpoint."""
+        """Stop; the training can be resumed from its checkpoint."""
         for runner in (self.checking, self.training):
             runner.close()

@@ -8,18 +8,18 @@ from qtpy.QtWidgets import QGridLayout, QLineEdit, QPushButton, QWidget
 
 from comir_search.pictures.palette import TEXT_COLOURS, VERDICT_COLOURS
 from comir_search.records import Verdict
-from napari_comir_search.keymap import key_of
-from napari_comir_search.workbench import Workbench
+from napari_comir_search.view.keys import key_of
+from napari_comir_search.widgets.actions import Workbench
 
 BUTTONS = (
-    (Verdict.ACCEPTED, "Accept", "accept", "This is the place."),
-    (Verdict.REJECTED, "Reject", "reject", "This is not the place."),
-    (Verdict.UNSURE, "Unsure", "unsure", "This may be the place."),
+    (Verdict.ACCEPTED, "Accept", "accept", "This is the right position."),
+    (Verdict.REJECTED, "Reject", "reject", "This is not the right position."),
+    (Verdict.UNSURE, "Unsure", "unsure", "This may be the right position."),
 )
 
 
 class VerdictBar(QWidget):
-    """What a person says of the current candidate; each click is saved at once.
+    """The verdict on the current candidate; each click is saved at once.
 
     Parameters
     ----------
@@ -48,17 +48,19 @@ class VerdictBar(QWidget):
             layout.addWidget(button, 0, column)
         self.undo_button = QPushButton("Undo")
         self.undo_button.setToolTip(
-            f"Undo what was done last: a verdict, a place moved by hand, a removal. ({key_of('undo')})"
+            f"Undo the last verdict, position moved by hand, or removal. ({key_of('undo')})"
         )
         self.undo_button.clicked.connect(workbench.undo)
         layout.addWidget(self.undo_button, 0, 3)
         self.note = QLineEdit()
         self.note.setPlaceholderText("Note")
-        self.note.setToolTip("Why; kept with the verdict when you press Enter or leave the field.")
+        self.note.setToolTip(
+            "A note that is kept with the verdict. Press Enter or leave the field to save it."
+        )
         self.note.editingFinished.connect(self._keep_note)
         layout.addWidget(self.note, 1, 0, 1, 3)
         self.next_button = QPushButton("Next")
-        self.next_button.setToolTip(f"Go to the next candidate nobody has judged. ({key_of('unverified')})")
+        self.next_button.setToolTip(f"Go to the next candidate without a verdict. ({key_of('unverified')})")
         self.next_button.clicked.connect(workbench.step_unverified)
         layout.addWidget(self.next_button, 1, 3)
         events = self.session.events
@@ -67,7 +69,7 @@ class VerdictBar(QWidget):
         self.refresh()
 
     def close_down(self) -> None:
-        """Listen no more."""
+        """Disconnect from the session."""
         events = self.session.events
         for event in (events.candidate, events.judgement, events.result, events.queries, events.slides):
             event.disconnect(self.refresh)

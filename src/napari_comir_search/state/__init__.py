@@ -1,0 +1,1 @@
+"""What is open and what was said of it, without Qt and without layers."""

@@ -1,0 +1,1 @@
+"""What the canvas shows: napari layers, kept in step with a session."""
