@@ -30,13 +30,13 @@ else
 install_torch = $(1) $(PIP_INSTALL) $(TORCH)
 endif
 
-# Each file's tests stay in one process, so that they share what they make.
-TEST_ENGINE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/plugin --numprocesses $(JOBS) --dist loadfile
+# The tests of a file stay in one process, to share what they make; in the order of names, in which tests/cli, the longest, is first.
+TEST_ENGINE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/plugin --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 # The whole of the plugin's tests runs on PyQt5; on PyQt6 these are enough: the manifest, jobs beside the
 # window, the dock, and the story from a folder of slides to the export.
 ON_PYQT6 := $(addprefix tests/plugin/,test_manifest.py test_worker.py test_dock.py test_story.py)
 
-.PHONY: help install demo test test-engine test-plugin test-package test-python test-lowest coverage fuzz lint format clean
+.PHONY: help install demo test test-engine test-plugin test-package test-python test-lowest coverage fuzz lint format docs clean
 
 help:
 	@echo "make demo          generate a synthetic slide, index it, search it, draw what was found (in demo/)"
@@ -50,8 +50,8 @@ help:
 	@echo "make test-package  build sdist and wheel, test the wheel in a fresh environment with PyQt6"
 	@echo "make test-python   run the slides' tests on Python 3.12 and 3.13, where installed, without torch"
 	@echo "make test-lowest   run the engine's tests with the lowest versions that pyproject.toml allows"
-	@echo "make clean         remove the environments and what was built"
 	@echo "make docs          build the documentation (in build/docs); a broken link is an error"
+	@echo "make clean         remove the environments and what was built"
 
 install: $(INSTALLED)
 
@@ -129,7 +129,6 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-.PHONY: docs
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
