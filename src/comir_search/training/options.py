@@ -36,25 +36,14 @@ class TrainOptions(DeviceOptions):
         None, "use only these images (names without suffix)", metavar="NAME"
     )
     pixel_size_um: float = option(
-<<<<<<< HEAD
         2.0, "um per pixel of the model, and of images without a pixel size", metavar="UM", unit="um", above=0
-=======
-        2.0, "um per pixel of the model, and of images that give none", metavar="UM", unit="um", above=0
->>>>>>> h15-english
     )
     architecture: Literal["compact", "tiramisu"] = option(
         "compact", "network: compact, or the published and slower tiramisu", flag="--arch"
     )
-<<<<<<< HEAD
     steps: int | None = option(
         None, "training steps", otherwise="5400 for compact, 736 for tiramisu", metavar="N", low=1
     )
     seed: int = option(0, "seed of weights and batches", metavar="N")
     resume: bool = option(False, "continue an interrupted training from its last checkpoint")
     validation: tuple[str, ...] = option((), "images to keep back from training, to measure with", flag="")
-=======
-    steps: int | None = option(None, "training steps", otherwise="the recipe's", metavar="N", low=1)
-    seed: int = option(0, "seed of weights and batches", metavar="N")
-    resume: bool = option(False, "continue where an interrupted run stopped")
-    validation: tuple[str, ...] = option((), "validation set: images that are not used for training", flag="")
->>>>>>> h15-english
