@@ -32,7 +32,17 @@ class OpenedIndex:
 
 
 def open_index_steps(path: Path, items: Sequence[SlideItem], options: IndexOptions) -> Job[OpenedIndex]:
-    """Open an index, if there is one in that folder, and see which slides are in it."""
+    """Open an index, if there is one in that folder, and see which slides are in it.
+
+    Parameters
+    ----------
+    path : Path
+        The index folder.
+    items : sequence of SlideItem
+        The slides of the project.
+    options : IndexOptions
+        The device, and the model that is compared with the one of the index.
+    """
     yield Tick("opening the index", 0, 0)
     index = _open_index(path, options.device)
     yield Tick("opening the index", 1, 2)

@@ -48,7 +48,17 @@ def search_steps(
 def refit_steps(
     index: Index, query: ProjectQuery, image: np.ndarray | None, candidate: Candidate
 ) -> Job[Candidate]:
-    """Look for the best fit close to a place."""
+    """Look for the best fit close to a place.
+
+    Parameters
+    ----------
+    index : Index
+    query : ProjectQuery
+    image : ndarray or None
+        The pixels of the query, None where they are in its file.
+    candidate : Candidate
+        Where to start.
+    """
     from comir_search.retrieval.refit import refit_candidate_steps
 
     leave_a_core()
@@ -60,7 +70,19 @@ def refit_steps(
 def heat_map_steps(
     index: Index, query: ProjectQuery, image: np.ndarray | None, name: str, *, mirror: bool
 ) -> Job[HeatMap]:
-    """Compare a query with every place of the slide of this name in the index."""
+    """Compare a query with every place of the slide of this name in the index.
+
+    Parameters
+    ----------
+    index : Index
+    query : ProjectQuery
+    image : ndarray or None
+        The pixels of the query, None where they are in its file.
+    name : str
+        The slide's name in the index.
+    mirror : bool
+        Search for the mirrored query too.
+    """
     from comir_search.retrieval.heat_map import heat_map_steps as engine_steps
 
     leave_a_core()

@@ -61,6 +61,15 @@ def with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Ju
     """Return an answer with the places that were moved by hand in the one before, unless rejected.
 
     They come after it; one that was found again stands where it was found, as it was moved.
+
+    Parameters
+    ----------
+    query : ProjectQuery
+        With the earlier answer.
+    result : SearchResult
+        The new answer.
+    verdicts : dict of int to Judgement
+        On the earlier answer, by rank.
     """
     if query.result is None:
         return result

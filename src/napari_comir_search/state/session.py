@@ -292,7 +292,17 @@ class Session:
     def set_index(
         self, path: str | Path, index: Index | None, states: Mapping[str, IndexState] | None = None
     ) -> None:
-        """Use an index that was just opened or written, with the state of each slide."""
+        """Use an index that was just opened or written, with the state of each slide.
+
+        Parameters
+        ----------
+        path : path
+            The index folder.
+        index : Index or None
+            None where there is none yet.
+        states : mapping of str to IndexState, optional
+            By the slides' keys in the project.
+        """
         self.index = index
         if self.project.settings.get("index") != str(path):
             self.project.settings = self.project.settings | {"index": str(path)}
@@ -397,6 +407,16 @@ class Session:
         """Add a query and make it the current one; see `Project.add_query`.
 
         `packed` is `image` as the project keeps it, where that was made already.
+
+        Parameters
+        ----------
+        name : str
+        image : ndarray, optional
+            The pixels, where they are in no file.
+        packed : bytes, optional
+            `image` as the project stores it, where that was made already.
+        **description
+            See `Project.add_query`.
         """
         key = self.project.add_query(name, image=image if packed is None else packed, **description)
         self._image = (key, image)
@@ -450,7 +470,14 @@ class Session:
     def update_query(
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
     ) -> None:
-        """Correct a query's modality or pixel size."""
+        """Correct a query's modality or pixel size.
+
+        Parameters
+        ----------
+        query_id : int
+        modality : str, optional
+        pixel_size_um : float, optional
+        """
         self.project.update_query(query_id, modality=modality, pixel_size_um=pixel_size_um)
         self._queries = self.project.queries
         if query_id == self._query_id:
@@ -503,6 +530,14 @@ class Session:
         self, query_id: int, result: SearchResult | None = None, provenance: dict[str, Any] | None = None
     ) -> str:
         """Keep a search's answer; of one that was stopped or failed nothing, the earlier answer stays.
+
+        Parameters
+        ----------
+        query_id : int
+        result : SearchResult, optional
+            None where the search was stopped or failed.
+        provenance : dict, optional
+            By default that of `result`.
 
         Returns
         -------

@@ -364,7 +364,16 @@ class Workbench(QObject):
         )
 
     def compare(self, candidate: Candidate, item: SlideItem, faces: tuple[Face, Face]) -> None:
-        """Read the pictures of the query and of a candidate."""
+        """Read the pictures of the query and of a candidate.
+
+        Parameters
+        ----------
+        candidate : Candidate
+        item : SlideItem
+            The candidate's slide.
+        faces : (Face, Face)
+            What to show of the query and of the slide.
+        """
         query = self.session.query
         if query is not None:
             image = self.session.query_image(query.id)
@@ -392,7 +401,16 @@ class Workbench(QObject):
             self.reported.emit(f"Picture saved as {path.name}.")
 
     def export(self, kind: str, path: Path, *, all_queries: bool) -> None:
-        """Write results: "csv", "geojson" or "html"."""
+        """Write results: "csv", "geojson" or "html".
+
+        Parameters
+        ----------
+        kind : {"csv", "geojson", "html"}
+        path : Path
+            The file; replaced if it exists.
+        all_queries : bool
+            Write those of all queries, not only of the current one.
+        """
         current = self.session.query
         queries = [
             query
