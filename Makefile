@@ -71,14 +71,14 @@ demo: $(INSTALLED)
 test: test-engine test-plugin
 
 test-engine: $(INSTALLED)
-	$(TEST_ENGINE)
+	$(TEST_ENGINE) $(COVERAGE)
 
 test-plugin: $(INSTALLED)
 	.ci/system-packages display
 	$(ON_DISPLAY) $(BIN)/python -m pytest tests/plugin
 
 coverage: $(INSTALLED)
-	$(TEST_ENGINE) --cov --cov-report=term:skip-covered
+	$(MAKE) --no-print-directory test-engine COVERAGE="--cov --cov-report=term:skip-covered"
 
 fuzz: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/fuzz.py --minutes $(MINUTES)

@@ -113,14 +113,3 @@ def test_a_form_row_holds_bounds_choices_and_unit():
     assert rows["pixel_size_um"]["label"] == "pixel size (um)"
     assert rows["pixel_size_um"]["options"]["min"] > 0
     assert all("\n" not in row["options"]["tooltip"] for row in rows.values())
-
-
-@pytest.mark.parametrize("options", CLASSES)
-def test_magicgui_makes_a_form_of_the_rows(options, request):
-    widgets = pytest.importorskip("magicgui.widgets")
-    try:
-        request.getfixturevalue("qapp")
-    except pytest.FixtureLookupError:
-        pytest.skip("needs pytest-qt")
-    form = widgets.Container(widgets=[widgets.create_widget(**row) for row in list_form_rows(options)])
-    assert options(**{each.name: each.value for each in form}) == options()

@@ -13,6 +13,7 @@ of (x, y).
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -175,7 +176,7 @@ def place_error_px(candidate: Candidate, x_px: float, y_px: float) -> float:
     x_px, y_px : float
         The point, level-0 pixels, corner frame.
     """
-    return float(np.hypot(candidate.center_x_px - x_px, candidate.center_y_px - y_px))
+    return math.hypot(candidate.center_x_px - x_px, candidate.center_y_px - y_px)
 
 
 def at_pixel_size(candidate: Candidate, pixel_size_um: float) -> Candidate:

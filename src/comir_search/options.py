@@ -291,8 +291,8 @@ class PixelSizeOptions(Options):
 
     pixel_size_um: float | None = option(
         None,
-        "um per pixel, instead of what the image states",
-        otherwise="what it states",
+        "um per pixel",
+        otherwise="the pixel size in the file",
         metavar="UM",
         unit="um",
         above=0,

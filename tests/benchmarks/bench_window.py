@@ -27,6 +27,7 @@ import vispy.app
 from qtpy import API_NAME
 from qtpy.QtCore import QEventLoop, QTimer
 
+from comir_search.retrieval.options import SearchOptions
 from napari_comir_search.widgets.dock import SearchDock
 
 vispy.app.use_app(API_NAME.lower())  # before its Qt canvas can be imported
@@ -178,7 +179,7 @@ class Story:
         self.timed("indexing_s", workbench.index, session.slides)
         self.cut_patch()
         wait(self.calm)
-        self.timed("search_s", workbench.search, 10, False)
+        self.timed("search_s", workbench.search, SearchOptions())
         wait(self.calm, 0.5)
         self.seen["found"] = session.result.found
         workbench.show_heat_map(True)

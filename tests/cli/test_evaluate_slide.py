@@ -86,6 +86,19 @@ def test_a_method_has_the_recall_of_its_own_stages(command, index_folder, querie
     assert values["recall"] == {"bow_100": None, "correlation_100": None, "fused_100": None} | stages
 
 
+@pytest.mark.parametrize("method", ["auto", "correlation", "words"])
+def test_each_method_finds_a_crop_of_the_slide(command, index_folder, queries, method):
+    query, found = queries / "queries" / "crop_1.ome.tif", queries / "found.json"
+    options = ("--index", index_folder, "--modality", "bf", "--method", method, "--json", found)
+    answer = command("search", query, *options)
+    assert answer.code == 0, answer.err
+    [result] = json.loads(found.read_text())
+    first = result["candidates"][0]
+    assert result["found"] and first["confidence"] > 0.9 and abs(first["angle_deg"]) < 2
+    assert abs(first["center_x_px"] - 480) < 2 and abs(first["center_y_px"] - 380) < 2
+    assert ("correlation" in result["seconds"]) == (method != "words")
+
+
 @pytest.mark.parametrize(
     ("content", "word"), [("", "column"), ("query,slide\n", "column"), (",".join(COLUMNS) + "\n", "no query")]
 )

@@ -131,6 +131,7 @@ def settle(qtbot, dock) -> None:
 @pytest.fixture
 def searched_dock(qtbot, make_napari_viewer, study: Study, tmp_path: Path):
     """A dock in a window with an answer; the first candidate lies on the indexed slide."""
+    from comir_search.retrieval.options import SearchOptions
     from comir_search.slides import open_slide
     from napari_comir_search.widgets.dock import SearchDock
 
@@ -144,7 +145,7 @@ def searched_dock(qtbot, make_napari_viewer, study: Study, tmp_path: Path):
         image = np.asarray(slide.read_level(0, 400, 300, 200, 220))
     dock.session.add_query("q", image, modality="bf", pixel_size_um=1.0)
     settle(qtbot, dock)
-    dock.workbench.search(5, False)
+    dock.workbench.search(SearchOptions(top=5))
     settle(qtbot, dock)
     yield dock
     dock.leave()

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 from vispy.scene.widgets import Grid
 
 from comir_search.progress import Tick
+from comir_search.retrieval.options import SearchOptions
 from napari_comir_search.manifest import read_slides
 from napari_comir_search.widgets.worker import JobRunner
 
@@ -177,7 +178,7 @@ def test_memory_is_given_back_once_the_jobs_have_stopped(qtbot, monkeypatch, sea
         "napari_comir_search.widgets.housekeeping.give_memory_back",
         lambda: given_back.append([runner.is_running for runner in dock.workbench.runners]),
     )
-    dock.workbench.search(5, False)
+    dock.workbench.search(SearchOptions(top=5))
     dock.workbench.new_project()
     settle(qtbot, dock)
     qtbot.waitUntil(lambda: bool(given_back), timeout=5000)

@@ -15,10 +15,11 @@ from comir_search.files import CannotWrite
 from comir_search.index import build as indexing
 from comir_search.index.index import Index
 from comir_search.index.lock import writer_lock
+from comir_search.index.options import IndexOptions
 from comir_search.index.storage import Storage
 from comir_search.progress import finish
 from comir_search.slides import fingerprint, open_slide
-from napari_comir_search.jobs.index import IndexOptions, index_steps, open_index_steps
+from napari_comir_search.jobs.index import index_steps, open_index_steps
 from napari_comir_search.jobs.queries import describe_queries_steps
 from napari_comir_search.jobs.slides import describe_slides_steps, restore_slides_steps
 from napari_comir_search.state.items import IndexState, SlideItem

@@ -13,10 +13,11 @@ import tifffile
 from qtpy.QtWidgets import QMessageBox
 
 from comir_search.errors import BatchIncomplete, LeftOut
+from comir_search.index.options import IndexOptions
 from comir_search.progress import Tick, finish
 from comir_search.records import Verdict
 from comir_search.slides import open_slide
-from napari_comir_search.jobs.index import IndexOptions, index_steps
+from napari_comir_search.jobs.index import index_steps
 from napari_comir_search.jobs.slides import OpenedSlides, describe_slides_steps
 from napari_comir_search.state.items import IndexState, SlideItem
 from napari_comir_search.state.session import Session

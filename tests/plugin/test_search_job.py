@@ -8,6 +8,7 @@ import pytest
 from comir_search.index.build import index_slides
 from comir_search.index.index import Index
 from comir_search.progress import finish
+from comir_search.retrieval.options import SearchOptions
 from comir_search.slides import open_slide
 from comir_search.study.entries import ProjectQuery
 from napari_comir_search.jobs.search import search_steps
@@ -29,5 +30,5 @@ def test_slides_of_one_name_are_told_apart(study, twins: Index) -> None:
         image = np.asarray(slide.read_level(0, 200, 150, 200, 200))
     query = ProjectQuery(1, "q", "", "bf", 1.0, {"shape": image.shape[:2]})
     for chosen in ([sought], [slide.fingerprint for slide in twins.slides if slide.fingerprint != sought]):
-        result = finish(search_steps(twins, query, image, top=3, mirror=False, slides=chosen))
+        result = finish(search_steps(twins, query, image, SearchOptions(top=3, slides=tuple(chosen))))
         assert {candidate.fingerprint for candidate in result.candidates} == set(chosen)

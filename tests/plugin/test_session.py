@@ -14,6 +14,7 @@ from PIL import Image
 from comir_search.errors import ComirSearchError
 from comir_search.index.slide_record import SlideRecord
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
+from comir_search.retrieval.options import SearchOptions
 from comir_search.slides import open_slide
 from comir_search.study import project as project_module
 from comir_search.study.project import Project, pack_image
@@ -355,12 +356,12 @@ def test_slides_options_and_models_that_changed_are_said(answered: Session) -> N
     answered.set_index("/i", FakeIndex(both[:1], FakeModel("other", "other", "other")), done)
     assert answered.answer_state == "out of date: the index has another model now"
     answered.set_index("/i", FakeIndex(both[:1]), done)
-    answered.set_search_options(5, True)
+    answered.search_options = SearchOptions(top=5, mirror=True)
     assert answered.answer_state == "out of date: mirrored positions are searched now"
 
 
 def test_more_candidates_asked_for_later_do_not_make_an_answer_wrong(answered: Session) -> None:
-    answered.set_search_options(30, False)
+    answered.search_options = SearchOptions(top=30)
     assert answered.answer_state == ""
 
 
@@ -527,7 +528,7 @@ def test_settings_and_view_of_a_received_project_are_checked(session: Session) -
     session.open_project(session.project.path)
     view = session.view
     assert (view.query, view.rank, view.zoom, view.center, view.slide) == (None,) * 5
-    assert session.search_options == {"top": 5, "mirror": True}
+    assert session.search_options == SearchOptions(top=5, mirror=True)
     session.project.settings = {"index": 7}
     with pytest.raises(ComirSearchError, match=r"settings\) is damaged"):
         _ = session.index_path

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_index(parser)
     parser.add_argument("--queries", type=Path, required=True, metavar="DIR", help="folder of the queries")
     parser.add_argument(
-        "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true places"
+        "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true positions"
     )
     options.add_arguments(parser, SearchOptions)
     arguments.add_device(parser)

@@ -224,7 +224,7 @@ def index_slides_steps(
         or has no pixel size, the index has another model or modality, another process
         writes to it, or the disk is full.
     TypeError
-        If there is no option of a name.
+        If an option name is unknown.
     """
     options = IndexOptions.of(options, keywords)
     if options.workers is not None or options.scheduler is not None:

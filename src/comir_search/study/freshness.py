@@ -115,7 +115,7 @@ def _option_changes(then: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
             if now["mirror"]
             else "mirrored positions are not searched now"
         )
-    method = then.get("method", "auto")  # of an older version, which knew no other
+    method = then.get("method", "auto")  # older versions had no other method
     if "method" in now and now["method"] != method:
         yield f"the search method was {method}, now {now['method']}"
 

@@ -421,9 +421,10 @@ class Project:
             return {}
         last: dict[int, Judgement] = {}
         for candidate in result.candidates:
-            for event in events:
+            for event in reversed(events):
                 if event.candidate is not None and same_place(candidate, event.candidate):
                     last[candidate.rank] = event
+                    break
         return last
 
     def history(self, query_id: int, candidate: Candidate | None = None) -> list[Judgement]:

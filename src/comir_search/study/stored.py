@@ -10,7 +10,7 @@ import io
 import math
 import tokenize
 import zlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -97,6 +97,7 @@ class SearchSettings(msgspec.Struct):
 
     top: Annotated[int, Meta(ge=1, le=10_000)] = 10
     mirror: bool = False
+    method: Literal["auto", "correlation", "words"] = "auto"
 
 
 class View(msgspec.Struct):

@@ -106,7 +106,7 @@ def train_steps(
         If an option is out of range, pairs are missing, the training does not
         converge, or the checkpoint is of another run or not a checkpoint.
     TypeError
-        If there is no option of a name.
+        If an option name is unknown.
     """
     options = TrainOptions.of(options, keywords)
     out, pixel_size_um = Path(out), check_pixel_size(options.pixel_size_um)

@@ -90,7 +90,19 @@ def compare_steps(
 def read_query(
     query: ProjectQuery, image: np.ndarray | None, candidate: Candidate, index: Index | None, face: Face
 ) -> Picture:
-    """Read the query, at the size at which the candidate fits it."""
+    """Read the query, at the size at which the candidate fits it.
+
+    Parameters
+    ----------
+    query : ProjectQuery
+    image : ndarray or None
+        The pixels of the query, None where they are in its file.
+    candidate : Candidate
+    index : Index or None
+        Needed for CoMIRs.
+    face : Face
+        Image or CoMIR.
+    """
     with open_query(query, image) as slide:
         if face is Face.COMIR:
             from comir_search.retrieval.query import prepare_query
@@ -114,7 +126,20 @@ def read_slide(
     face: Face,
     contrast: Contrast | None = None,
 ) -> Picture:
-    """Read the candidate with its surroundings, turned to match the query."""
+    """Read the candidate with its surroundings, turned to match the query.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    info : SlideInfo
+        The candidate's slide.
+    index : Index or None
+        Needed for CoMIRs.
+    face : Face
+        Image or CoMIR.
+    contrast : Contrast, optional
+        With which the slide is shown.
+    """
     wide = replace(candidate, width_um=candidate.width_um * CONTEXT, height_um=candidate.height_um * CONTEXT)
     if face is Face.COMIR:
         leave_a_core()
@@ -128,7 +153,15 @@ def read_slide(
 
 
 def extract_comir(slide: IndexedSlide, candidate: Candidate, comir_pixel_um: float) -> np.ndarray:
-    """Cut a candidate out of its slide's CoMIR, turned to match the query, to look at."""
+    """Cut a candidate out of its slide's CoMIR, turned to match the query, to look at.
+
+    Parameters
+    ----------
+    slide : IndexedSlide
+    candidate : Candidate
+    comir_pixel_um : float
+        Size of a pixel of the CoMIR.
+    """
     place = at_pixel_size(candidate, comir_pixel_um)
     corners = candidate_corners_px(place)
     left, top = (int(value) for value in np.floor(corners.min(axis=0)) - 2)

@@ -10,6 +10,7 @@ from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
 from comir_search.index.index import Index
 from comir_search.index.layout import MAX_AREA_PX
 from comir_search.index.lock import writer_lock
+from comir_search.index.options import IndexOptions
 from comir_search.index.slide_group import group_names
 from comir_search.index.storage import INDEX_FILE, Storage
 from comir_search.progress import Job, Tick
@@ -30,17 +31,18 @@ class OpenedIndex:
     states: dict[str, IndexState]
 
 
-@dataclass(frozen=True)
-class IndexOptions:
-    """How slides are indexed: model file ("" is the shipped one), modality ("" is the usual), device."""
-
-    model: str = ""
-    modality: str = ""
-    device: str = "auto"
-
-
 def open_index_steps(path: Path, items: Sequence[SlideItem], options: IndexOptions) -> Job[OpenedIndex]:
-    """Open an index, if there is one in that folder, and see which slides are in it."""
+    """Open an index, if there is one in that folder, and see which slides are in it.
+
+    Parameters
+    ----------
+    path : Path
+        The index folder.
+    items : sequence of SlideItem
+        The slides of the project.
+    options : IndexOptions
+        The device, and the model that is compared with the one of the index.
+    """
     yield Tick("opening the index", 0, 0)
     index = _open_index(path, options.device)
     yield Tick("opening the index", 1, 2)
@@ -67,7 +69,7 @@ def index_steps(
     from comir_search.index.build import STOPS_ALL, index_slides_steps
 
     leave_a_core()
-    if not options.modality and not (path / "index.json").exists():
+    if options.modality is None and not (path / "index.json").exists():
         options = replace(options, modality=_guess_modality(repository, options))
     index: Index | None = None
     left_out: list[LeftOut] = []
@@ -79,14 +81,9 @@ def index_steps(
                 _check_readable(path, item.info)
                 yield Tick(f"removing {item.info.name} from the index", 0, 0)
                 _take_out(path, item.info)
-            index = yield from index_slides_steps(
-                [Path(item.info.path)],
-                path,
-                model=options.model or None,
-                modality=options.modality or None,
-                pixel_size_um=item.info.pixel_size_um if item.info.pixel_size_source == "user" else None,
-                device=options.device,
-            )
+            is_given = item.info.pixel_size_source == "user"
+            one = replace(options, pixel_size_um=item.info.pixel_size_um if is_given else None)
+            index = yield from index_slides_steps([Path(item.info.path)], path, one)
         except ComirSearchError as error:
             if len(items) == 1 or isinstance(error, STOPS_ALL) or isinstance(error.__cause__, STOPS_ALL):
                 for each in left_out:
@@ -145,14 +142,14 @@ def _open_index(path: Path, device: str) -> Index | None:
     return index
 
 
-def _guess_modality(repository: Sequence[SlideItem], options: IndexOptions) -> str:
-    """Return the side of the model whose channels all slides have, "" where that does not decide."""
+def _guess_modality(repository: Sequence[SlideItem], options: IndexOptions) -> str | None:
+    """Return the modality whose number of channels all slides have, None unless it is one."""
     from comir_search.model.model import load_model
 
-    model = load_model(options.model or None, "cpu")
+    model = load_model(options.model, "cpu")
     channels = {item.info.channels for item in repository}
     fitting = [side for side in model.modalities if channels == {model.channels_of(side)}]
-    return fitting[0] if len(fitting) == 1 else ""
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _states_in(
@@ -173,7 +170,7 @@ def _states_in(
 
 def _is_own_model(index: Index, options: IndexOptions) -> bool:
     """Whether an index was made with the model of the user's choice."""
-    if not options.model or not Path(options.model).is_file():
+    if options.model is None or not options.model.is_file():
         return True  # no other model was chosen, or its file is missing: the index contains its own
     from comir_search.model.model import load_model
 

@@ -137,7 +137,15 @@ def open_query(query: ProjectQuery, image: np.ndarray | None) -> Slide:
 
 
 def preview_steps(index: Index | None, query: ProjectQuery, image: np.ndarray | None) -> Job[QueryPreview]:
-    """Read a query as the network does and measure its signal; without an index it is only shown."""
+    """Read a query as the network does and measure its signal; without an index it is only shown.
+
+    Parameters
+    ----------
+    index : Index or None
+    query : ProjectQuery
+    image : ndarray or None
+        The pixels of the query, None where they are in its file.
+    """
     yield Tick("reading the query", 0, 0)
     with open_query(query, image) as slide:
         picture = to_display(slide.overview(PREVIEW_PX)[0])
@@ -174,7 +182,17 @@ class Cut:
 
 
 def cut_steps(data: Any, place: Candidate, name: str) -> Job[Cut]:
-    """Cut a place out of an image, turned upright, at the image's own resolution."""
+    """Cut a place out of an image, turned upright, at the image's own resolution.
+
+    Parameters
+    ----------
+    data : array
+        (height, width) or (height, width, 3).
+    place : Candidate
+        In pixels of `data`.
+    name : str
+        Of the new query.
+    """
     yield Tick(f"cutting {name}", 0, 0)
     with slide_from_array(data, pixel_size_um=place.pixel_size_um, name=name) as slide:
         image = extract_candidate(slide, place, place.pixel_size_um)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 from comir_search.index.index import Index
 from comir_search.progress import Job
 from comir_search.records import Candidate, SearchResult
+from comir_search.retrieval.options import SearchOptions
 from comir_search.study.entries import ProjectQuery
 from napari_comir_search.jobs.queries import open_query
 from napari_comir_search.jobs.threads import leave_a_core
@@ -23,10 +23,7 @@ def search_steps(
     index: Index,
     query: ProjectQuery,
     image: np.ndarray | None,
-    *,
-    top: int,
-    mirror: bool,
-    slides: Sequence[str] | None = None,
+    options: SearchOptions,
 ) -> Job[SearchResult]:
     """Search a query; ticks carry what is known from the first stage on.
 
@@ -36,33 +33,32 @@ def search_steps(
     query : ProjectQuery
     image : ndarray or None
         Its pixels, where they lie in no file.
-    top : int
-        Number of candidates.
-    mirror : bool
-        Whether the query may be mirrored.
-    slides : sequence of str, optional
-        Names in the index of the slides to search; all by default.
+    options : SearchOptions
+        Kind and pixel size are those of the query.
     """
     from comir_search.retrieval.search import search_steps as engine_steps
 
     leave_a_core()
     with open_query(query, image) as slide:
-        result = yield from engine_steps(
-            index,
-            slide,
-            modality=query.modality or None,
-            pixel_size_um=query.pixel_size_um,
-            top=top,
-            mirror=mirror,
-            slides=slides,
-        )
+        own = replace(options, modality=query.modality or None, pixel_size_um=query.pixel_size_um)
+        result = yield from engine_steps(index, slide, own)
     return replace(result, query=query.name)
 
 
 def refit_steps(
     index: Index, query: ProjectQuery, image: np.ndarray | None, candidate: Candidate
 ) -> Job[Candidate]:
-    """Look for the best fit close to a place."""
+    """Look for the best fit close to a place.
+
+    Parameters
+    ----------
+    index : Index
+    query : ProjectQuery
+    image : ndarray or None
+        The pixels of the query, None where they are in its file.
+    candidate : Candidate
+        Where to start.
+    """
     from comir_search.retrieval.refit import refit_candidate_steps
 
     leave_a_core()
@@ -74,7 +70,19 @@ def refit_steps(
 def heat_map_steps(
     index: Index, query: ProjectQuery, image: np.ndarray | None, name: str, *, mirror: bool
 ) -> Job[HeatMap]:
-    """Compare a query with every place of the slide of this name in the index."""
+    """Compare a query with every place of the slide of this name in the index.
+
+    Parameters
+    ----------
+    index : Index
+    query : ProjectQuery
+    image : ndarray or None
+        The pixels of the query, None where they are in its file.
+    name : str
+        The slide's name in the index.
+    mirror : bool
+        Search for the mirrored query too.
+    """
     from comir_search.retrieval.heat_map import heat_map_steps as engine_steps
 
     leave_a_core()

@@ -99,7 +99,15 @@ class Inspection:
             self.place(adjust_candidate(self.candidate, shift_um, turn_deg))
 
     def nudge(self, right: int, down: int, turn: int = 0) -> None:
-        """Move or turn the slide under the query by so many small steps."""
+        """Move or turn the slide under the query by so many small steps.
+
+        Parameters
+        ----------
+        right, down : int
+            Steps of the slide to the right and down.
+        turn : int
+            Steps of rotation, counter-clockwise.
+        """
         if self.candidate is not None:
             step_um = NUDGE_SHARE * min(self.candidate.width_um, self.candidate.height_um)
             self.adjust((right * step_um, down * step_um), turn * NUDGE_DEG)

@@ -61,6 +61,15 @@ def with_moved(query: ProjectQuery, result: SearchResult, verdicts: dict[int, Ju
     """Return an answer with the places that were moved by hand in the one before, unless rejected.
 
     They come after it; one that was found again stands where it was found, as it was moved.
+
+    Parameters
+    ----------
+    query : ProjectQuery
+        With the earlier answer.
+    result : SearchResult
+        The new answer.
+    verdicts : dict of int to Judgement
+        On the earlier answer, by rank.
     """
     if query.result is None:
         return result
@@ -102,5 +111,5 @@ def describe_counts(counts: dict[Verdict, int]) -> str:
         f"All {total} candidates are judged: {counts[Verdict.ACCEPTED]} accepted, "
         f"{counts[Verdict.REJECTED]} rejected, {counts[Verdict.UNSURE]} unsure."
         if total
-        else "There are no candidates to judge: search a query first."
+        else "There are no candidates to judge: search for a query first."
     )

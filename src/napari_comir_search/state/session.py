@@ -20,6 +20,7 @@ import numpy as np
 from comir_search.index.index import Index
 from comir_search.index.indexed_slide import IndexedSlide
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
+from comir_search.retrieval.options import SearchOptions
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide, same_place
 from comir_search.study.freshness import Inputs, describe_state, sizes_differ
 from comir_search.study.project import Project, is_same_file
@@ -29,6 +30,7 @@ from napari_comir_search.state.names import names_in
 from napari_comir_search.state.review import SessionEvents, Step, changed_since, describe_moved, with_moved
 
 SEARCHABLE = (IndexState.DONE, IndexState.OTHER_MODEL)
+KEPT = ("top", "mirror", "method")  # of the options of a search, in a project
 
 
 class Session:
@@ -290,7 +292,17 @@ class Session:
     def set_index(
         self, path: str | Path, index: Index | None, states: Mapping[str, IndexState] | None = None
     ) -> None:
-        """Use an index that was just opened or written, with the state of each slide."""
+        """Use an index that was just opened or written, with the state of each slide.
+
+        Parameters
+        ----------
+        path : path
+            The index folder.
+        index : Index or None
+            None where there is none yet.
+        states : mapping of str to IndexState, optional
+            By the slides' keys in the project.
+        """
         self.index = index
         if self.project.settings.get("index") != str(path):
             self.project.settings = self.project.settings | {"index": str(path)}
@@ -334,25 +346,25 @@ class Session:
         wanted = [name for name in indexed if name not in unwanted]
         return None if len(wanted) == len(indexed) else wanted
 
-    def set_search_options(self, top: int, mirror: bool) -> None:
-        """Note how queries are searched in this project."""
-        options = {"top": top, "mirror": mirror}
-        if self.search_options != options:
-            self.project.settings = self.project.settings | {"search": options}
-            self.events.result.emit()
-
     @property
-    def search_options(self) -> dict[str, Any] | None:
-        """How queries are searched in this project, None where that was never said."""
+    def search_options(self) -> SearchOptions | None:
+        """How queries are searched in this project, None where that was not chosen yet."""
         kept = self.project.settings.get("search")
-        return None if kept is None else {"top": 10, "mirror": False} | kept
+        return None if kept is None else SearchOptions(**{name: kept[name] for name in KEPT if name in kept})
+
+    @search_options.setter
+    def search_options(self, options: SearchOptions) -> None:
+        kept = {name: getattr(options, name) for name in KEPT}
+        if self.project.settings.get("search") != kept:
+            self.project.settings = self.project.settings | {"search": kept}
+            self.events.result.emit()
 
     @property
     def inputs(self) -> Inputs:
         """What a search would be computed from now."""
         named = [(self.name_of(item.fingerprint), item) for item in (*self.slides, *self.missing)]
         listed = [(name, item) for name, item in named if name is not None]
-        scope = self.scope
+        scope, options = self.scope, self.search_options
         model = None if self.index is None else self.index.model
         return Inputs(
             stated_um={
@@ -361,7 +373,7 @@ class Session:
             indexed_um=None if self.index is None else {k: v.pixel_size_um for k, v in self._indexed.items()},
             chosen=None if scope is None else frozenset(scope),
             names={name: item.info.name for name, item in listed},
-            options=self.search_options,
+            options=None if options is None else options.to_dict(),
             embedding=None if model is None else model.embedding_fingerprint,
             words=None if model is None else model.words_fingerprint,
             model=None if model is None else model.fingerprint,
@@ -395,6 +407,16 @@ class Session:
         """Add a query and make it the current one; see `Project.add_query`.
 
         `packed` is `image` as the project keeps it, where that was made already.
+
+        Parameters
+        ----------
+        name : str
+        image : ndarray, optional
+            The pixels, where they are in no file.
+        packed : bytes, optional
+            `image` as the project stores it, where that was made already.
+        **description
+            See `Project.add_query`.
         """
         key = self.project.add_query(name, image=image if packed is None else packed, **description)
         self._image = (key, image)
@@ -448,7 +470,14 @@ class Session:
     def update_query(
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
     ) -> None:
-        """Correct a query's modality or pixel size."""
+        """Correct a query's modality or pixel size.
+
+        Parameters
+        ----------
+        query_id : int
+        modality : str, optional
+        pixel_size_um : float, optional
+        """
         self.project.update_query(query_id, modality=modality, pixel_size_um=pixel_size_um)
         self._queries = self.project.queries
         if query_id == self._query_id:
@@ -501,6 +530,14 @@ class Session:
         self, query_id: int, result: SearchResult | None = None, provenance: dict[str, Any] | None = None
     ) -> str:
         """Keep a search's answer; of one that was stopped or failed nothing, the earlier answer stays.
+
+        Parameters
+        ----------
+        query_id : int
+        result : SearchResult, optional
+            None where the search was stopped or failed.
+        provenance : dict, optional
+            By default that of `result`.
 
         Returns
         -------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 PLUGIN = "napari-comir-search"
 
@@ -13,7 +14,7 @@ class Preferences:
 
     candidates: int = 10
     mirrored: bool = False
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     model: str = ""
     reviewer: str = ""
 

@@ -163,7 +163,17 @@ class CandidateLayers:
         outlines.editable = pins.editable = False  # napari forgets it with each new data
 
     def mark(self, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], current: int | None) -> None:
-        """Colour rectangles and pins by verdict, and draw the current one bolder."""
+        """Colour rectangles and pins by verdict, and draw the current one bolder.
+
+        Parameters
+        ----------
+        candidates : sequence of Candidate
+            Those that are shown.
+        verdicts : sequence of Verdict
+            One for each candidate.
+        current : int or None
+            Rank of the candidate to draw bolder.
+        """
         if self.outlines is None or len(self._ranks) != len(candidates):
             return
         colours = [verdict_colour(verdict) for verdict in verdicts]
@@ -211,7 +221,15 @@ def _line_px(candidate: Candidate, is_current: bool) -> float:
 
 
 def fly_to(viewer: Any, candidate: Candidate, share: float = 0.4) -> None:
-    """Put a candidate in the middle of the canvas, filling `share` of it."""
+    """Put a candidate in the middle of the canvas, filling `share` of it.
+
+    Parameters
+    ----------
+    viewer : napari viewer or ViewerModel
+    candidate : Candidate
+    share : float
+        Of the shorter side of the canvas that the candidate fills.
+    """
     y_um, x_um = corner_to_center([candidate.center_y_px, candidate.center_x_px]) * candidate.pixel_size_um
     extent_um = float(np.hypot(candidate.width_um, candidate.height_um))
     camera = viewer.scene.camera

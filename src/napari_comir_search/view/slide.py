@@ -30,6 +30,15 @@ def slide_layer(
 
     Colours of more than 8 bits are shown in 8, `contrast_limits` being black and white.
     `key` is what the slide goes by where that is not its fingerprint.
+
+    Parameters
+    ----------
+    slide : Slide
+        Open; the layer reads from it.
+    contrast_limits : (float, float), optional
+        Shown black and white, in stored values.
+    key : str
+        The slide's key in the project, where that is not its fingerprint.
     """
     levels: Sequence[Any] = slide.levels
     if slide.channels == 3 and slide.dtype != np.uint8:

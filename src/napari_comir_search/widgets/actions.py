@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from qtpy.QtGui import QImage
 
 from comir_search.errors import ComirSearchError
 from comir_search.files import atomic_path
+from comir_search.index.options import IndexOptions
 from comir_search.records import Candidate, SearchResult, Verdict
+from comir_search.retrieval.options import SearchOptions
 from comir_search.study.freshness import describe_state
 from comir_search.study.project import Project
 from napari_comir_search.jobs.comparison import compare_steps
 from napari_comir_search.jobs.export import export_steps
-from napari_comir_search.jobs.index import IndexOptions, OpenedIndex, index_steps, open_index_steps
+from napari_comir_search.jobs.index import OpenedIndex, index_steps, open_index_steps
 from napari_comir_search.jobs.queries import preview_steps
 from napari_comir_search.jobs.sample import sample_steps
 from napari_comir_search.jobs.search import heat_map_steps, refit_steps, search_steps
@@ -258,7 +261,7 @@ class Workbench(QObject):
     def options(self) -> IndexOptions:
         """Return how slides are indexed."""
         preferences = read_preferences()
-        return IndexOptions(model=self.session.model or preferences.model, device=preferences.device)
+        return IndexOptions(model=self.session.model or preferences.model or None, device=preferences.device)
 
     def use_model(self, path: Path) -> None:
         """Index and search with another model from now on; what was indexed with the old one is kept."""
@@ -309,15 +312,16 @@ class Workbench(QObject):
             job = preview_steps(self.session.index, query, image)
             self.previewing.run("Reading the query", job, self.query_pictured.emit)
 
-    def search(self, top: int, mirror: bool, slides: Sequence[str] | None = None) -> None:
-        """Search the current query, in the slides of these names in the index or in all that can be searched."""
+    def search(self, options: SearchOptions) -> None:
+        """Search for the current query; unless `options` names slides, in those that the user has chosen."""
         query, index = self.session.query, self.session.index
         if query is None or index is None:
             return
-        self.session.set_search_options(top, mirror)
+        self.session.search_options = options
         image = self.session.query_image(query.id)
-        wanted = self.session.scope if slides is None else slides
-        job = search_steps(index, query, image, top=top, mirror=mirror, slides=wanted)
+        if options.slides is None and self.session.scope is not None:
+            options = replace(options, slides=tuple(self.session.scope))
+        job = search_steps(index, query, image, options)
         self.searching.run(
             f"Searching {query.name}",
             job,
@@ -360,7 +364,16 @@ class Workbench(QObject):
         )
 
     def compare(self, candidate: Candidate, item: SlideItem, faces: tuple[Face, Face]) -> None:
-        """Read the pictures of the query and of a candidate."""
+        """Read the pictures of the query and of a candidate.
+
+        Parameters
+        ----------
+        candidate : Candidate
+        item : SlideItem
+            The candidate's slide.
+        faces : (Face, Face)
+            What to show of the query and of the slide.
+        """
         query = self.session.query
         if query is not None:
             image = self.session.query_image(query.id)
@@ -388,7 +401,16 @@ class Workbench(QObject):
             self.reported.emit(f"Picture saved as {path.name}.")
 
     def export(self, kind: str, path: Path, *, all_queries: bool) -> None:
-        """Write results: "csv", "geojson" or "html"."""
+        """Write results: "csv", "geojson" or "html".
+
+        Parameters
+        ----------
+        kind : {"csv", "geojson", "html"}
+        path : Path
+            The file; replaced if it exists.
+        all_queries : bool
+            Write those of all queries, not only of the current one.
+        """
         current = self.session.query
         queries = [
             query

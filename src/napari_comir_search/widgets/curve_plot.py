@@ -44,7 +44,15 @@ class CurvePlot(QWidget):
         self.update()
 
     def add(self, step: int, loss: float, hit_rates: Curve) -> None:
-        """Add the values of a step."""
+        """Add the values of a step.
+
+        Parameters
+        ----------
+        step : int
+        loss : float
+        hit_rates : sequence of (int, float)
+            Step and share in [0, 1] of each validation so far.
+        """
         self.losses.append((step, loss))
         self.hit_rates = list(hit_rates)
         self.update()

@@ -1,4 +1,4 @@
-"""A label of one line that ends in an ellipsis where there is no room for all of it."""
+"""A label of one line with an ellipsis where there is no room for all of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from superqt import QElidingLabel
 PADDING_PX = 4  # that a theme may put around the text
 
 
-def elided_label(text: str = "", mode: Qt.TextElideMode = Qt.TextElideMode.ElideMiddle) -> QElidingLabel:
-    """Return a label that takes the width it gets, with the ellipsis where `mode` puts it."""
+def elided_label(text: str = "") -> QElidingLabel:
+    """Return a label that takes the width it gets and leaves out the middle of a longer text."""
     label = QElidingLabel(text)
-    label.setElideMode(mode)
+    label.setElideMode(Qt.TextElideMode.ElideMiddle)
     label.setEllipsesWidth(2 * PADDING_PX)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return label

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from magicgui.widgets import create_widget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QMenu,
     QPushButton,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
+from comir_search.options import list_form_rows
+from comir_search.retrieval.options import SearchOptions
 from comir_search.study.freshness import NOT_KNOWN
 from napari_comir_search.state.settings import read_preferences
 from napari_comir_search.widgets.actions import Workbench
 from napari_comir_search.widgets.progress_row import ProgressRow
+
+LABELS = {"top": "Candidates", "mirror": "Mirrored too", "method": "Method"}
+MOST_CANDIDATES = 10_000
+
+
+def make_form() -> dict[str, Any]:
+    """Return a field for each of these options of a search, made by magicgui, by name."""
+    form = {}
+    for row in list_form_rows(SearchOptions):
+        if row["name"] in LABELS:
+            tip = row["options"]["tooltip"]
+            row["options"]["tooltip"] = f"{tip[:1].upper()}{tip[1:]}."
+            if row["annotation"] is int:
+                row["options"].setdefault("max", MOST_CANDIDATES)
+            form[row["name"]] = create_widget(**row | {"label": LABELS[row["name"]]})
+    return form
 
 
 class SearchWidget(QWidget):
@@ -31,17 +51,8 @@ class SearchWidget(QWidget):
     def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.workbench, self.session = workbench, workbench.session
-        preferences = read_preferences()
-        self.top = QSpinBox()
-        self.top.setRange(1, 100)
-        self.top.setValue(preferences.candidates)
-        self.top.setToolTip("How many candidates the search returns, best first.")
-        self.mirror = QCheckBox("Mirrored too")
-        self.mirror.setChecked(preferences.mirrored)
-        self.mirror.setToolTip(
-            "Also search for the query flipped left to right, as when the section lay upside down. "
-            "Takes twice as long."
-        )
+        self.form = make_form()
+        self._take_options()
         self.slides_button = QPushButton()
         self.slides_button.setToolTip("Search all indexed slides, or only some of them.")
         self.slides_button.setMenu(QMenu(self.slides_button))
@@ -60,14 +71,15 @@ class SearchWidget(QWidget):
         self.state.setTextFormat(Qt.TextFormat.PlainText)
         self.state.setWordWrap(True)
         self.state.setStyleSheet("color: #e69f00; font-weight: bold;")
-        self.top.valueChanged.connect(self._keep_options)
-        self.mirror.toggled.connect(self._keep_options)
+        for field in self.form.values():
+            field.changed.connect(self._keep_options)
 
-        options = QHBoxLayout()
-        options.addWidget(QLabel("Candidates"))
-        options.addWidget(self.top)
-        options.addWidget(self.mirror)
-        options.addStretch(1)
+        options = QGridLayout()
+        for row, name in enumerate(("top", "method")):
+            options.addWidget(QLabel(LABELS[name]), row, 0)
+            options.addWidget(self.form[name].native, row, 1)
+        options.addWidget(self.form["mirror"].native, 0, 2)
+        options.setColumnStretch(2, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 4)
         layout.addLayout(options)
@@ -156,18 +168,22 @@ class SearchWidget(QWidget):
             return "Enter the pixel size of the query first."
         return "" if self.session.chosen else "Choose at least one slide to search."
 
+    @property
+    def options(self) -> SearchOptions:
+        """The options as they are set."""
+        return SearchOptions(**{name: field.value for name, field in self.form.items()})
+
     def _keep_options(self) -> None:
-        self.session.set_search_options(self.top.value(), self.mirror.isChecked())
+        self.session.search_options = self.options
 
     def _take_options(self) -> None:
         """Show the options of the project that is open now."""
-        preferences, kept = read_preferences(), self.session.search_options or {}
-        for part in (self.top, self.mirror):
-            part.blockSignals(True)
-        self.top.setValue(int(kept.get("top", preferences.candidates)))
-        self.mirror.setChecked(bool(kept.get("mirror", preferences.mirrored)))
-        for part in (self.top, self.mirror):
-            part.blockSignals(False)
+        preferences = read_preferences()
+        usual = SearchOptions(top=preferences.candidates, mirror=preferences.mirrored)
+        options = self.session.search_options or usual
+        for name, field in self.form.items():
+            with field.changed.blocked():
+                field.value = getattr(options, name)
 
     def _fill_slides(self) -> None:
         menu = self.slides_button.menu()
@@ -185,7 +201,7 @@ class SearchWidget(QWidget):
         self.refresh()
 
     def _search(self) -> None:
-        self.workbench.search(self.top.value(), self.mirror.isChecked())
+        self.workbench.search(self.options)
 
     def _end(self, how: str) -> None:
         if how != "done":

@@ -178,7 +178,16 @@ class SlideDelegate(QStyledItemDelegate):
 
 
 def pixel_size_area(row: QRect, item: SlideItem, metrics: QFontMetrics) -> QRect:
-    """Return where in its row a slide's pixel size is drawn; empty where it has none to correct."""
+    """Return where in its row a slide's pixel size is drawn; empty where it has none to correct.
+
+    Parameters
+    ----------
+    row : QRect
+        The row of the slide.
+    item : SlideItem
+    metrics : QFontMetrics
+        Of the list's font.
+    """
     if not item.pixel_size_text:
         return QRect()
     line = metrics.height() + 3

@@ -26,15 +26,13 @@ from qtpy.QtWidgets import (
 )
 
 from comir_search.progress import Tick
-from comir_search.training.pair_check import CheckedPairs
+from comir_search.training.options import TrainOptions
+from comir_search.training.pair_check import CheckedPairs, check_pairs_steps
 from comir_search.training.paused import PausedTraining, read_paused
 from napari_comir_search.jobs.training import (
-    DEFAULT_PIXEL_SIZE_UM,
     DEFAULT_STEPS,
     SUFFIX,
     Trained,
-    TrainingOptions,
-    check_steps,
     suggest_kept_back,
     suggest_out,
     train_steps,
@@ -128,7 +126,7 @@ class TrainingWidget(LeavingWidget):
         self.pixel_size = QDoubleSpinBox()
         self.pixel_size.setDecimals(3)
         self.pixel_size.setRange(0.05, 50.0)
-        self.pixel_size.setValue(DEFAULT_PIXEL_SIZE_UM)
+        self.pixel_size.setValue(TrainOptions.pixel_size_um)
         self.pixel_size.setSuffix(" µm")
         self.pixel_size.setKeyboardTracking(False)
         self.pixel_size.setToolTip(
@@ -240,7 +238,7 @@ class TrainingWidget(LeavingWidget):
             self.checked = None
             self.strip.show_pairs([])
             self.problems.hide()
-            job = check_steps(first, second, self.pixel_size.value())
+            job = check_pairs_steps(first, second, pixel_size_um=self.pixel_size.value())
             self.checking.run("Checking the pairs", job, self._take_checked, self.strip.add)
 
     def _take_checked(self, checked: CheckedPairs) -> None:
@@ -278,22 +276,18 @@ class TrainingWidget(LeavingWidget):
         first, second = self.folders["first"], self.folders["second"]
         if first is None or second is None or self.out is None or self.checked is None:
             return
-        options = TrainingOptions(
-            first,
-            second,
-            self.out,
-            tuple(self.checked.usable),
-            self.kept_back.value(),
-            self.pixel_size.value(),
-            self.steps.value(),
-            read_preferences().device,
-            self._goes_on(),
+        options = TrainOptions(
+            device=read_preferences().device,
+            names=tuple(self.checked.usable),
+            pixel_size_um=self.pixel_size.value(),
+            steps=self.steps.value(),
+            resume=self._goes_on(),
         )
         self._stop.clear()
         self.trained = None
-        self.plot.clear(options.steps)
+        self.plot.clear(self.steps.value())
         self.pairs_section.set_open(False)  # on a small screen the curves need the room
-        job = train_steps(options, self._stop.is_set)
+        job = train_steps((first, second), self.out, options, self.kept_back.value(), self._stop.is_set)
         self.training.run(f"Training {self.out.stem}", job, self._take_trained, self._take_report)
 
     def finish(self) -> None:
