@@ -52,6 +52,7 @@ class Future:
 def run(fetch: Callable[[int], Any]) -> tuple[Client, list[Any]]:
     cluster: Any = Cluster.__new__(Cluster)
     cluster._client, cluster._cluster, cluster._again = Client(fetch), None, "run the same command again"
+    cluster._workerless_since_s = None
     done = []
     for rounds, finished in enumerate(cluster.run(lambda client, _: Future(client), ["item"])):
         done += finished
@@ -68,6 +69,15 @@ def test_a_result_that_cannot_be_fetched_is_made_again(error):
 
     client, done = run(fetch)
     assert (client.submitted, done) == (ATTEMPTS, [("item", ATTEMPTS)])
+
+
+def test_a_cluster_without_workers_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(Client, "nthreads", lambda _: {})
+    monkeypatch.setattr(Future, "status", "pending")
+    monkeypatch.setattr(Future, "done", lambda _: False)
+    monkeypatch.setattr("comir_search.compute.cluster.WORKERLESS_S", 0.1)
+    with pytest.raises(ComirSearchError, match="has had no worker for 0 seconds; start workers"):
+        run(lambda _: None)
 
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), CancelledError(), OSError("broken pipe")])

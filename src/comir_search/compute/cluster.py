@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CONNECT_S, RETRY_S = 10.0, 1.0
 RECONNECT_S = 120.0
+WORKERLESS_S = 180.0  # how long a cluster may have no worker at all, while killed ones are started again
 # How long to wait between two looks: soon again as long as something finishes, then less and less often.
 POLL_S, LONGEST_POLL_S = 0.01, 0.2
 FETCH_S = 1.0
@@ -112,6 +113,7 @@ class Cluster:
         self._scheduler = scheduler
         self._preparing: list[Future[Any]] = []
         self._is_cut_short = False
+        self._workerless_since_s: float | None = None
         try:
             self._client = self._connect(CONNECT_S)
         except ClusterLost:
@@ -121,11 +123,27 @@ class Cluster:
     @property
     def n_threads(self) -> int:
         """Tasks that the workers of this moment run at a time, at least one, also of a lost scheduler."""
-        if self._client.status != "running":
-            return 1
-        with suppress(OSError):
-            return max(1, sum(self._client.nthreads().values()))
-        return 1
+        return max(1, self._count_threads() or 0)
+
+    def _count_threads(self) -> int | None:
+        """Return how many tasks the workers can run at a time; None if the scheduler does not answer."""
+        if self._client.status == "running":
+            with suppress(OSError):
+                return sum(self._client.nthreads().values())
+        return None
+
+    def _check_workers(self) -> None:
+        """Raise an error if there has been no worker for `WORKERLESS_S`."""
+        if self._count_threads() != 0:
+            self._workerless_since_s = None
+            return
+        now_s = time.monotonic()
+        self._workerless_since_s = self._workerless_since_s or now_s
+        if now_s - self._workerless_since_s > WORKERLESS_S:
+            raise ClusterLost(
+                f"The cluster has had no worker for {WORKERLESS_S:.0f} seconds; start workers, or use fewer if the "
+                f"machine is too busy or short of memory, and {self._again}."
+            )
 
     def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
         """Have workers begin what the first of their tasks would, without waiting for it or minding failures."""
@@ -186,6 +204,8 @@ class Cluster:
                     running.clear()
                     for _ in self._reconnect():
                         yield []
+                if pause_s >= LONGEST_POLL_S:
+                    self._check_workers()
                 if waiting:
                     room = TASKS_PER_THREAD * self.n_threads - len(running)
                     for _ in range(min(room, len(waiting))):
