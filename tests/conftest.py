@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -55,8 +57,31 @@ def run_python():
     """Run Python code in a process of its own and return what it prints."""
 
     def run(code: str) -> str:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def documents() -> dict[Path, str]:
+    """Texts of the documentation by file."""
+    files = [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    files += sorted((CHECKOUT / "docs").glob("*.md"))
+    return {file: file.read_text(encoding="utf-8") for file in files}
+
+
+@pytest.fixture(scope="session")
+def documented_commands(documents) -> list[list[str]]:
+    """Return the words of each command in the documentation's code blocks, in their order."""
+    blocks = [
+        block
+        for text in documents.values()
+        for block in re.findall(r"^```(?:sh|bash)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    without_prompt = [re.sub(r"^(?:\w+\$\s+)?(?:[A-Z_]+=\S+\s+)*", "", line) for line in lines]
+    programs = ("comir-search", "make", "pip")
+    return [shlex.split(line, comments=True) for line in without_prompt if line.startswith(programs)]

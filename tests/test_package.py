@@ -1,14 +1,11 @@
-"""The distribution as a whole: what it holds, what it imports, what it documents."""
+"""The distribution as a whole: what it holds and what it imports."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import pkgutil
-import re
 import subprocess
-import sys
-import time
 from importlib import resources
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -92,14 +89,12 @@ def test_importing_the_package_loads_nothing_heavy(run_python):
     assert printed.strip().endswith("heavy: []")
 
 
-def test_help_answers_at_once():
-    began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", "import comir_search.cli as c; c.main(['--help'])"],
-        check=True,
-        capture_output=True,
+def test_help_loads_little(run_python):
+    """Which is why it answers at once: importing a module takes about a millisecond."""
+    printed = run_python(
+        "import sys\nfrom comir_search.cli import main\nmain(['--help'])\nprint('modules:', len(sys.modules))"
     )
-    assert time.monotonic() - began < 2.0  # 0.2 s on an idle machine
+    assert int(printed.split()[-1]) < 300  # 184 today
 
 
 @pytest.mark.parametrize("name", comir_search.__all__)
@@ -109,7 +104,7 @@ def test_public_names_are_there(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="nonsense"):
         comir_search.nonsense  # noqa: B018
 
 
@@ -152,19 +147,3 @@ def test_every_subcommand_is_a_documented_module():
     for name in modules:
         module = importlib.import_module(f"comir_search.cli.{name}")
         assert module.HELP and module.HELP[0].islower() and not module.HELP.endswith(".")
-
-
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_readme_names_every_subcommand():
-    from comir_search.cli import COMMANDS
-
-    table = README[README.index("| command | does |") :].split("\n\n")[0]
-    assert [name for name in COMMANDS if f"`{name}`" not in table] == []
-
-
-def test_the_readmes_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert len(links) >= 3
-    assert [link for link in links if "://" not in link and not (CHECKOUT / link).exists()] == []

@@ -1,13 +1,12 @@
-"""Documents that may come from anywhere: JSON and rows, decoded into typed records or refused.
+"""Check data from files: decode JSON and database rows into typed records, or raise an error.
 
-Every JSON file, every JSON text inside another file (safetensors, SQLite) and
-every row of a database goes through `decode` or `convert` before it is used.
-What does not fit the type (a missing key, text for a number, a value out of
-range, a number that is not finite, nesting without end) is a `BadDocument`,
-whose sentence names the document and the way out.
+Every JSON file, every JSON text inside another file (safetensors, SQLite) and every
+row of a database goes through `decode` or `convert` before it is used. Data that do
+not match the type (a missing key, text instead of a number, a value out of range, NaN,
+too deep nesting) raise `BadDocument`. Its message names the file and what to do.
 
-Ranges are part of the types: `Annotated[float, Meta(gt=0)]`, or the short names
-below. A record that checks more raises ValueError in its ``__post_init__``.
+Ranges are part of the types: `Annotated[float, Meta(gt=0)]`, or the short names below.
+A record that checks more raises ValueError in its ``__post_init__``.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from comir_search.errors import ComirSearchError
 
 T = TypeVar("T")
 
-# The largest side of an image, in pixels, that any file format here can state and mean.
+# The largest possible side of an image, in pixels, in any file format.
 MAX_SIDE_PX = 4_000_000
-# What can be a microscope's pixel at all; what a *file* may state unasked is narrower.
+# Possible pixel sizes when a user gives them; the range for pixel sizes from files is narrower.
 Micrometres = Annotated[float, Meta(gt=0, le=1e5)]
 SidePx = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -39,16 +38,16 @@ DIGEST = "digest"
 
 
 class BadDocument(ComirSearchError):
-    """A document that does not hold what it should.
+    """A file, or a part of it, is damaged: its content is not as expected.
 
     Parameters
     ----------
     name : str
-        The file, and the part of it, as the user knows it.
+        The file and the part of it, in the user's words.
     problem : str
         What is wrong, without a full stop.
     advice : str
-        The way out, without a full stop.
+        What the user can do, without a full stop.
     """
 
     def __init__(self, name: str, problem: str, advice: str) -> None:
@@ -56,7 +55,7 @@ class BadDocument(ComirSearchError):
         super().__init__(f"{name} is damaged ({problem}); {advice}.")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are pickled by their message alone, and this one is made of more.
+        # By default only the message would be pickled, but this exception has more arguments.
         return type(self), (self.name, self.problem, self.advice)
 
 
@@ -67,12 +66,12 @@ def decode(content: bytes | str, type: type[T] | Any, *, name: str, advice: str)
     ----------
     content : bytes or str
     type : type
-        A dataclass, or anything else that msgspec decodes; ranges included.
-        Keys that it does not name are ignored: a newer program may write more.
+        A dataclass or another type that msgspec decodes; its ranges are checked.
+        Unknown keys are ignored, since a newer version may write more.
     name : str
-        What the document is called in the message.
+        Name of the document in the message.
     advice : str
-        The way out, as in "run `comir-search repair --index my.index`".
+        What the user can do, such as "run `comir-search repair --index my.index`".
 
     Returns
     -------
@@ -81,7 +80,7 @@ def decode(content: bytes | str, type: type[T] | Any, *, name: str, advice: str)
     Raises
     ------
     BadDocument
-        If the content is no JSON or does not fit the type.
+        If the content is not JSON or does not match the type.
     """
     try:
         values: Any = msgspec.json.decode(content)
@@ -91,7 +90,24 @@ def decode(content: bytes | str, type: type[T] | Any, *, name: str, advice: str)
 
 
 def convert(values: Any, type: type[T] | Any, *, name: str, advice: str) -> T:
-    """Turn values of unknown types, such as a row of a database, into a type; see `decode`."""
+    """Convert values of unknown types, such as a row of a database, to a type.
+
+    Parameters
+    ----------
+    values : object
+        Numbers, texts and containers of them.
+    type, name, advice
+        See `decode`.
+
+    Returns
+    -------
+    An instance of `type`; its numbers are finite.
+
+    Raises
+    ------
+    BadDocument
+        If the values do not match the type.
+    """
     try:
         _check_values(values, 0)
         result: T = msgspec.convert(values, type)
@@ -106,22 +122,22 @@ def with_digest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
-    """Return the hash of JSON-ready values, their own ``digest`` left out: 32 hex digits."""
+    """Return the hash of JSON-ready values without their own ``digest``: 32 hex digits."""
     told = {key: value for key, value in values.items() if key != DIGEST}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def has_wrong_digest(values: Mapping[str, Any]) -> bool:
-    """Return whether values hold a digest that is not theirs; documents of older versions hold none."""
+    """Return whether values contain a wrong digest; documents of older versions contain none."""
     return DIGEST in values and values[DIGEST] != digest_of(values)
 
 
 def _check_values(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number that is not finite")
+        raise ValueError("it contains a number that is not finite")
     if isinstance(value, Mapping):
         for item in value.values():
             _check_values(item, depth + 1)
@@ -132,7 +148,7 @@ def _check_values(value: Any, depth: int) -> None:
 
 def _problem(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "nested too deeply"
-    # What is wrong may be quoted there, at any length.
+        return "it is nested too deeply"
+    # The message may quote the wrong value, at any length.
     text = " ".join(str(error)[:MAX_PROBLEM].rstrip(".").split())
     return text or type(error).__name__

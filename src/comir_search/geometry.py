@@ -1,18 +1,19 @@
-"""Coordinates: the only place that converts between frames.
+"""Coordinates: the only module that converts between frames.
 
-The engine's frame is the **corner frame** of the slide's level 0: x right,
-y down, (0, 0) at the top-left corner of the top-left pixel. napari and OpenCV
-put (0, 0) at that pixel's centre (the **centre frame**); `corner_to_center` and
-`center_to_corner` are the half pixel between the two. Micrometres are
-corner-frame pixels times the pixel size.
+The engine's frame is the **corner frame** of the slide's level 0: x right, y down,
+(0, 0) at the top-left corner of the top-left pixel. napari and OpenCV put (0, 0) at
+the centre of that pixel (the **centre frame**). `corner_to_center` and
+`center_to_corner` convert between the two, which differ by half a pixel. Micrometres
+are corner-frame pixels times the pixel size.
 
-Angles are in degrees, counter-clockwise as seen on screen, in (-180, 180]: the
-angle by which the slide's content was turned to give the query. Points are
-arrays (..., 2) of (x, y).
+Angles are in degrees in (-180, 180]: the rotation of the slide's content,
+counter-clockwise as seen on screen, that gives the query. Points are arrays (..., 2)
+of (x, y).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -66,11 +67,11 @@ def query_to_slide(
     Parameters
     ----------
     candidate : Candidate
-        Where the query lies.
+        The query's position on the slide.
     query_shape : (int, int)
         Height and width of the query image, pixels.
     query_pixel_size_um : float, optional
-        Pixel size of the query; by default the candidate's width over the
+        Pixel size of the query; by default the candidate's width divided by the
         image's.
     """
     height, width = query_shape
@@ -87,31 +88,39 @@ def query_to_slide(
 def center_frame_matrix(matrix: ArrayLike) -> FloatArray:
     """Convert a 3 x 3 matrix between corner frames to one between centre frames.
 
-    The result is what OpenCV's warpAffine and napari's ``affine`` take.
+    OpenCV's warpAffine and napari's ``affine`` use the centre frame.
     """
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
     return np.linalg.inv(half) @ np.asarray(matrix, float) @ half
 
 
 def cells_at(positions: ArrayLike, cell: float, count: int) -> NDArray[np.intp]:
-    """Return which cell of a coarser grid holds each position; both grids share their first corner.
+    """Return the cell of a coarser grid that contains each position; both grids share their first corner.
 
-    Cells are `cell` wide in the positions' unit: never a width that was rounded, or
-    the cells of a large slide drift away from what they stand for.
+    `cell` must not be a rounded width: on a large slide the cells would drift away.
 
     Parameters
     ----------
     positions : array_like
     cell : float
+        Width of a cell, in the unit of the positions.
     count : int
-        Cells there are; what lies beyond the last is taken to be in it.
+        Number of cells; positions beyond the last cell count as in it.
     """
     numbers = np.floor(np.asarray(positions, float) / cell).astype(np.intp)
     return np.clip(numbers, 0, count - 1)
 
 
 def cells_under(start: float, stop: float, cell: float) -> slice:
-    """Return the cells of a coarser grid that [start, stop) touches; see `cells_at`."""
+    """Return the cells of a coarser grid that the interval [start, stop) touches.
+
+    Parameters
+    ----------
+    start, stop : float
+        The interval.
+    cell : float
+        Width of a cell, in the same unit; see `cells_at`.
+    """
     return slice(int(start // cell), int(-(-stop // cell)))
 
 
@@ -127,8 +136,8 @@ def candidate_corners_px(candidate: Candidate) -> FloatArray:
     Returns
     -------
     ndarray (4, 2)
-        Where the query's top-left, top-right, bottom-right and bottom-left
-        corners lie: level-0 pixels, corner frame.
+        Positions of the query's top-left, top-right, bottom-right and bottom-left
+        corners: level-0 pixels, corner frame.
     """
     half = np.array([candidate.width_um, candidate.height_um]) / 2 / candidate.pixel_size_um
     offsets = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
@@ -137,12 +146,12 @@ def candidate_corners_px(candidate: Candidate) -> FloatArray:
 
 
 def rectangle_from_corners(corners: ArrayLike) -> tuple[FloatArray, float, float, float]:
-    """Read a drawn rectangle back.
+    """Return the centre, size and rotation of a drawn rectangle.
 
     Parameters
     ----------
     corners : array_like (4, 2)
-        Top-left, top-right, bottom-right, bottom-left of a rectangle, any turn.
+        Top-left, top-right, bottom-right, bottom-left of a rectangle, at any rotation.
 
     Returns
     -------
@@ -150,7 +159,7 @@ def rectangle_from_corners(corners: ArrayLike) -> tuple[FloatArray, float, float
     width, height : float
         In the unit of the corners.
     angle_deg : float
-        By how much content must be turned counter-clockwise to stand upright.
+        Counter-clockwise rotation that makes the content upright.
     """
     corners = np.asarray(corners, float)
     across, down = corners[1] - corners[0], corners[3] - corners[0]
@@ -159,12 +168,19 @@ def rectangle_from_corners(corners: ArrayLike) -> tuple[FloatArray, float, float
 
 
 def place_error_px(candidate: Candidate, x_px: float, y_px: float) -> float:
-    """Return the distance of the candidate's centre from a place, level-0 pixels."""
-    return float(np.hypot(candidate.center_x_px - x_px, candidate.center_y_px - y_px))
+    """Return the distance between the candidate's centre and a point, level-0 pixels.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    x_px, y_px : float
+        The point, level-0 pixels, corner frame.
+    """
+    return math.hypot(candidate.center_x_px - x_px, candidate.center_y_px - y_px)
 
 
 def at_pixel_size(candidate: Candidate, pixel_size_um: float) -> Candidate:
-    """Return the same place in pixels of another size, from the same corner."""
+    """Return the same candidate in pixels of another size, from the same corner."""
     scale = candidate.pixel_size_um / pixel_size_um
     return replace(
         candidate,
@@ -175,19 +191,19 @@ def at_pixel_size(candidate: Candidate, pixel_size_um: float) -> Candidate:
 
 
 def adjust_candidate(candidate: Candidate, shift_um: tuple[float, float], turn_deg: float) -> Candidate:
-    """Return the place that shows the slide turned and moved in the query's frame.
+    """Return the candidate after the slide's content was rotated and moved in the query's frame.
 
     Parameters
     ----------
     candidate : Candidate
     shift_um : (float, float)
-        By which the slide's content moves right and down, as the query shows
-        it, after the turn.
+        Shift of the slide's content to the right and down in the query's view,
+        after the rotation.
     turn_deg : float
-        By which it turns counter-clockwise about the candidate's centre.
+        Counter-clockwise rotation of the content about the candidate's centre.
     """
     turned = replace(candidate, angle_deg=normalise_angle_deg(candidate.angle_deg + turn_deg))
-    # Content that moves right is content that lay to the left.
+    # Content that moves to the right was at the left before.
     offset_um = turn_matrix(turned.angle_deg, candidate.mirrored) @ -np.asarray(shift_um, float)
     return replace(
         turned,
@@ -197,7 +213,17 @@ def adjust_candidate(candidate: Candidate, shift_um: tuple[float, float], turn_d
 
 
 def turn_about(center: ArrayLike, turn_deg: float, shift: ArrayLike = (0.0, 0.0)) -> FloatArray:
-    """Return the matrix (3, 3) that turns points about a centre, counter-clockwise as seen, and shifts them."""
+    """Return the 3 x 3 matrix that rotates points about a centre and then shifts them.
+
+    Parameters
+    ----------
+    center : array_like (2,)
+        (x, y).
+    turn_deg : float
+        Rotation, counter-clockwise as seen on screen.
+    shift : array_like (2,)
+        (x, y).
+    """
     center = np.asarray(center, float)
     matrix = np.eye(3)
     matrix[:2, :2] = turn_matrix(-turn_deg)
@@ -206,13 +232,24 @@ def turn_about(center: ArrayLike, turn_deg: float, shift: ArrayLike = (0.0, 0.0)
 
 
 def rows_first(matrix: ArrayLike) -> FloatArray:
-    """Return a 3 x 3 matrix on (x, y) as one on (row, column), or the other way round."""
+    """Convert a 3 x 3 matrix on (x, y) to one on (row, column), or the other way round."""
     order = [1, 0, 2]
     return np.asarray(matrix, float)[np.ix_(order, order)]
 
 
 def turn_between_deg(center: ArrayLike, start: ArrayLike, end: ArrayLike) -> float:
-    """Return by how much a drag from one point to another turns about a centre, counter-clockwise as seen."""
+    """Return the rotation about a centre that moves one point towards another.
+
+    Parameters
+    ----------
+    center, start, end : array_like (2,)
+        (x, y) of the centre and of the two points.
+
+    Returns
+    -------
+    float
+        Degrees, counter-clockwise as seen on screen.
+    """
     first, last = np.asarray(start, float) - center, np.asarray(end, float) - center
     angles = np.rad2deg([np.arctan2(-first[1], first[0]), np.arctan2(-last[1], last[0])])
     return normalise_angle_deg(angles[1] - angles[0])

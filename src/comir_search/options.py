@@ -251,6 +251,8 @@ def from_arguments(options: type[Chosen], arguments: argparse.Namespace) -> Chos
 def list_form_rows(options: type[Options]) -> list[dict[str, Any]]:
     """Return, for each option, what `magicgui.widgets.create_widget` makes a row of a form of.
 
+    Options that have no value of their own by default are left out: a row always has one.
+
     Returns
     -------
     list of dict
@@ -259,6 +261,8 @@ def list_form_rows(options: type[Options]) -> list[dict[str, Any]]:
     """
     rows = []
     for each in list_options(options):
+        if each.default is None:
+            continue
         low = each.low if each.above is None else math.nextafter(each.above, math.inf)
         bounds = {"min": low, "max": each.high, "choices": each.choices or None}
         rows.append(
@@ -287,8 +291,8 @@ class PixelSizeOptions(Options):
 
     pixel_size_um: float | None = option(
         None,
-        "um per pixel, instead of what the image states",
-        otherwise="what it states",
+        "um per pixel",
+        otherwise="the pixel size in the file",
         metavar="UM",
         unit="um",
         above=0,

@@ -1,9 +1,9 @@
 """Progress and cancellation for long jobs, without threads and without Qt.
 
-Every long job is a generator that yields a `Tick` at each point where it may be
-stopped and returns its result. A command drives it with `finish`, a napari
-worker iterates it in a thread, and both cancel it by closing the generator, so
-that ``finally`` blocks release what it holds.
+Every long job is a generator. It yields a `Tick` at each point where it may be stopped,
+and it returns its result. A command runs it with `finish`, a napari worker iterates it
+in a thread. Both cancel it by closing the generator: its ``finally`` blocks then
+release its files and memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Tick:
     Parameters
     ----------
     stage : str
-        What is being done, as shown to the user ("embedding slide.svs").
+        Name of the stage, shown to the user ("embedding slide.svs").
     done, total : int
-        Steps finished and steps in this stage; `total` is 0 where unknown.
+        Finished steps and all steps of this stage; `total` is 0 if unknown.
     partial : object, optional
-        A result worth showing already, such as a `SearchResult`.
+        A partial result to show, such as a `SearchResult`.
     note : str, optional
-        A sentence that the user must see, and that stays on screen ("b.tif is
-        the same image as a.tif and was left out").
+        A sentence that stays on the user's screen ("b.tif is the same image as a.tif
+        and was left out").
     """
 
     stage: str
@@ -49,9 +49,9 @@ def finish(job: Generator[Tick, None, Result], on_tick: Callable[[Tick], None] |
     Parameters
     ----------
     job : generator of Tick
-        The job. It is closed if `on_tick` raises, so Ctrl-C is clean.
+        The job. It is closed if `on_tick` raises, for example on Ctrl-C.
     on_tick : callable, optional
-        Called with every tick.
+        Called with each tick.
     """
     try:
         while True:
@@ -91,8 +91,8 @@ def retitle(job: Job[Result], *, prefix: str = "", instead: Tick | None = None) 
 class TimeLeft:
     """Estimate the seconds left in the stage that ticks report.
 
-    The estimate starts afresh with each stage; it is None until two steps of
-    the stage are done.
+    The estimate starts anew with each stage. It is None until two steps of the stage
+    are done.
     """
 
     _stage: str = ""
@@ -100,7 +100,7 @@ class TimeLeft:
     _first_done: int = 0
 
     def update(self, tick: Tick, now_s: float | None = None) -> float | None:
-        """Take in a tick; return the estimated seconds left, or None."""
+        """Return the estimated seconds left after a tick, or None."""
         now_s = time.monotonic() if now_s is None else now_s
         if tick.stage != self._stage or tick.done < self._first_done:
             self._stage, self._started_s, self._first_done = tick.stage, now_s, tick.done

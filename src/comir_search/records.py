@@ -1,4 +1,4 @@
-"""What the engine hands out: slides described, candidates found, verdicts given."""
+"""The engine's records: descriptions of slides, candidates, search results and verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comir_search.files import replace_undecodable
 
 
 class Verdict(str, Enum):
-    """What a person says of a candidate."""
+    """A person's judgement of a candidate."""
 
     NONE = "none"
     ACCEPTED = "accepted"
@@ -27,7 +27,7 @@ class SlideInfo:
     name : str
         File name with suffix, as truth tables and results give it.
     path : str
-        Where the file was opened.
+        Path of the file.
     format : str
         Human-readable format ("OME-TIFF", "Aperio SVS", ...).
     width_px, height_px : int
@@ -39,22 +39,22 @@ class SlideInfo:
     level_shapes_px : tuple of (int, int)
         (height, width) of each level, finest first.
     pixel_size_um : float or None
-        Level-0 pixel size; None where neither file nor user states it.
+        Level-0 pixel size; None if neither the file nor the user gives it.
     pixel_size_source : str
-        Where the pixel size comes from ("OME PhysicalSizeX", "user", "missing").
+        Source of the pixel size ("OME PhysicalSizeX", "user", "missing").
     fingerprint : str
-        Hash that knows the slide again after a move.
+        Hash that recognises the slide after a move.
     notes : tuple of str
-        What was chosen among several possibilities and the user should know,
-        one sentence each ("image 1 of 3 ...", "read as colour because ...").
+        Choices that the user should know about, one sentence each ("image 1 of
+        3 ...", "its three channels are read as colour ...").
     other_images : tuple of str
-        Images in the same file that are not used, labels and macros too: name and size.
+        Other images in the same file, also labels and macros: name and size.
     bounds_origin_px : (int, int)
-        x and y of the corner of the scanned area in level-0 pixels, as OpenSlide
-        states it: QuPath counts from there, this program from the slide's corner.
+        x and y of the corner of the scanned area, level-0 pixels, from OpenSlide.
+        QuPath counts from there, this program from the slide's corner.
     identity : str
-        Stronger hash that tells slides of one fingerprint apart; "" where it was
-        not computed.
+        Stronger hash that distinguishes slides with the same fingerprint; "" if it
+        was not computed.
     """
 
     name: str
@@ -74,7 +74,7 @@ class SlideInfo:
     identity: str = ""
 
     def __post_init__(self) -> None:
-        # These come from files, which may hold anything.
+        # These come from files, which may contain anything.
         for key in ("name", "format", "pixel_size_source"):
             object.__setattr__(self, key, replace_undecodable(getattr(self, key)))
         for key in ("notes", "other_images"):
@@ -87,16 +87,15 @@ class SlideInfo:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place where the query may have been taken: a rotated rectangle on a slide.
+    """A position where the query may have been taken: a rotated rectangle on a slide.
 
-    The centre is in level-0 pixels of the slide, in the frame whose (0, 0) is
-    the top-left corner of the top-left pixel; `angle_deg` is in (-180, 180] and
-    says by how much the slide's content was turned counter-clockwise, as seen
-    on screen, to give the query; `mirrored` that it was flipped left-right
-    before turning. `scale` is the pixel size that fitted, over the stated one.
-    `confidence` is the calibrated probability of being right; None where there
-    is none: the search is not finished, the model was never calibrated, or a
-    person moved the place (`by_hand`).
+    The centre is in level-0 pixels of the slide, with (0, 0) at the top-left corner of
+    the top-left pixel. `angle_deg`, in (-180, 180], is the rotation of the slide's
+    content, counter-clockwise as seen on screen, that gives the query. `mirrored` says
+    that the content was flipped left-right before this rotation. `scale` is the
+    fitted pixel size divided by the given one. `confidence` is the calibrated
+    probability that the candidate is right. It is None if the search is not finished,
+    the model was never calibrated, or a person moved the candidate (`by_hand`).
     """
 
     rank: int
@@ -125,7 +124,7 @@ class Candidate:
         return self.center_y_px * self.pixel_size_um
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the candidate as `search --json` prints it; a place moved by hand has no score and confidence."""
+        """Return the candidate as `search --json` prints it; one moved by hand has no score and confidence."""
         score, confidence = (None, None) if self.by_hand else (self.score, self.confidence)
         return {
             "rank": self.rank,
@@ -147,7 +146,7 @@ class Candidate:
 
 
 def format_confidence(candidate: Candidate | None, digits: int = 0) -> str:
-    """Return a candidate's confidence as a percentage, or in words why there is none."""
+    """Return a candidate's confidence as a percentage, or the reason why there is none."""
     if candidate is not None and candidate.by_hand:
         return "moved by hand"
     if candidate is None or candidate.confidence is None:
@@ -157,30 +156,29 @@ def format_confidence(candidate: Candidate | None, digits: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an answer was computed from: where one of these changes, the answer is out of date.
+    """The inputs of an answer. If one of them changes, the answer is out of date.
 
     Parameters
     ----------
     query : str
         Fingerprint of the query's pixels.
     pixel_size_um : float
-        The query's, as used.
+        The query's pixel size in the search.
     modality : str
-        The query's, as used.
+        The query's modality in the search.
     options : dict
         Every option that can change the answer, as `SearchOptions.to_dict` gives them; those of
         older versions lack some, which then had their defaults.
     slides : dict of str to float
-        Fingerprint of each slide that was searched, and the pixel size, in um,
-        with which it was indexed.
+        Fingerprint of each searched slide, and its indexed pixel size in um.
     index : str
-        Where the index was: for people to read, not to compare.
+        Path of the index; only shown, not compared.
     embedding : str
         The model's embedding fingerprint.
     model : str
         The model's whole fingerprint.
     version : str
-        Of this program.
+        Version of this program.
     """
 
     query: str
@@ -205,18 +203,17 @@ class SearchResult:
     found : bool
         Whether the first candidate can be trusted.
     reason : str
-        One sentence that says why it was found or not, and what evidence the
-        query holds.
+        One sentence on why it was found or not, and how much signal the query has.
     seconds : dict of str to float
         Time per stage, and ``"total"``.
     candidates : tuple of Candidate
         In order of confidence, ranks from 1.
     signal : float
-        Share of the query that says anything, in [0, 1].
+        Share of the query with signal, in [0, 1].
     finished : bool
-        False for what a running search knows so far: never to be kept as an answer.
+        False for a partial result of a running search; never kept as an answer.
     provenance : Provenance or None
-        What it was computed from; None for answers of older versions.
+        Its inputs; None for answers of older versions.
     """
 
     query: str

@@ -1,4 +1,4 @@
-"""Rebuild the accuracy tables of the README: run by hand.
+"""Rebuild the accuracy tables of docs/accuracy.md: run by hand.
 
     python tests/benchmarks/bench_accuracy.py --shared ../shared --work /tmp/accuracy [--model MODEL] [--seed 0]
 

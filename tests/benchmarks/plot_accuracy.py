@@ -1,6 +1,6 @@
-"""Draw the README's figure from the rows that bench_accuracy.py wrote: run by hand (needs matplotlib).
+"""Draw the figure of docs/accuracy.md from the rows that bench_accuracy.py wrote: run by hand (needs matplotlib).
 
-    python tests/benchmarks/plot_accuracy.py /tmp/accuracy/rows.jsonl resources/images/accuracy.png
+    python tests/benchmarks/plot_accuracy.py /tmp/accuracy/rows.jsonl docs/images/accuracy.png
 
 The second panel takes the rows of every --beside. Rows of several seeds are averaged.
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,14 @@ import tifffile
 from comir_search.opencv import cv2
 
 PIXEL_SIZE_UM = 2.0
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Let child processes begin with SIGINT as at a keyboard, also where `nohup` or a script had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def paint_structure(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -54,7 +54,49 @@ def test_crops_of_the_slide_are_hits(command, index_folder, queries):
     assert report["recall"] == {"bow_100": 1.0, "correlation_100": 1.0, "fused_100": 1.0}
     assert report["found"]["false_found"] is None
     assert "hit at 1" in answer.out and "1.00" in answer.out
-    assert "found among those with none" in answer.out and " -" in answer.out
+    assert "found among those on no slide" in answer.out and " -" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ("words", {"bow_100": 1.0, "fused_100": 1.0}),
+        ("correlation", {"correlation_100": 1.0, "fused_100": 1.0}),
+    ],
+)
+def test_a_method_has_the_recall_of_its_own_stages(command, index_folder, queries, method, stages):
+    report = queries / "report.json"
+    answer = command(
+        *(
+            "evaluate-slide",
+            "--index",
+            index_folder,
+            "--modality",
+            "bf",
+            "--method",
+            method,
+            "--json",
+            report,
+        ),
+        *("--queries", queries / "queries", "--truth", queries / "truth.csv"),
+    )
+    assert answer.code == 0, answer.err
+    values = json.loads(report.read_text())
+    assert values["hit"]["1"] == 1.0
+    assert values["recall"] == {"bow_100": None, "correlation_100": None, "fused_100": None} | stages
+
+
+@pytest.mark.parametrize("method", ["auto", "correlation", "words"])
+def test_each_method_finds_a_crop_of_the_slide(command, index_folder, queries, method):
+    query, found = queries / "queries" / "crop_1.ome.tif", queries / "found.json"
+    options = ("--index", index_folder, "--modality", "bf", "--method", method, "--json", found)
+    answer = command("search", query, *options)
+    assert answer.code == 0, answer.err
+    [result] = json.loads(found.read_text())
+    first = result["candidates"][0]
+    assert result["found"] and first["confidence"] > 0.9 and abs(first["angle_deg"]) < 2
+    assert abs(first["center_x_px"] - 480) < 2 and abs(first["center_y_px"] - 380) < 2
+    assert ("correlation" in result["seconds"]) == (method != "words")
 
 
 @pytest.mark.parametrize(

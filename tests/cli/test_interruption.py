@@ -12,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import within
 
 from .conftest import paint_brightfield, paint_signal, write_image
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGINT nor SIGKILL for others")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGINT nor SIGKILL for others"),
+    pytest.mark.usefixtures("heeds_ctrl_c"),
+]
 
 EXECUTABLE = Path(sys.executable).with_name("comir-search")
 LONGEST_S = 120.0
@@ -37,9 +41,8 @@ def stop_when(
         assert time.monotonic() < deadline, "it never got so far"
         time.sleep(0.02)
     process.send_signal(sign)
-    began = time.monotonic()
-    _, err = process.communicate(timeout=LONGEST_S)
-    assert time.monotonic() - began < 20  # a second on an idle machine
+    with within(4):  # a second on an idle machine
+        _, err = process.communicate(timeout=LONGEST_S)
     return process.returncode, err
 
 
@@ -63,7 +66,7 @@ def slide_content(index: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def large_slide(tmp_path_factory) -> Path:
     """Slide of several regions."""
-    return write_image(tmp_path_factory.mktemp("large") / "large.ome.tif", paint_brightfield(1100, 2100))
+    return write_image(tmp_path_factory.mktemp("large") / "large.ome.tif", paint_brightfield(320, 3100))
 
 
 @pytest.fixture(scope="module")

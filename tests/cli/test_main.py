@@ -129,6 +129,7 @@ def test_a_reader_that_goes_away_is_no_failure():
     process.stderr.close()
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to another process")
 def test_ctrl_c_while_the_engine_loads_is_one_sentence(tmp_path):
     """Python is interrupted at its worst moment: in the middle of an import."""
@@ -207,7 +208,11 @@ def test_closed_streams_change_no_answer(tmp_path, closed, body, arguments, code
     script.write_text(RUN_CLOSED.format(written=str(written), body=body, arguments=arguments))
     redirections = " ".join(f"{number}>&-" for number in closed)
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} {script} {redirections}"], capture_output=True, text=True, timeout=60
+        ["sh", "-c", f"{sys.executable} {script} {redirections}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == code
     assert "Traceback" not in done.stderr + done.stdout and "AttributeError" not in done.stderr + done.stdout
@@ -222,7 +227,11 @@ def test_a_full_device_is_a_stated_failure(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(RUN_CLOSED.format(written=str(tmp_path / "w"), body="pass", arguments=["work"]))
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} {script} > /dev/full"], capture_output=True, text=True, timeout=60
+        ["sh", "-c", f"{sys.executable} {script} > /dev/full"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
 

@@ -41,10 +41,10 @@ def test_a_terminal_gets_one_line_that_is_taken_away():
 def test_a_failing_job_leaves_a_clean_line():
     def fail():
         yield Tick("reading", 0, 0)
-        raise ValueError
+        raise ValueError("torn")
 
     terminal = Terminal()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="torn"):
         show(fail(), terminal)
     assert terminal.getvalue().endswith("\r\x1b[K")
 

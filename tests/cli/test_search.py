@@ -21,6 +21,7 @@ from PIL import Image
 
 import comir_search
 from comir_search.export.geojson import read_geojson
+from comir_search.progress import finish
 from comir_search.records import Candidate
 from comir_search.slides.crop import extract_candidate
 
@@ -61,14 +62,14 @@ def folder(tmp_path_factory):
     from comir_search.model.model import BF, SHG, Model
     from comir_search.model.networks import build_network
     from comir_search.model.vocabulary import Vocabulary
-    from comir_search.sample.synthetic_tissue import simulate_tissue
+    from comir_search.sample.synthetic_tissue import simulate_tissue_steps
     from comir_search.slides import open_slide
 
     folder = tmp_path_factory.mktemp("search")
     (folder / "slides").mkdir()
     for seed, name in enumerate(("one.tif", "two.tif", "nowhere.tif")):
         place = folder / ("slides" if seed < 2 else "") / name
-        write_image(place, simulate_tissue(700, 600, seed).brightfield, 1.0)
+        write_image(place, finish(simulate_tissue_steps(700, 600, seed)).brightfield, 1.0)
     for source, name in (("slides/one.tif", "patch.tif"), ("nowhere.tif", "absent.tif")):
         with open_slide(folder / source) as slide:
             write_image(folder / name, extract_candidate(slide, TRUTH, 1.0), 1.0)
@@ -142,8 +143,12 @@ def test_json(answer):
         }
         assert (result["pixel_size_um"], result["modality"]) == (1.0, "bf")
         assert result["options"] == {
-            "top": 4, "mirror": False, "slides": None,
-            "modality": "bf", "pixel_size_um": None, "method": "auto",
+            "top": 4,
+            "mirror": False,
+            "slides": None,
+            "modality": "bf",
+            "pixel_size_um": None,
+            "method": "auto",
         }
         origin = result["provenance"]
         assert sorted(origin["slides"].values()) == [1.0, 1.0] and origin["index"].endswith("index")
@@ -261,6 +266,78 @@ def test_what_both_first_stages_miss_is_found_closer(folder, monkeypatch):
     assert not result.first_stage["correlation"] and result.first_stage["fused"][0].slide == "one.tif"
 
 
+def watch(folder, monkeypatch, query="patch.tif", **options):
+    """Search, and return the answer, the ticks and which stages looked over the slides."""
+    from comir_search.index.index import Index
+    from comir_search.progress import finish
+    from comir_search.retrieval import scan, words
+    from comir_search.retrieval.search import search_steps
+
+    asked, ticks = [], []
+    for stage, module in (("correlation", scan), ("words", words)):
+
+        def note(*arguments, stage=stage, scan_slides=module.scan_slides, **keywords):
+            asked.append(stage)
+            return scan_slides(*arguments, **keywords)
+
+        monkeypatch.setattr(module, "scan_slides", note)
+    job = search_steps(Index.open(folder / "index", "cpu"), folder / query, modality="bf", **options)
+    return finish(job, ticks.append), ticks, set(asked)
+
+
+@pytest.mark.parametrize("method", ["auto", "correlation", "words"])
+def test_each_method_shows_its_first_places_and_says_which_it_was(folder, monkeypatch, method):
+    result, ticks, asked = watch(folder, monkeypatch, method=method)
+    assert result.found == (method != "words")  # this model's words are random
+    assert all(each.confidence is not None for each in result.candidates)
+    assert result.provenance.options["method"] == method
+    assert asked == {"words" if method == "words" else "correlation"}
+    first_stage = {"words": "bag of words"}.get(method, "coarse correlation")
+    partials = [tick.stage for tick in ticks if tick.partial is not None]
+    assert partials[0] == first_stage
+    assert method == "words" or "pose, level 0" in partials  # so few places of random words need no showing
+    assert all(not tick.partial.finished for tick in ticks if tick.partial is not None)
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [("auto", {"correlation", "words"}), ("correlation", {"correlation"}), ("words", {"words"})],
+)
+def test_a_method_asks_no_other_stage_where_it_finds_nothing(folder, monkeypatch, method, stages):
+    result, _, asked = watch(folder, monkeypatch, "absent.tif", method=method)
+    assert not result.found and result.candidates and asked == stages
+    assert ("bag_of_words" in result.seconds) == ("words" in stages)
+    assert ("closer" in result.seconds) == ("correlation" in stages)
+
+
+def test_of_a_query_too_large_for_words_is_said_what_to_choose(folder, monkeypatch, search):
+    from comir_search.retrieval import query
+
+    monkeypatch.setattr(query, "LONGEST_COMIR_PX", 64)
+    answer = search(folder / "patch.tif", "--method", "words")
+    assert answer.code == 1 and "patch.tif is too large" in answer.sentence
+    assert "auto or correlation" in answer.sentence
+
+
+def test_the_command_takes_the_method(folder, search, tmp_path):
+    answer = search(folder / "patch.tif", "--method", "words", "--json", tmp_path / "out.json")
+    assert answer.code == 0 and "bag of words" in answer.err and "coarse correlation" not in answer.err
+    [result] = json.loads((tmp_path / "out.json").read_text())
+    assert result["options"]["method"] == "words" and "correlation" not in result["seconds"]
+
+
+def test_single_options_replace_those_that_are_given(folder):
+    from comir_search import Index, SearchOptions
+    from comir_search.retrieval.search import search
+
+    index = Index.open(folder / "index", "cpu")
+    options = SearchOptions(modality="bf", top=2, method="correlation")
+    result = search(folder / "patch.tif", index, options, top=1)
+    assert len(result.candidates) == 1 and result.provenance.options == options.to_dict() | {"top": 1}
+    with pytest.raises(TypeError, match="tops"):
+        search(folder / "patch.tif", index, tops=5)
+
+
 def test_table(answer):
     first = json.loads(answer.json.read_text())[0]["candidates"][0]
     table = answer.out.splitlines()
@@ -291,12 +368,13 @@ def test_slides_that_moved_are_not_drawn_but_found(search, folder, tmp_path):
         answer = search(folder / "patch.tif", "--overlay", tmp_path / "out.png")
     finally:
         (folder / "elsewhere.tif").rename(moved)
-    assert answer.code == 0 and "Not drawn: one.tif is not where it was indexed" in answer.err
+    assert answer.code == 0 and "Not drawn: one.tif was not found where it was indexed" in answer.err
     assert (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
-    "query, sentence", [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")]
+    ("query", "sentence"),
+    [("missing.tif", "missing.tif"), ("empty.tif", "empty.tif"), ("text.tif", "text.tif")],
 )
 def test_bad_queries_are_one_sentence(search, tmp_path, query, sentence):
     (tmp_path / "empty.tif").touch()
@@ -383,11 +461,11 @@ class TestBatch:
         module = import_module("comir_search.retrieval.search")
         steps, begun = module.search_steps, []
 
-        def fail(index, query, **options):
+        def fail(index, query, *arguments, **options):
             begun.append(query.name)
             if len(begun) == number:
                 raise DamagedChunk("one.tif", "f" * 32, "comir/0", (0, 0), "it is gone", "index")
-            return (yield from steps(index, query, **options))
+            return (yield from steps(index, query, *arguments, **options))
 
         monkeypatch.setattr(module, "search_steps", fail)
         queries = [shutil.copy(folder / "patch.tif", tmp_path / f"{name}.tif") for name in "abc"]
@@ -464,6 +542,7 @@ def test_what_is_not_found_on_some_slides_says_how_many(folder, tmp_path):
 def test_an_answer_says_what_it_was_computed_from(folder):
     from comir_search.index.index import Index
     from comir_search.progress import finish
+    from comir_search.retrieval.options import SearchOptions
     from comir_search.retrieval.search import search_steps
     from comir_search.slides import open_slide
 
@@ -476,7 +555,8 @@ def test_an_answer_says_what_it_was_computed_from(folder):
     (slide,) = [slide for slide in index.slides if slide.name == "one.tif"]
     origin = result.provenance
     assert (origin.query, origin.pixel_size_um, origin.modality) == (fingerprint, 1.0, "bf")
-    assert origin.options == {"top": 3, "mirror": False, "slides": ["one.tif"]}
+    assert origin.options == SearchOptions(modality="bf", top=3, slides=["one.tif"]).to_dict()
+    assert {"top": 3, "mirror": False, "slides": ["one.tif"]}.items() <= origin.options.items()
     assert origin.slides == {slide.fingerprint: 1.0} and origin.index == str(folder / "index")
     assert (origin.embedding, origin.model) == (index.model.embedding_fingerprint, index.model.fingerprint)
     assert origin.version == comir_search.__version__

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from comir_search.compute.cache import ChunkCache
+from comir_search.compute.cache import ArrayCache
 
 
 def chunk(n_bytes: int = 100):
@@ -14,7 +14,7 @@ def chunk(n_bytes: int = 100):
 
 
 def test_chunks_used_last_are_kept_within_the_bound():
-    cache, loaded = ChunkCache(300), []
+    cache, loaded = ArrayCache(300), []
 
     def get(key):
         return cache.get(key, lambda: loaded.append(key) or chunk())
@@ -32,18 +32,18 @@ def test_chunks_used_last_are_kept_within_the_bound():
 
 
 def test_a_chunk_larger_than_the_cache_is_handed_out_and_not_kept():
-    cache = ChunkCache(50)
+    cache = ArrayCache(50)
     assert cache.get("a", chunk).nbytes == 100
     assert cache.n_bytes == 0
 
 
 def test_chunks_are_read_only_because_they_are_shared():
     with pytest.raises(ValueError, match="read-only"):
-        ChunkCache().get("a", chunk)[0] = 1
+        ArrayCache().get("a", chunk)[0] = 1
 
 
 def test_two_threads_load_a_chunk_once():
-    cache, loads, got = ChunkCache(), [], []
+    cache, loads, got = ArrayCache(), [], []
 
     def load():
         loads.append(1)
@@ -60,7 +60,7 @@ def test_two_threads_load_a_chunk_once():
 
 
 def test_a_failed_load_is_raised_and_tried_again():
-    cache = ChunkCache()
+    cache = ArrayCache()
 
     def fail():
         raise OSError("gone")
@@ -71,11 +71,23 @@ def test_a_failed_load_is_raised_and_tried_again():
 
 
 def test_forgotten_chunks_are_loaded_again():
-    cache = ChunkCache()
+    cache = ArrayCache()
     first, other = cache.get(("a", 1), chunk), cache.get(("b", 1), chunk)
     cache.forget(lambda key: key[0] == "a")
     assert cache.get(("a", 1), chunk) is not first
     assert cache.get(("b", 1), chunk) is other
     assert cache.n_bytes == 200
     cache.forget()
+    assert cache.n_bytes == 0
+
+
+def test_an_array_over_the_limit_is_kept_alone_if_wanted():
+    cache = ArrayCache(1000, keep_oversize=True)
+    for number in range(20):
+        cache.get(("slide", number), lambda: np.zeros(300, np.uint8))
+        assert cache.n_bytes <= 1000
+    large = cache.get(("slide", "large"), lambda: np.zeros(5000, np.uint8))
+    assert cache.get(("slide", "large"), lambda: pytest.fail("made again")) is large
+    assert cache.n_bytes == 5000
+    cache.forget(lambda key: key[0] == "slide")
     assert cache.n_bytes == 0

@@ -11,14 +11,20 @@ from torch import nn
 
 from comir_search.errors import BatchIncomplete, ComirSearchError
 from comir_search.evaluation.baselines.resnet import ResNet
-from comir_search.evaluation.evaluate import EvaluationSettings, evaluate
+from comir_search.evaluation.evaluate import EvaluationSettings, evaluate_steps
 from comir_search.model.model import BF, SHG, Model
 from comir_search.model.networks import build_network
 from comir_search.model.vocabulary import Vocabulary
 from comir_search.opencv import cv2
+from comir_search.progress import finish
 
 IDS = ("1B_B1", "1B_B10", "2B_D1", "2B_D10", "1B_A3", "2B_A30")
 SIDE_PX = 120
+
+
+def evaluate(settings):
+    """Run the protocol to its end."""
+    return finish(evaluate_steps(settings))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +174,7 @@ def test_folders_that_do_not_match_are_refused(settings, tmp_path, dataset):
     (tmp_path / "other.tif").write_bytes((dataset / "R_1B_A3_BF.tif").read_bytes())
     with pytest.raises(ComirSearchError, match="share no image name"):
         evaluate(settings(bf=str(tmp_path)))
-    with pytest.raises(ComirSearchError, match="knows the modalities"):
+    with pytest.raises(ComirSearchError, match="has the modalities"):
         evaluate(settings(query="ihc"))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from comir_search.evaluation.published_words import (
-    Vocabulary,
+    PublishedVocabulary,
     WordIndex,
     assign,
     cluster_steps,
@@ -85,5 +85,5 @@ def test_image_that_shares_too_few_words_is_not_returned():
 
 
 def test_empty_query_finds_nothing():
-    vocabulary = Vocabulary((torch.zeros(2, 4),))
+    vocabulary = PublishedVocabulary((torch.zeros(2, 4),))
     assert WordIndex(np.eye(2, dtype=np.float32)).rank(vocabulary.count([np.zeros((0, 4), np.float32)])) == []

@@ -109,6 +109,6 @@ def test_unwritable_place_is_said(tmp_path):
         write_overlay(tmp_path / "none" / "out.png", [SearchResult("q.tif", False, "")], [query()], {})
 
 
-@pytest.mark.parametrize("span_um, bar_um", [(3000, 500), (999, 100), (52000, 10000), (10, 2)])
+@pytest.mark.parametrize(("span_um", "bar_um"), [(3000, 500), (999, 100), (52000, 10000), (10, 2)])
 def test_scale_bar_is_round(span_um, bar_um):
     assert scale_bar_um(span_um) == pytest.approx(bar_um)

@@ -100,7 +100,7 @@ def test_report_is_complete(project, tmp_path):
         assert needed in text
     assert "1 of 2 queries found. Candidates accepted: 1, rejected: 1, unsure: 0." in text
     assert "Accepted match" in text and "Not searched yet." in text
-    assert re.search(r"Place 300\.0, 150\.0 µm", text)
+    assert re.search(r"Position 300\.0, 150\.0 µm", text)
     assert project.slides[0].fingerprint in text
 
 
@@ -108,7 +108,7 @@ def test_report_without_the_slide_says_so(project, tmp_path):
     (tmp_path / "a&b.tif").unlink()
     write_report(tmp_path / "report.html", project)
     outline, text = outline_of(tmp_path / "report.html")
-    assert "the slide is not where it was" in text and "svg" not in outline.counts
+    assert "the slide was not found where it was" in text and "svg" not in outline.counts
 
 
 def test_stopped_report_leaves_nothing(project, tmp_path):

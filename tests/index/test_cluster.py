@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 import psutil
 import pytest
 import shared_store
-from test_build import assert_same_index
+import small
+from index_files import assert_same_index
+from patience import within
 
 from comir_search.compute.cluster import Cluster
 from comir_search.errors import ComirSearchError
@@ -28,35 +31,64 @@ distributed = pytest.importorskip("distributed")
 
 PRELOAD = f"""
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import fake_model, shared_store
-fake_model.install()
+sys.path.insert(0, {str(Path(small.__file__).parent)!r})
+import small, shared_store
+from comir_search.model import embedding
+small.install()
 shared_store.register()
-embedding, embed = sys.modules["comir_search.model.embedding"], fake_model.embed_region
-def slow_embed(*arguments):
-    time.sleep(0.1)
-    return embed(*arguments)
-embedding.embed_region = slow_embed
+if not hasattr(embedding, "quick_embed"):  # a worker and its nanny may be one process
+    embedding.quick_embed = embedding.embed_region
+    def slow_embed(*arguments):
+        time.sleep(0.1)
+        return embedding.quick_embed(*arguments)
+    embedding.embed_region = slow_embed
 """
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """Two workers in processes of their own, with the fake model."""
+@contextmanager
+def start_cluster(folder: Path) -> Iterator[distributed.LocalCluster]:
+    """Start two workers in processes of their own, with the small network and a store below the folder."""
     import dask
 
-    monkeypatch.setenv(shared_store.ROOT, str(tmp_path / "store"))
-    (tmp_path / "preload.py").write_text(PRELOAD)
+    (folder / "preload.py").write_text(PRELOAD)
     with (
-        dask.config.set({"distributed.worker.preload": [str(tmp_path / "preload.py")]}),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        pytest.MonkeyPatch.context() as patch,
+        dask.config.set({"distributed.worker.preload": [str(folder / "preload.py")]}),
     ):
+        patch.setenv(shared_store.ROOT, str(folder / "store"))
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(folder):
+    with start_cluster(folder) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def empty(fake, slide_file, tmp_path) -> Path:
-    return Index.create(tmp_path / "index", fake, "bf", region_px=256).path
+def cluster(shared_cluster):
+    """Two workers, which other tests have used; one that these killed is there again."""
+    with distributed.Client(shared_cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+    return shared_cluster
+
+
+@pytest.fixture
+def fresh_cluster(tmp_path):
+    """Two workers that have done nothing yet."""
+    with start_cluster(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def empty(model, slide_file, tmp_path) -> Path:
+    return Index.create(tmp_path / "index", model, "bf", region_px=256).path
 
 
 def test_a_cluster_gives_the_same_index_though_workers_are_killed(cluster, empty, slide_file, finished):
@@ -74,13 +106,13 @@ def test_a_cluster_gives_the_same_index_though_workers_are_killed(cluster, empty
     assert len(Index.open(empty).slides) == 1
 
 
-def test_workers_find_an_index_that_only_its_url_names(cluster, fake, slide_file, finished, tmp_path):
+def test_workers_find_an_index_that_only_its_url_names(cluster, folder, model, slide_file, finished):
     shared_store.register()
     url = "shared://bucket/index"
-    Index.create(url, fake, "bf", region_px=256)
+    Index.create(url, model, "bf", region_px=256)
     index = finish(index_slides_steps([slide_file], url, scheduler=cluster.scheduler_address))
     assert (str(index.path), len(index.slides)) == (url, 1)
-    assert_same_index(tmp_path / "store" / "bucket" / "index", finished / "index")
+    assert_same_index(folder / "store" / "bucket" / "index", finished / "index")
 
 
 def test_cancelling_leaves_the_cluster_and_resumes_without_it(cluster, empty, slide_file, finished):
@@ -88,12 +120,11 @@ def test_cancelling_leaves_the_cluster_and_resumes_without_it(cluster, empty, sl
     for tick in job:
         if tick.stage.startswith("embedding") and tick.done >= 3:
             break
-    started = time.monotonic()
     job.close()
-    assert time.monotonic() - started < 2
     ticks = []
     finish(index_slides_steps([slide_file], empty), ticks.append)
-    assert next(tick for tick in ticks if tick.stage.startswith("embedding")).done >= 3
+    resumed = next(tick for tick in ticks if tick.stage.startswith("embedding"))
+    assert 3 <= resumed.done < resumed.total - 2  # of which the workers may have had one each
     assert_same_index(empty, finished / "index")
 
 
@@ -129,10 +160,10 @@ ONCE, EVERY_TIME = (20 << 20) // 4096, 16 * (20 << 20) // 4096
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives blocks back and takes them anew")
-def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(cluster, empty, slide_file):
-    with distributed.Client(cluster, set_as_default=False) as client:
+def test_workers_of_a_users_scheduler_reuse_memory_once_they_have_work(fresh_cluster, empty, slide_file):
+    with distributed.Client(fresh_cluster, set_as_default=False) as client:
         assert client.submit(count_faults, pure=False).result() > 0.9 * EVERY_TIME
-        finish(index_slides_steps([slide_file], empty, scheduler=cluster.scheduler_address))
+        finish(index_slides_steps([slide_file], empty, scheduler=fresh_cluster.scheduler_address))
         for worker in client.nthreads():
             assert client.submit(count_faults, pure=False, workers=[worker]).result() < 3 * ONCE
 
@@ -152,12 +183,12 @@ def test_workers_that_are_started_reuse_memory_from_the_first(monkeypatch):
     assert done[1] == "1"
 
 
-def test_workers_have_loaded_the_index_when_their_first_task_comes(cluster, empty):
+def test_workers_have_loaded_the_index_when_their_first_task_comes(fresh_cluster, empty):
     index = Index.open(empty)
-    with closing(ClusterRunner(index, "cpu", scheduler=cluster.scheduler_address)) as runner:
+    with closing(ClusterRunner(index, "cpu", scheduler=fresh_cluster.scheduler_address)) as runner:
         for future in runner._cluster._preparing:
             future.result(timeout=60)
-        with distributed.Client(cluster, set_as_default=False) as client:
+        with distributed.Client(fresh_cluster, set_as_default=False) as client:
             assert list(client.run(count_loaded, *runner._where).values()) == [(1, 1), (1, 1)]
 
 
@@ -198,7 +229,8 @@ def test_a_worker_that_cannot_prepare_works_all_the_same():
 
 @pytest.mark.parametrize("begin", ["run", "prepare"])
 def test_workers_that_are_started_end_at_once_whatever_they_do(begin, capfd):
-    with closing(Cluster(workers=2)) as cluster:
+    cluster = Cluster(workers=2)
+    try:
         pids = [
             pid for pid in psutil.Process().children(recursive=True) if "spawn_main" in str(pid.cmdline())
         ]
@@ -210,8 +242,9 @@ def test_workers_that_are_started_end_at_once_whatever_they_do(begin, capfd):
         time.sleep(1)  # as good as nothing is known of what the workers do now
         if begin == "run":
             running.close()
-        started = time.monotonic()
-    assert time.monotonic() - started < 2
+    finally:
+        with within(2):
+            cluster.close()
     assert len(pids) >= 2 and not any(pid.is_running() for pid in pids)
     assert capfd.readouterr().err == ""
 

@@ -5,25 +5,26 @@ import pickle
 import shutil
 import threading
 
-import fake_model
 import numpy as np
 import pytest
+import small
+import tifffile
 
 from comir_search.errors import ComirSearchError
 from comir_search.index.build import index_slides
 from comir_search.index.index import DamagedChunk, Index, find_slide
 from comir_search.index.layout import NO_WORD, ZERO_POINT
+from comir_search.model.embedding import embed_region, intensity_of
 from comir_search.slides import open_slide, tissue_mask
 
 
-def whole_comir(slide_file, shape):
+def whole_comir(model, slide_file, shape):
     """Embed a slide in one piece."""
-    model = fake_model.FakeModel()
     _, height, width = shape
     side = -(-max(height, width) * 2 // 16) * 16
     with open_slide(slide_file) as slide:
-        intensity = fake_model.intensity_of(model, slide, "bf")
-        return fake_model.embed_region(model, slide, "bf", intensity, 0, 0, side, side)[:, :height, :width]
+        intensity = intensity_of(model, slide, "bf")
+        return embed_region(model, slide, "bf", intensity, 0, 0, side, side)[:, :height, :width]
 
 
 def stored_pixels(slide, side=750):
@@ -44,11 +45,22 @@ def test_a_slide_is_described(index, slide_file):
     assert index.modality == "bf"
 
 
-def test_regions_join_without_a_seam_and_glass_is_zero(index, slide_file):
+def test_a_signal_is_stretched_by_its_own_content(model, tmp_path):
+    """12-bit values in 16-bit files: only what is measured of them fills the network's range."""
+    rng = np.random.default_rng(2)
+    image = (rng.gamma(2.0, 200.0, (700, 900)) + 50).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "shg.tif", image, resolution=(5000, 5000), resolutionunit=3)
+    (slide,) = index_slides([tmp_path / "shg.tif"], tmp_path / "index", modality="shg").slides
+    low, high = np.percentile(image, (1.0, 99.5))
+    assert slide.intensity == {"kind": "signal", "low": pytest.approx(low), "high": pytest.approx(high)}
+    assert np.ptp(slide.read_comir(0, 100, 100, 200, 200)) > 100
+
+
+def test_regions_join_without_a_seam_and_glass_is_zero(index, slide_file, model):
     (slide,) = index.slides
     stored = stored_pixels(slide)
     assert 0.2 < stored.mean() < 0.9
-    expected = np.where(stored, whole_comir(slide_file, slide.comir_shape), ZERO_POINT)
+    expected = np.where(stored, whole_comir(model, slide_file, slide.comir_shape), ZERO_POINT)
     np.testing.assert_array_equal(slide.read_comir(0, 0, 0, 750, 750), expected)
 
 
@@ -70,14 +82,13 @@ def test_levels_are_area_means(index, level):
     np.testing.assert_array_equal(slide.read_comir(level, 0, 0, side, side), np.floor(means + 0.5))
 
 
-def test_words_are_those_of_the_whole_and_absent_on_glass(index):
+def test_words_are_those_of_the_whole_and_absent_on_glass(index, model):
     (slide,) = index.slides
     halo = slide.layout.word_halo_px
     padded = slide.read_comir(0, -halo, -halo, 752 + 2 * halo, 752 + 2 * halo)
     first = halo // 8
-    vocabulary = fake_model.FakeVocabulary()
-    described = vocabulary.project(padded.astype(np.float32) / 255)
-    expected = vocabulary.assign(described)[:, first : first + 94, first : first + 94]
+    described = model.vocabulary.project(padded.astype(np.float32) / 255)
+    expected = model.vocabulary.assign(described)[:, first : first + 94, first : first + 94]
     words = slide.read_words(0, 0, 94, 94)
     assert slide.tissue.shape == (94, 94)
     np.testing.assert_array_equal(words, np.where(slide.tissue, expected, NO_WORD))
@@ -196,7 +207,7 @@ def test_a_slide_without_slide_json_is_not_there(index):
 
 def test_refresh_finds_new_slides_and_keeps_the_others(index, tmp_path):
     first = index.slides[0]
-    index_slides([fake_model.write_slide(tmp_path / "slides" / "more.tif", 600, seed=1)], index.path)
+    index_slides([small.write_slide(tmp_path / "slides" / "more.tif", 600, seed=1)], index.path)
     index.refresh()
     assert [slide.name for slide in index.slides] == ["disc.tif", "more.tif"]
     assert index.slides[0] is first
@@ -206,20 +217,20 @@ def test_a_removed_slide_is_gone_and_comes_back(index, slide_file):
     fingerprint = index.slides[0].fingerprint
     index.remove(fingerprint)
     assert index.slides == Index.open(index.path).slides == []
-    with pytest.raises(ComirSearchError, match="holds no slide"):
+    with pytest.raises(ComirSearchError, match="contains no slide"):
         index.remove(fingerprint)
     index_slides([slide_file], index.path)
     assert [slide.name for slide in Index.open(index.path).slides] == ["disc.tif"]
 
 
-def test_an_index_is_found_again_with_its_model_and_slides_after_a_move(index, slide_file, tmp_path):
+def test_an_index_is_found_again_with_its_model_and_slides_after_a_move(index, model, slide_file, tmp_path):
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     shutil.move(index.path, moved / "index")
     shutil.move(slide_file.parent, moved / "slides")
     opened = Index.open(moved / "index")
     assert opened.slides[0].path == moved / "slides" / "disc.tif"
-    assert opened.model.fingerprint == "fake"
+    assert opened.model.fingerprint == model.fingerprint
 
 
 def test_a_slide_that_moved_is_found_by_its_fingerprint(index, slide_file, tmp_path):
@@ -227,11 +238,13 @@ def test_a_slide_that_moved_is_found_by_its_fingerprint(index, slide_file, tmp_p
     assert find_slide(slide) == slide_file
     other = tmp_path / "archive" / "deep"
     other.mkdir(parents=True)
-    fake_model.write_slide(other / "a.tif", 300, seed=3)
+    small.write_slide(other / "a.tif", 300, seed=3)
     renamed = other / "renamed.tif"
     slide_file.rename(renamed)
-    fake_model.write_slide(slide_file, 300, seed=4)  # another slide in its place
-    with pytest.raises(ComirSearchError, match=r"disc.tif is not where it was indexed .*index it again"):
+    small.write_slide(slide_file, 300, seed=4)  # another slide in its place
+    with pytest.raises(
+        ComirSearchError, match=r"disc.tif was not found where it was indexed .*index it again"
+    ):
         find_slide(slide)
     assert find_slide(slide, [tmp_path / "archive"]) == renamed
 
@@ -261,7 +274,7 @@ def test_an_index_of_a_newer_format_is_refused(index):
 
 
 def test_what_is_no_index_is_refused(tmp_path, index):
-    with pytest.raises(ComirSearchError, match="holds no index; make one"):
+    with pytest.raises(ComirSearchError, match="contains no index; make one"):
         Index.open(tmp_path)
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(ComirSearchError, match="of another program"):
@@ -272,18 +285,18 @@ def test_what_is_no_index_is_refused(tmp_path, index):
 
 
 def test_a_model_that_was_swapped_is_refused(index):
-    (index.path / "model.safetensors").write_text('"other"')
-    with pytest.raises(ComirSearchError, match="not the one that the index was made with"):
+    small.make_model(seed=1).save(index.path / "model.safetensors")
+    with pytest.raises(ComirSearchError, match="not the one with which the index was made"):
         _ = Index.open(index.path).model
 
 
-def test_an_index_is_not_made_over_another(index, fake):
-    with pytest.raises(ComirSearchError, match="already holds an index"):
-        Index.create(index.path, fake, "bf")
+def test_an_index_is_not_made_over_another(index, model):
+    with pytest.raises(ComirSearchError, match="already contains an index"):
+        Index.create(index.path, model, "bf")
 
 
-def test_a_model_without_vocabulary_cannot_index(fake, tmp_path):
-    fake.vocabulary = None
+def test_a_model_without_vocabulary_cannot_index(model, tmp_path):
+    model.vocabulary = None
     with pytest.raises(ComirSearchError, match="no vocabulary"):
-        Index.create(tmp_path / "index", fake, "bf")
+        Index.create(tmp_path / "index", model, "bf")
     assert not (tmp_path / "index").exists()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fake_model
 import numpy as np
 import pytest
+import small
 
 torch = pytest.importorskip("torch")
 
@@ -42,7 +42,7 @@ def make_model() -> Model:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    file = fake_model.write_slide(folder / "disc.tif", 620)
+    file = small.write_slide(folder / "disc.tif", 620)
     model = make_model()
     Index.create(folder / "index", model, "bf", region_px=256)
     index_slides([file], folder / "index", device="cpu")

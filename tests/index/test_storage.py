@@ -3,15 +3,15 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-import fake_model
 import numpy as np
 import pytest
 
 from comir_search.errors import ComirSearchError
 from comir_search.index.build import index_slides
-from comir_search.index.check import compact, repair, verify
+from comir_search.index.check import compact_steps, repair_steps, verify_steps
 from comir_search.index.index import Index
 from comir_search.index.storage import Storage, is_url
+from comir_search.progress import finish
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,20 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["memory://", "file://"])
-def test_an_index_behind_a_url_is_like_one_in_a_folder(index, slide_file, tmp_path, protocol):
+def test_an_index_behind_a_url_is_like_one_in_a_folder(index, model, slide_file, tmp_path, protocol):
     url = protocol + (tmp_path / "remote").as_posix()
-    Index.create(url, fake_model.FakeModel(), "bf", region_px=256)
+    Index.create(url, model, "bf", region_px=256)
     index_slides([slide_file], url)
     opened = Index.open(url)
     (slide,), (local,) = opened.slides, index.slides
-    assert opened.model.fingerprint == "fake"
+    assert opened.model.fingerprint == model.fingerprint
     assert slide.path == slide_file
     np.testing.assert_array_equal(slide.read_comir(0, 0, 0, 750, 750), local.read_comir(0, 0, 0, 750, 750))
     np.testing.assert_array_equal(slide.read_words(0, 0, 94, 94), local.read_words(0, 0, 94, 94))
     chunk = slide.chunk_file("comir/0", (2, 2))
     opened.storage.write(chunk, opened.storage.read(chunk)[:-1])
-    assert [damage.chunk for damage in verify(url)] == [(2, 2)]
-    assert len(repair(url)) == 1
-    assert verify(url) == []
-    assert compact(url, remove=["disc.tif"]).removed == ("disc.tif",)
+    assert [damage.chunk for damage in finish(verify_steps(url))] == [(2, 2)]
+    assert len(finish(repair_steps(url))) == 1
+    assert finish(verify_steps(url)) == []
+    assert finish(compact_steps(url, remove=["disc.tif"])).removed == ("disc.tif",)
     assert Index.open(url).slides == []

@@ -7,15 +7,17 @@ import os
 import shutil
 from pathlib import Path
 
-import fake_model
 import pytest
+import small
 
 from comir_search.errors import ComirSearchError
 from comir_search.files import UnsafeName, resolve_below
 from comir_search.index.build import index_slides
-from comir_search.index.check import compact, repair, verify
+from comir_search.index.check import compact_steps, repair_steps, verify_steps
 from comir_search.index.index import Index
 from comir_search.index.storage import Storage
+from comir_search.model.model import load_model
+from comir_search.progress import finish
 from comir_search.slides import open_slide
 
 OWN = {"index.json", "model.safetensors", "writer.lock", "zarr.json", "slides/zarr.json"}
@@ -75,11 +77,11 @@ class Layout:
         refused = []
         for act in (
             lambda: index_slides(self.slides, self.index),
-            lambda: verify(self.index),
-            lambda: repair(self.index),
-            lambda: compact(self.index),
+            lambda: finish(verify_steps(self.index)),
+            lambda: finish(repair_steps(self.index)),
+            lambda: finish(compact_steps(self.index)),
             lambda: index_slides(self.slides, self.index),
-            lambda: compact(self.index, remove=[self.slides[0].name]),
+            lambda: finish(compact_steps(self.index, remove=[self.slides[0].name])),
             lambda: index_slides(self.slides, self.index),
         ):
             try:
@@ -91,37 +93,37 @@ class Layout:
 
 def beside(root: Path) -> Layout:
     write_foreign(root / "index")
-    return Layout(root, root / "index", [fake_model.write_slide(root / "a.tif", 300)])
+    return Layout(root, root / "index", [small.write_slide(root / "a.tif", 300)])
 
 
 def inside(root: Path) -> Layout:
     write_foreign(root / "index" / "mine")
-    return Layout(root, root / "index", [fake_model.write_slide(root / "index" / "mine" / "a.tif", 300)])
+    return Layout(root, root / "index", [small.write_slide(root / "index" / "mine" / "a.tif", 300)])
 
 
 def above(root: Path) -> Layout:
     write_foreign(root)
-    slide = fake_model.write_slide(root / "a.tif", 300)
+    slide = small.write_slide(root / "a.tif", 300)
     return Layout(root, root / "work" / "deep" / "index", [slide])
 
 
 def index_in_the_slides_folder(root: Path) -> Layout:
     write_foreign(root)
     write_zarr(root / "img.zarr")
-    return Layout(root, root, [fake_model.write_slide(root / "a.tif", 300)])
+    return Layout(root, root, [small.write_slide(root / "a.tif", 300)])
 
 
 def slides_in_slides(root: Path) -> Layout:
     write_zarr(root / "study" / "slides" / "img.zarr")
     (root / "study" / "slides" / "patientA").mkdir()
-    slide = fake_model.write_slide(root / "study" / "slides" / "patientA" / "a.tif", 300)
+    slide = small.write_slide(root / "study" / "slides" / "patientA" / "a.tif", 300)
     return Layout(root, root / "study", [slide])
 
 
 def foreign_groups(root: Path) -> Layout:
     """Folders that are named as slides of an index are: one of somebody's own, one of another program."""
     layout = beside(root)
-    Index.create(layout.index, fake_model.FakeModel(), "bf")
+    Index.create(layout.index, load_model(device="cpu"), "bf")
     write_foreign(layout.index / "slides" / ("a" * 32))
     write_zarr(layout.index / "slides" / ("b" * 32))
     write_zarr(layout.index / "slides" / "img.zarr")
@@ -133,7 +135,7 @@ def foreign_groups(root: Path) -> Layout:
 def nested_index(root: Path) -> Layout:
     """Another index lies in the index's folder, and one in its folder for slides."""
     layout = beside(root)
-    other = fake_model.write_slide(root / "b.tif", 300, seed=3)
+    other = small.write_slide(root / "b.tif", 300, seed=3)
     index_slides(layout.slides, layout.index)
     for folder in (layout.index / "old", layout.index / "slides" / "old"):
         index_slides([other], folder)
@@ -247,7 +249,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("make", LAYOUTS, ids=lambda make: make.__name__)
-def test_the_whole_tree_is_unchanged_but_for_our_own_files(fake, tmp_path, make):
+def test_the_whole_tree_is_unchanged_but_for_our_own_files(model, tmp_path, make):
     layout = make(tmp_path)
     before = tree(tmp_path)
     layout.run()
@@ -261,22 +263,24 @@ def test_the_whole_tree_is_unchanged_but_for_our_own_files(fake, tmp_path, make)
     assert (lost, changed, added) == ([], [], [])
 
 
-def test_an_index_is_not_made_over_a_folder_of_slides_and_the_way_out_is_said(fake, tmp_path):
+def test_an_index_is_not_made_over_a_folder_of_slides_and_the_way_out_is_said(model, tmp_path):
     layout = slides_in_slides(tmp_path)
-    with pytest.raises(ComirSearchError, match=r"study/slides is there already .*choose another folder"):
+    with pytest.raises(
+        ComirSearchError, match=r"study/slides exists and does not belong to an index .*another folder"
+    ):
         index_slides(layout.slides, layout.index)
     assert sorted(path.name for path in layout.index.iterdir()) == ["slides"]
     assert len(index_slides(layout.slides, tmp_path / "elsewhere").slides) == 1
 
 
-def test_an_index_that_was_made_over_a_folder_of_slides_still_opens(fake, tmp_path):
+def test_an_index_that_was_made_over_a_folder_of_slides_still_opens(model, tmp_path):
     """Older versions made them: what is not ours there is neither listed nor touched."""
-    slide = fake_model.write_slide(tmp_path / "a.tif", 300)
+    slide = small.write_slide(tmp_path / "a.tif", 300)
     index_slides([slide], tmp_path / "study")
     write_zarr(tmp_path / "study" / "slides" / "img.zarr")
     write_foreign(tmp_path / "study" / "slides" / "patientA")
     assert [each.name for each in Index.open(tmp_path / "study").slides] == ["a.tif"]
-    assert verify(tmp_path / "study") == repair(tmp_path / "study") == []
+    assert finish(verify_steps(tmp_path / "study")) == finish(repair_steps(tmp_path / "study")) == []
 
 
 @pytest.mark.parametrize(
@@ -301,7 +305,7 @@ def test_a_folder_that_is_reached_through_a_link_is_ours_but_no_link_in_it(tmp_p
     (tmp_path / "real" / "out").symlink_to(tmp_path)
     (tmp_path / "real" / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("out", "out/x", "dangling"):
-        with pytest.raises(UnsafeName, match="is a link to another place"):
+        with pytest.raises(UnsafeName, match="is a link to another file or folder"):
             resolve_below(tmp_path / "link", name)
 
 

@@ -37,7 +37,8 @@ def test_the_same_places_are_kept_as_by_definition(radius_px, count):
     assert keep_distinct(places, radius_px, count) == keep_slowly(places, radius_px, count)
 
 
-def test_places_on_the_borders_of_cells(radius_px=12.5):
+def test_places_on_the_borders_of_cells():
+    radius_px = 12.5
     grid = np.arange(-3, 4) * radius_px
     rng = np.random.default_rng(1)
     places = [

@@ -267,7 +267,7 @@ def test_tensor_outside_its_storage_is_refused(tmp_path):
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(ComirSearchError, match=r"model\.pt is no PyTorch checkpoint"):
+    with pytest.raises(ComirSearchError, match=r"model\.pt is not a PyTorch checkpoint"):
         read_checkpoint(path)
 
 
@@ -275,7 +275,7 @@ def test_other_networks_are_refused(tmp_path, published):
     published["modelA"].conv_init = nn.Conv2d(1, 16, 3)
     with pytest.raises(ComirSearchError, match=r"modelA of .* published configuration"):
         import_checkpoint(save(published, tmp_path / "other.pt", True), pixel_size_um=1.0)
-    with pytest.raises(ComirSearchError, match="holds no CoMIR networks"):
+    with pytest.raises(ComirSearchError, match="contains no CoMIR networks"):
         import_checkpoint(save([1, 2], tmp_path / "list.pt", True), pixel_size_um=1.0)
     both_grey = {"modelA": ModNet(1).state_dict(), "modelB": ModNet(1).state_dict()}
     with pytest.raises(ComirSearchError, match="not for grey and RGB images"):
@@ -306,12 +306,12 @@ PROGRAMS = {
     "no object": (b".", "an object is missing"),
     "a mark alone": (b"(.", "an object is missing"),
     "no end": (b"N" * 100, "damaged"),
-    "an object that is not there": (b"h\x07.", "does not hold"),
+    "an object that is not there": (b"h\x07.", "refers to an object"),
     "a tensor without a storage": (b"ctorch._utils\n_rebuild_tensor_v2\n(NI0\n))tR.", "no storage"),
     "a parameter without a tensor": (b"ctorch._utils\n_rebuild_parameter\nN\x85R.", "no tensor"),
     "a call of data": (b"NNR.", "arguments are missing"),
     "a class that is called on": (BUILD + b")R.", "a call of something"),
-    "a state of data": (b"]}b.", "a state of something"),
+    "a state of data": (b"]}b.", "a state for an object"),
     "another operation": (b"(ios\nsystem\n.", "the operation INST"),
     "a name of two lines": (b"\x80\x04\x8c\x03a\nb\x8c\x01c\x93.", r"a b\.c"),
     "a name without end": (b"c" + b"x" * 5000 + b"\ny\n.", "x…"),
@@ -366,7 +366,7 @@ def test_modules_without_end_are_refused(tmp_path):
 )
 def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, tensor, zipped):
     path = save({"modelA": {"conv_init.weight": tensor}, "modelB": {}}, tmp_path / "stride0.pt", zipped)
-    with pytest.raises(ComirSearchError, match="larger than what the file holds"):
+    with pytest.raises(ComirSearchError, match="larger than its data in the file"):
         import_checkpoint(path, pixel_size_um=1.0)
 
 
@@ -388,7 +388,7 @@ def test_a_storage_larger_than_the_file_is_refused(tmp_path):
 def test_weights_that_are_no_numbers_are_refused(tmp_path, published):
     with torch.no_grad():
         published["modelA"].conv_init.weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ComirSearchError, match=r"modelA of .* holds values in stem\.weight"):
+    with pytest.raises(ComirSearchError, match=r"modelA of .* contains impossible values in stem\.weight"):
         import_checkpoint(save(published, tmp_path / "nan.pt", True), pixel_size_um=1.0)
 
 

@@ -183,7 +183,7 @@ def test_any_value_of_the_metadata_can_be_anything(path, place):
         (("calibration", "threshold"), 7, "threshold"),
         (("calibration", "features"), ["score"], "measurements"),
         (("format_version",), 2, "newer than this program"),
-        (("format",), "other", "is no comir-search model"),
+        (("format",), "other", "is not a comir-search model"),
     ],
 )
 def test_what_no_model_says_is_refused_by_name(path, place, value, word):
@@ -212,7 +212,7 @@ WEIGHT = "networks.bf.head.weight"
         (lambda tensors: tensors.pop(WEIGHT), "lacks bf.head.weight"),
         (lambda tensors: tensors.update({"networks.bf.more": torch.ones(1)}), "also has bf.more"),
         (lambda tensors: tensors.update({WEIGHT: torch.ones(2, 32, 1)}), "shape"),
-        (lambda tensors: tensors.update({WEIGHT: torch.ones(2, 32, 1, 1, dtype=torch.int64)}), "no network has"),
+        (lambda tensors: tensors.update({WEIGHT: torch.ones(2, 32, 1, 1, dtype=torch.int64)}), "impossible values"),
         (lambda tensors: tensors.update({WEIGHT: torch.ones(2, 32, 1, 1, dtype=torch.bool)}), "type BOOL"),
         (lambda tensors: tensors.update({WEIGHT: torch.full((2, 32, 1, 1), torch.nan)}), "not numbers"),
         (lambda tensors: tensors.update({WEIGHT: torch.full((2, 32, 1, 1), torch.inf)}), "not numbers"),
@@ -220,12 +220,12 @@ WEIGHT = "networks.bf.head.weight"
             lambda tensors: tensors.update({WEIGHT: torch.full((2, 32, 1, 1), 1e300, dtype=torch.float64)}),
             "not numbers",
         ),
-        (lambda tensors: tensors["networks.bf.down.0.0.1.running_var"].sub_(9), "no network has"),
+        (lambda tensors: tensors["networks.bf.down.0.0.1.running_var"].sub_(9), "impossible values"),
         (lambda tensors: tensors.pop("vocabulary.idf"), "lacks idf"),
         (lambda tensors: tensors.update({"vocabulary.idf": torch.ones(2, 4)}), "shape"),
         (lambda tensors: tensors.update({"vocabulary.words": torch.ones(2, 0, 3)}), "shape"),
         (lambda tensors: tensors.update({"vocabulary.offset": torch.ones(())}), "shape"),
-        (lambda tensors: tensors.update({"vocabulary.projection": torch.ones(2, 64, 3)}), "other CoMIRs"),
+        (lambda tensors: tensors.update({"vocabulary.projection": torch.ones(2, 64, 3)}), "match its CoMIRs"),
         (lambda tensors: tensors["vocabulary.words"].fill_(torch.nan), "not numbers"),
     ],
 )  # fmt: skip
@@ -263,7 +263,7 @@ def test_broken_bytes_are_refused_in_words(path):
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ComirSearchError, match=r"other\.safetensors is damaged|no comir-search model"):
+    with pytest.raises(ComirSearchError, match=r"other\.safetensors is damaged|not a comir-search model"):
         load_model(path)
 
 
@@ -297,8 +297,11 @@ def test_a_loaded_model_does_not_depend_on_its_file_any_more(path):
 
 
 def test_sides_and_vocabularies_of_wrong_values_cannot_be_made():
-    for wrong in ({"channels": 2}, {"intensity": "other"}):
-        with pytest.raises(ValueError):
+    for wrong, words in (
+        ({"channels": 2}, "1 or 3 channels"),
+        ({"intensity": "other"}, "intensity is one of"),
+    ):
+        with pytest.raises(ValueError, match=words):
             Modality(**({"name": "bf", "channels": 3, "intensity": "signal"} | wrong))
     arrays = make().vocabulary.arrays()
     for settings in ({}, {"step_px": "8", "block_px": [16, 32]}, {"step_px": 8, "block_px": []}):

@@ -48,7 +48,7 @@ def test_display_of_12_bit_grey_is_not_black():
     assert shown.min() == 0 and shown.max() == 255 and 110 < shown.mean() < 145
 
 
-@pytest.mark.parametrize("dtype, white", [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])
 def test_display_of_colour_keeps_values(dtype, white):
     colour = (np.array([[[1.0, 0.5, 0.0]]]) * white).astype(dtype)
     assert np.abs(to_display(colour)[0, 0].astype(int) - [255, 127, 0]).max() <= 1

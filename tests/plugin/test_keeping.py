@@ -63,6 +63,7 @@ def test_verdicts_survive_kill_9(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", JUDGE_AND_DIE, project, tmp_path / "projects"],
+        check=False,
         capture_output=True,
         text=True,
         timeout=300,

@@ -152,7 +152,7 @@ def test_save_as_moves_the_untitled_project(searched: Session, tmp_path: Path) -
     searched.save_as(tmp_path / "named.comirproj")
     assert not searched.is_untitled and not before.exists()
     searched.judge(Verdict.REJECTED)
-    assert searched.project.verdict_of(searched.query.id, searched.candidate).verdict is Verdict.REJECTED
+    assert searched.project.history(searched.query.id, searched.candidate)[-1].verdict is Verdict.REJECTED
 
 
 def test_an_untitled_project_that_is_saved_under_its_own_name_stays(searched: Session) -> None:
@@ -313,7 +313,7 @@ def test_a_corrected_query_makes_its_answer_out_of_date(answered: Session) -> No
     answered.update_query(answered.query.id, pixel_size_um=3.0)
     assert answered.answer_state == "out of date: the query's pixel size was 1 µm, now 3 µm"
     answered.update_query(answered.query.id, pixel_size_um=1.0, modality="bf")
-    assert answered.answer_state == "out of date: the query was taken for shg, now for bf"
+    assert answered.answer_state == "out of date: the query's modality was shg, now bf"
 
 
 def test_a_search_for_another_pixel_size_is_not_kept(answered: Session) -> None:
@@ -357,7 +357,7 @@ def test_slides_options_and_models_that_changed_are_said(answered: Session) -> N
     assert answered.answer_state == "out of date: the index has another model now"
     answered.set_index("/i", FakeIndex(both[:1]), done)
     answered.search_options = SearchOptions(top=5, mirror=True)
-    assert answered.answer_state == "out of date: mirrored places are looked for now"
+    assert answered.answer_state == "out of date: mirrored positions are searched now"
 
 
 def test_more_candidates_asked_for_later_do_not_make_an_answer_wrong(answered: Session) -> None:
@@ -384,7 +384,7 @@ def test_a_query_file_that_was_replaced_makes_its_answer_out_of_date(
     session.end_search(query.id, replace(make_result(), provenance=origin))
     assert session.answer_state == ""
     Image.fromarray(255 * np.eye(61, dtype=np.uint8)).save(path)
-    assert session.answer_state == "out of date: the file of q holds another image now"
+    assert session.answer_state == "out of date: the file of q contains another image now"
     path.unlink()
     assert session.answer_state == ""  # nothing is known of it
     # Of a query whose pixels are kept in the project, the file is not what was searched.

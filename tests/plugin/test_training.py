@@ -80,7 +80,7 @@ def test_an_empty_widget_says_what_to_do(widget: TrainingWidget) -> None:
 def test_pairs_are_shown_and_bad_ones_named(qtbot, widget: TrainingWidget, folders, monkeypatch) -> None:
     choose(qtbot, widget, folders, monkeypatch)
     assert len(widget.checked.pairs) == 4
-    assert "core 3: the sides seem to be" in widget.problems.text()
+    assert "core 3: the two images seem to be" in widget.problems.text()
     assert widget.strip._names[0].text() == "⚠ core 3"  # what speaks against comes first
     assert not widget.strip._cells[0][0].pixmap().isNull()
     widget.strip.after_button.click()

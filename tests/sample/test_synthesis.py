@@ -8,19 +8,20 @@ import tifffile
 
 from comir_search.geometry import center_frame_matrix, query_to_slide
 from comir_search.opencv import cv2
+from comir_search.progress import finish
 from comir_search.records import Candidate
-from comir_search.sample.synthesis import LABEL, TRUTH_COLUMNS, make_sample
-from comir_search.sample.synthetic_tissue import EOSIN, HAEMATOXYLIN, WHITE, simulate_tissue
+from comir_search.sample.synthesis import LABEL, TRUTH_COLUMNS, make_sample_steps
+from comir_search.sample.synthetic_tissue import EOSIN, HAEMATOXYLIN, WHITE, simulate_tissue_steps
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    return make_sample(tmp_path_factory.mktemp("sample"), seed=1)
+    return finish(make_sample_steps(tmp_path_factory.mktemp("sample"), seed=1))
 
 
 @pytest.fixture(scope="module")
 def tissue():
-    return simulate_tissue(1400, 1200, seed=0)
+    return finish(simulate_tissue_steps(1400, 1200, seed=0))
 
 
 def truth_rows(sample):
@@ -88,7 +89,10 @@ def test_queries_show_the_collagen_at_their_place(sample):
 
 
 def test_same_seed_same_tissue(tissue):
-    again, other = simulate_tissue(1400, 1200, seed=0), simulate_tissue(1400, 1200, seed=5)
+    again, other = (
+        finish(simulate_tissue_steps(1400, 1200, seed=0)),
+        finish(simulate_tissue_steps(1400, 1200, seed=5)),
+    )
     np.testing.assert_array_equal(again.brightfield, tissue.brightfield)
     np.testing.assert_array_equal(again.emission, tissue.emission)
     assert not np.array_equal(other.inside, tissue.inside)

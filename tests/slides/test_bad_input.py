@@ -70,7 +70,7 @@ def test_no_image(tmp_path, name):
 
 
 def test_folder(tmp_path):
-    assert "is a folder and no OME-Zarr image: name a file in it" in sentence(tmp_path)
+    assert "is a folder but not an OME-Zarr image: choose a file in it" in sentence(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_tile_that_states_another_size_than_the_file(tmp_path):
     path = write_header(
         tmp_path / "a.tif", width=64, height=64, rows=0, data=bytes(jpeg), compression=7, tile=64
     )
-    assert "states 65000 x 65000 pixels of its own, instead of 64 x 64" in sentence(path, read=True)
+    assert "contains 65000 x 65000 pixels instead of 64 x 64" in sentence(path, read=True)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -199,7 +199,7 @@ def test_nearly_empty_giant(tmp_path):
             iter([b""] * 900), shape=(300_000, 300_000), dtype="uint8", tile=(10_000, 10_000),
             compression="deflate", photometric="minisblack", metadata=None,
         )  # fmt: skip
-    assert "a.tif states 90 gigapixels but holds only" in sentence(path)
+    assert "a.tif claims 90 gigapixels but contains only" in sentence(path)
 
 
 def test_pages_without_end(tmp_path):
@@ -207,15 +207,15 @@ def test_pages_without_end(tmp_path):
     page = struct.pack("<HHHII", 1, 256, 4, 1, 5)
     path = tmp_path / "a.tif"
     path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + page + struct.pack("<I", 8))
-    assert "holds more than 20,000 pages" in sentence(path)
+    assert "contains more than 20,000 pages" in sentence(path)
     chain = b"".join(page + struct.pack("<I", 8 + 18 * (n + 1)) for n in range(25_000))
     path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + chain + bytes(4))
-    assert "holds more than 20,000 pages" in sentence(path)
+    assert "contains more than 20,000 pages" in sentence(path)
 
 
 def test_pipe(tmp_path):
     os.mkfifo(tmp_path / "a.tif")
-    assert "is a pipe or a device, not a file: name an image file" in sentence(tmp_path / "a.tif")
+    assert "is a pipe or a device, not a file: choose an image file" in sentence(tmp_path / "a.tif")
 
 
 def test_no_permission_and_no_handles_are_no_damage(tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_xml_that_defines_entities(tmp_path):
     bomb = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 12))
     xml = f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a0 "lol">{bomb}]><OME><Image Name="&a11;"/></OME>'
     tifffile.imwrite(path, paint(30, 40, 1), description=xml, metadata=None)
-    assert "a.ome.tif holds XML that defines its own entities, which is not read" in sentence(path)
+    assert "a.ome.tif contains XML that defines its own entities, which is unsafe to read" in sentence(path)
 
 
 def test_xml_nested_without_end(tmp_path):

@@ -68,7 +68,7 @@ def test_dicom_series_is_one_slide(tmp_path):
 
 def test_folder_without_slides(tmp_path):
     lay_out(tmp_path, "notes.txt")
-    with pytest.raises(ComirSearchError, match="the folder .* holds no slide: name one with"):
+    with pytest.raises(ComirSearchError, match="the folder .* contains no slide: choose one with"):
         find_slides([tmp_path])
 
 

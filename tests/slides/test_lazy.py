@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comir_search.slides import lazy, open_slide
-from comir_search.slides.cache import TileCache
 from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.tiled import TILE_CACHE
 
@@ -136,22 +135,10 @@ def test_threads_read_the_same(write_pyramid):
     places = rng.integers(-50, 1400, (200, 2))
     with open_slide(write_pyramid(image, compression="jpeg")) as slide, ThreadPoolExecutor(8) as pool:
         alone = [slide.read_level(0, x, y, 150, 120) for x, y in places]
-        TILE_CACHE.drop(slide._number)
+        TILE_CACHE.forget()
         together = list(pool.map(lambda place: slide.read_level(0, *place, 150, 120), places.tolist()))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_cache_is_bounded_and_keeps_the_newest():
-    cache = TileCache(limit_bytes=1000)
-    for number in range(20):
-        cache.get(("slide", number), lambda: np.zeros(300, np.uint8))
-        assert cache.held_bytes <= 1000
-    large = cache.get(("slide", "large"), lambda: np.zeros(5000, np.uint8))
-    assert cache.get(("slide", "large"), lambda: pytest.fail("made again")) is large
-    assert cache.held_bytes == 5000
-    cache.drop("slide")
-    assert cache.held_bytes == 0
 
 
 def test_a_level_refuses_indices_that_it_would_take_wrongly(write_pyramid):
@@ -163,11 +150,11 @@ def test_a_level_refuses_indices_that_it_would_take_wrongly(write_pyramid):
 
 def test_closing_releases_tiles_and_file(write_pyramid):
     path = write_pyramid(paint(512, 512))
-    held = TILE_CACHE.held_bytes
+    held = TILE_CACHE.n_bytes
     with open_slide(path) as slide:
         slide.read_level(0, 0, 0, 512, 512)
-        assert TILE_CACHE.held_bytes >= held + 512 * 512 * 3
-    assert TILE_CACHE.held_bytes <= held
+        assert TILE_CACHE.n_bytes >= held + 512 * 512 * 3
+    assert TILE_CACHE.n_bytes <= held
     path.unlink()
 
 

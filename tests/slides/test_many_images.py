@@ -161,7 +161,7 @@ def test_three_grey_channels_of_imagej_are_no_colour(tmp_path):
     path = tmp_path / "a.tif"
     planes = np.ascontiguousarray(paint(60, 80).transpose(2, 0, 1))
     tifffile.imwrite(path, planes, imagej=True, metadata={"axes": "CYX"})
-    with pytest.raises(ComirSearchError, match=r"a.tif holds 3 planes, 3 \(C\)"):
+    with pytest.raises(ComirSearchError, match=r"a.tif contains 3 planes, 3 \(C\)"):
         open_slide(path)
 
 

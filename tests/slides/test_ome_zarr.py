@@ -81,7 +81,9 @@ def test_pixels_that_are_not_square(tmp_path):
 
 def test_stack_is_refused(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [np.zeros((5, 30, 40), np.uint8)], axes="zyx")
-    with pytest.raises(ComirSearchError, match=r"a.zarr holds several planes, 5 \(z\): save the one to use"):
+    with pytest.raises(
+        ComirSearchError, match=r"a.zarr contains several planes, 5 \(z\): save the one to use"
+    ):
         open_slide(path)
 
 

@@ -131,7 +131,7 @@ def test_without_pixel_size_only_scaled_reads_fail():
     slide = slide_from_array(paint(40, 30), pixel_size_um=None, name="patch.tif")
     for read in (lambda: slide.read_scaled(1.0, 0, 0, 4, 4), lambda: slide.scaled_shape(1.0)):
         with pytest.raises(
-            PixelSizeMissing, match="patch.tif states no pixel size: give it with --pixel-size"
+            PixelSizeMissing, match="patch.tif gives no pixel size: give it with --pixel-size"
         ):
             read()
 

@@ -71,7 +71,7 @@ def test_three_grey_channels_are_no_colour(tmp_path):
     path = tmp_path / "a.ome.tif"
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "CYX"}, tile=(64, 64))
-    with pytest.raises(ComirSearchError, match=r"a.ome.tif holds 3 planes, 3 \(C\): save"):
+    with pytest.raises(ComirSearchError, match=r"a.ome.tif contains 3 planes, 3 \(C\): save"):
         open_slide(path)
 
 
@@ -253,7 +253,7 @@ def test_of_several_images_the_first_is_taken_and_that_is_said(tmp_path):
 def test_stacks_are_refused(tmp_path, axes):
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, np.zeros((5, 40, 50), np.uint8), photometric="minisblack", metadata={"axes": axes})
-    with pytest.raises(ComirSearchError, match=rf"a.ome.tif holds 5 planes, 5 \({axes[0]}\): save"):
+    with pytest.raises(ComirSearchError, match=rf"a.ome.tif contains 5 planes, 5 \({axes[0]}\): save"):
         open_slide(path)
 
 

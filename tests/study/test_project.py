@@ -91,11 +91,11 @@ def test_queries_can_be_corrected(project):
 
 def test_verdicts_keep_reviewer_time_and_note(project):
     query = project.add_query("q")
-    assert project.verdict_of(query, candidate()).verdict is Verdict.NONE
+    assert project.history(query, candidate()) == []
     project.set_verdict(query, candidate(), Verdict.ACCEPTED, note="fibres agree", reviewer="Ada")
     project.set_verdict(query, candidate(), Verdict.UNSURE, reviewer="Grace")
     project.set_verdict(query, candidate(2, x=9000.0), Verdict.REJECTED)
-    last = project.verdict_of(query, candidate())
+    last = project.history(query, candidate())[-1]
     assert (last.verdict, last.reviewer, last.note) == (Verdict.UNSURE, "Grace", "")
     assert [event.verdict for event in project.history(query)] == [
         Verdict.ACCEPTED,
@@ -225,7 +225,7 @@ def test_newer_format_is_refused(project):
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(ComirSearchError, match="is not there"):
+    with pytest.raises(ComirSearchError, match="does not exist"):
         Project.open(tmp_path / "none.comirproj")
     assert os.listdir(tmp_path) == []
 

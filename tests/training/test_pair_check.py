@@ -64,7 +64,9 @@ def test_misaligned_pairs_are_named_and_can_be_used(folders) -> None:
     cv2.imwrite(str(folders[1] / "b.png"), np.roll(image, (0, 20), axis=(0, 1)))
     checked = check(folders)
     assert checked.pairs[0].problem == ""
-    assert checked.pairs[1].problem.startswith("b: the sides seem to be 20 px apart (+20 right, +0 down)")
+    assert checked.pairs[1].problem.startswith(
+        "b: the two images seem to be shifted by 20 px (+20 right, +0 down)"
+    )
     assert checked.usable == ["a", "b"]
 
 
@@ -80,7 +82,7 @@ def test_different_sizes_small_and_empty_images_cannot_be_used(folders) -> None:
     problems = {pair.name: pair.problem for pair in checked.pairs}
     assert "differ in size, 260 × 220 and 260 × 150 px" in problems["a"]
     assert "only 90 × 90 px; training needs 160 px" in problems["small"]
-    assert problems["empty"] == "empty: one side is empty."
+    assert problems["empty"] == "empty: one image is empty; check the files."
     assert "broken.png" in problems["broken"]
     assert checked.usable == ["b"]
 

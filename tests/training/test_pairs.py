@@ -27,7 +27,7 @@ def test_hidden_files_are_no_images(tmp_path):
 def test_two_images_of_one_name_are_not_chosen_from_in_silence(tmp_path):
     write(tmp_path / "a.png")
     write(tmp_path / "a.tif")
-    with pytest.raises(ComirSearchError, match=r"holds a\.png and a\.tif"):
+    with pytest.raises(ComirSearchError, match=r"contains both a\.png and a\.tif"):
         list_images(tmp_path)
 
 

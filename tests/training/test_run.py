@@ -148,7 +148,8 @@ def test_a_checkpoint_of_other_validation_pairs_is_refused(folders, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("names", "sentence"), [(["x"], "no pair named 'x'"), (["a", "b", "c"], "All pairs are kept back")]
+    ("names", "sentence"),
+    [(["x"], "no pair named 'x'"), (["a", "b", "c"], "All pairs are in the validation set")],
 )
 def test_what_cannot_be_kept_back_is_said(folders, tmp_path: Path, names, sentence) -> None:
     with pytest.raises(ComirSearchError, match=sentence):

@@ -127,11 +127,14 @@ def _drop_output() -> None:
 def _parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument(  # before or after the subcommand: neither may overwrite what the other read
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the traceback of an error (for a bug report)",
     )
     parser = argparse.ArgumentParser(
         prog="comir-search",
-        description="Find where an image patch lies on whole-slide images of another modality.",
+        description="Find where a small image lies on whole-slide images of another modality.",
         parents=[debug],
     )
     parser.add_argument("--version", action=_PrintVersion, help="print the version and exit")

@@ -29,12 +29,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_index(parser: argparse.ArgumentParser) -> None:
     """Add ``--index``."""
-    parser.add_argument("--index", required=True, metavar="DIR", help="the index: a folder, or an fsspec URL")
+    parser.add_argument(
+        "--index",
+        required=True,
+        metavar="DIR",
+        help="the index: a folder, or an fsspec URL such as s3://bucket/my.index",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``."""
-    parser.add_argument("--model", type=Path, metavar="MODEL", help="model file (default: the one shipped)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help="model file (default: the model that comes with the program)",
+    )
 
 
 def add_modality(parser: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""Give back the space of slides that were removed from an index.
+"""Free the space of slides that were removed from an index.
 
-What an interrupted run has finished of a slide is kept, unless that slide is
-named with --remove.
+A slide whose indexing was interrupted is kept as far as it is finished, unless
+it is named with --remove.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from comir_search.cli import arguments
 from comir_search.cli.progress import show
 
-HELP = "give back the space of removed slides"
+HELP = "free the space of removed slides"
 STOPPED = "Stopped; the same command goes on from there."
 
 
@@ -36,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"removed {name}")
     for name in done.interrupted:
         print(f"kept {name}, which is not finished: index it again, or name it with --remove")
-    print(f"{args.index}: {done.freed_bytes / 1e6:.1f} MB given back")
+    print(f"{args.index}: {done.freed_bytes / 1e6:.1f} MB freed")
     return 0

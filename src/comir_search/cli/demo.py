@@ -1,8 +1,8 @@
-"""Show the whole job on a synthetic sample: simulate, index, search, draw.
+"""Try everything on a synthetic sample: make slides and queries, index, search, draw.
 
-Written are slides/, queries/, truth.csv, index/, overlay.png and demo.comirproj,
-a project that the napari plugin opens. The pictures are simulated and show no
-tissue of anybody.
+This writes slides/, queries/, truth.csv, index/, overlay.png and demo.comirproj,
+a project that the napari plugin opens. The images are simulated and show no real
+tissue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from comir_search.index.index import Index
     from comir_search.records import SearchResult
 
-HELP = "simulate slides and patches, index, search, draw"
+HELP = "make synthetic slides and queries, index, search, draw"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where to write (default: comir-search-demo)",
     )
-    parser.add_argument("--gui", action="store_true", help="then open the result in napari")
+    parser.add_argument("--gui", action="store_true", help="open the result in napari")
     arguments.add_device(parser)
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         _write_project(project, index, sample.queries, results)
     with sample.truth.open(newline="", encoding="utf-8") as file:
         _print_answers(results, list(csv.DictReader(file)))
-    print(f"Slides, patches, index and picture (overlay.png) are in {args.out}", end="")
+    print(f"Slides, queries, index and picture (overlay.png) are in {args.out}", end="")
     print(f"; this took {time.monotonic() - started_s:.0f} s.")
     if args.gui:
         subprocess.Popen([sys.executable, "-m", "napari", str(project)])
@@ -73,9 +73,9 @@ def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, st
     """Print each first candidate beside the truth, and how many are right."""
     from comir_search.geometry import angle_difference_deg
 
-    print("Synthetic slides and patches: simulated, no tissue of anybody.\n")
+    print("Synthetic slides and queries: simulated, no real tissue.\n")
     width = max(len(result.query) for result in results)
-    print(f"{'patch':<{width}}  answer     confidence  slide                place off  angle off")
+    print(f"{'query':<{width}}  answer     confidence  slide                place off  angle off")
     right = 0
     for result, row in zip(results, truth, strict=True):
         answer = "found" if result.found else "not found"

@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "the image's modality in the model (shipped model: bf or shg)", required=True
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.tif", help="file to write")
-    parser.add_argument(
-        "--float", action="store_true", help="write the 32-bit latents instead of their 8-bit codes"
-    )
+    parser.add_argument("--float", action="store_true", help="write 32-bit values instead of 8-bit ones")
     arguments.add_model(parser)
     arguments.add_pixel_size(parser)
     arguments.add_device(parser)

@@ -1,4 +1,4 @@
-"""Evaluate a search by the paper's protocol: from which window of the repository a query comes."""
+"""Measure retrieval by the paper's protocol: from which window of the repository a query comes."""
 
 from __future__ import annotations
 
@@ -10,81 +10,103 @@ from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
 
-HELP = "accuracy on aligned pairs, by the paper's protocol"
+HELP = "measure retrieval on aligned pairs, by the paper's protocol"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
     parser.add_argument("--bf", required=True, metavar="DIR", help="brightfield images")
-    parser.add_argument("--shg", required=True, metavar="DIR", help="aligned SHG images, named equally")
+    parser.add_argument("--shg", required=True, metavar="DIR", help="aligned SHG images, with equal names")
     arguments.add_model(parser)
     parser.add_argument(
         "--preset",
         choices=("default", "paper"),
         default="default",
-        help="the product's own search, or the published pipeline (default: %(default)s)",
+        help="the search of this program, or the published method (default: %(default)s)",
     )
-    parser.add_argument("--query", metavar="NAME", help="side of the queries, shg or bf (default: shg)")
+    parser.add_argument("--query", metavar="NAME", help="modality of the queries, shg or bf (default: shg)")
     parser.add_argument(
-        "--repository", metavar="NAME", help="side of the repository (default: the other one)"
+        "--repository", metavar="NAME", help="modality of the repository (default: the other one)"
     )
     parser.add_argument(
         "--query-size",
         type=_size,
         metavar="PX|full",
         default=None,
-        help="side of the queries, px of the model; full: as large as the window (default: full)",
+        help="side of the queries, in pixels of the model; full: as large as the window (default: full)",
     )
     parser.add_argument(
         "--repository-size",
         type=arguments.positive_int,
         metavar="PX",
-        help="side of the windows that the repository is cut into (default: whole images)",
+        help="side of the windows into which the repository is cut (default: whole images)",
     )
     parser.add_argument(
         "--max-rotation",
         type=_not_negative,
         metavar="DEG",
-        help="queries are turned by up to this (default: 30; full queries and twins: 0)",
+        help="largest rotation of the queries (default: 30; for full or transformed queries: 0)",
     )
     parser.add_argument(
         "--max-shift",
         type=_not_negative,
         metavar="PX",
-        help="and shifted by up to this (default: 100; full queries and twins: 0)",
+        help="largest shift of the queries (default: 100; for full or transformed queries: 0)",
     )
     parser.add_argument(
-        "--transformed", metavar="DIR", help="transformed twins that the queries are cut from"
+        "--transformed", metavar="DIR", help="transformed images, from which the queries are cut instead"
     )
     published = parser.add_argument_group(
-        "choices of the published pipeline", "each of the first three asks for that pipeline"
-    )
-    published.add_argument("--representation", choices=("comir", "raw"), help="(default: comir)")
-    published.add_argument(
-        "--features", choices=("surf", "sift", "sift-dense", "resnet", "global"), help="(default: surf)"
+        "parts of the published method",
+        "--representation, --features and --rerank choose this method, even without --preset paper",
     )
     published.add_argument(
-        "--rerank", choices=("none", "bow", "pose"), help="(default: bow in the preset paper, else pose)"
+        "--representation",
+        choices=("comir", "raw"),
+        help="what is compared: CoMIRs or the images themselves (default: comir)",
     )
     published.add_argument(
-        "--rerank-top", type=arguments.positive_int, default=30, metavar="N", help="(default: %(default)s)"
+        "--features",
+        choices=("surf", "sift", "sift-dense", "resnet", "global"),
+        help="features that are compared (default: surf)",
+    )
+    published.add_argument(
+        "--rerank",
+        choices=("none", "bow", "pose"),
+        help="how the first windows are ranked again: not, by a bag of words, or by correlation "
+        "(default: bow with --preset paper, else pose)",
+    )
+    published.add_argument(
+        "--rerank-top",
+        type=arguments.positive_int,
+        default=30,
+        metavar="N",
+        help="how many windows are ranked again (default: %(default)s)",
     )
     published.add_argument(
         "--vocabulary-size",
         type=arguments.positive_int,
         default=20_000,
         metavar="N",
-        help="(default: %(default)s)",
+        help="number of visual words (default: %(default)s)",
     )
-    published.add_argument("--weights", metavar="FILE", help="torchvision's ResNet weights")
+    published.add_argument(
+        "--weights", metavar="FILE", help="file of torchvision's ResNet weights, for --features resnet"
+    )
     parser.add_argument(
         "--pixel-size",
         type=arguments.positive_float,
         metavar="UM",
-        help="um per pixel of images that state none (default: the model's)",
+        help="um per pixel of images without a pixel size (default: the model's)",
     )
     arguments.add_device(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of turns, shifts and vocabularies")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of rotations, shifts and vocabularies (default: 0)",
+    )
     arguments.add_json(parser)
 
 
@@ -133,7 +155,7 @@ def _lines(table: dict[str, Any]) -> str:
     """Return the table as text."""
     used = table["settings"]
     search = (
-        "the product's search"
+        "the search of this program"
         if used["features"] is None
         else f"{used['features']} on {used['representation']}, re-ranking: {used['rerank']}"
     )

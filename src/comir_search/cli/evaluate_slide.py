@@ -1,7 +1,7 @@
-"""Search for queries of known place and count the hits.
+"""Search for queries of known position and count the hits.
 
-A hit at k is a candidate among the first k on the right slide whose centre is
-within a quarter of the query's shorter side of the true one.
+A hit at k: one of the first k candidates is on the right slide, and its centre
+is at most a quarter of the query's shorter side away from the true centre.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from comir_search.cli.progress import show
 from comir_search.errors import BatchIncomplete
 from comir_search.retrieval.options import SearchOptions
 
-HELP = "measure search on queries of known place"
+HELP = "measure search with queries of known position"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_index(parser)
     parser.add_argument("--queries", type=Path, required=True, metavar="DIR", help="folder of the queries")
     parser.add_argument(
-        "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true places"
+        "--truth", type=Path, required=True, metavar="truth.csv", help="table of their true positions"
     )
     options.add_arguments(parser, SearchOptions)
     arguments.add_device(parser)
@@ -66,8 +66,8 @@ def _describe(report: dict[str, Any]) -> str:
         ),
         ("found", found.get("note") or str(found["n"])),
         ("  right among those found", _number(found["precision"])),
-        ("  found among those with a place", _number(found["coverage"])),
-        ("  found among those with none", _number(found["false_found"])),
+        ("  found among those on a slide", _number(found["coverage"])),
+        ("  found among those on no slide", _number(found["false_found"])),
         ("median error of the hits", f"{_number(report['median_error_um'])} um"),
         ("median angle error", f"{_number(report['median_angle_error_deg'])} degrees"),
         ("seconds per query, median and longest", f"{_number(seconds['median'])}, {_number(seconds['max'])}"),

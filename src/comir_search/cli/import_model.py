@@ -1,4 +1,4 @@
-"""Convert a published CoMIR checkpoint to a model file; nothing in it is run."""
+"""Convert a checkpoint of the CoMIR authors to a model file, without running code in it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PUBLISHED_PIXEL_SIZE_UM = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pt", help="file of the CoMIR release")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pt", help="checkpoint to convert")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="model file to write")
     parser.add_argument(
         "--pixel-size",
         type=arguments.positive_float,
         default=PUBLISHED_PIXEL_SIZE_UM,
         metavar="UM",
-        help="um per pixel of its training images, which the file does not state (default: %(default)g)",
+        help="um per pixel of its training images, which is not in the file (default: %(default)g)",
     )
 
 
@@ -34,8 +34,6 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: CoMIRs of {model.comir_channels} channel(s), images taken at {model.pixel_size_um:g} um"
     )
     if model.architecture == "tiramisu-aerial":
-        print(
-            "Its colour side takes blue, green, red in this order, as the published aerial images hold them."
-        )
-    print("It holds no vocabulary yet: it embeds and evaluates, but cannot index.")
+        print("Its colour side takes blue, green, red in this order, like the published aerial images.")
+    print("It has no vocabulary: embed and evaluate can use it, index cannot.")
     return 0

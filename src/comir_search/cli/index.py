@@ -1,10 +1,10 @@
-"""Index slides: embed them and store what searching needs.
+"""Index slides: compute and store what searching needs.
 
-The index is made if there is none, and added to if there is one; slides that
-it already holds are skipped, and an interrupted run goes on where it stopped.
-What cannot be indexed is left out and named at the end, and the command then
-ends with 1. A --model that differs from the index's own in its calibration
-alone takes that one's place, and no slide is embedded again.
+The index is made if there is none. Slides that it already holds are skipped,
+and an interrupted run continues where it stopped. A slide that cannot be
+indexed is named at the end, and the exit code is then 1. If --model differs
+from the model of the index only in its calibration, it replaces that model,
+and no slide is computed again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from comir_search.index.options import IndexOptions
 if TYPE_CHECKING:
     from comir_search.index.index import Index
 
-HELP = "embed slides and add them to an index"
+HELP = "add slides to an index"
 STOPPED = "Stopped; what is finished is kept, and the same command goes on from there."
 
 

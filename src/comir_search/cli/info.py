@@ -1,4 +1,4 @@
-"""Describe slides: format, size, levels, pixel size and where it is stated."""
+"""Describe slides: format, size, levels, pixel size and its source, other images in the file."""
 
 from __future__ import annotations
 

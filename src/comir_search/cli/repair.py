@@ -1,6 +1,6 @@
 """Rebuild the damaged parts of an index, and nothing else.
 
-The slides are needed where their finest CoMIR is damaged.
+The file of a slide is needed if the finest level of its CoMIR is damaged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Search an index for patches: say where each of them was taken.
+"""Search an index for queries: find the slide, position and rotation of each.
 
-The table goes to stdout. "Not found" is an answer, with its reason, and the
-command then ends with 0 too. A patch that cannot be read does not stop the
-others: it is named at the end, and the command ends with 1.
+The table is printed to stdout. "Not found" is an answer too, with its reason,
+and the exit code is then 0. A query that cannot be read does not stop the
+others: it is named at the end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from comir_search.records import SearchResult
     from comir_search.slides import Slide
 
-HELP = "find where patches lie on the slides of an index"
+HELP = "find where queries lie on the slides of an index"
 SINGLE_QUERY_PX, QUERY_PX = 600, 300  # longer side of a query's picture in the overlay
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="QUERY_OR_FOLDER",
-        help="patches to search for, or folders of patches",
+        help="images to search for, or folders of them",
     )
     arguments.add_index(parser)
     add_arguments_of(parser, SearchOptions)
@@ -233,7 +233,9 @@ def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str,
         try:
             files.append((slide.fingerprint, find_slide(slide)))
         except ComirSearchError as error:
-            print(f"Whether QuPath counts from another corner is not known: {error}", file=sys.stderr)
+            print(
+                f"It is not known whether QuPath uses another origin on this slide: {error}", file=sys.stderr
+            )
     return qupath_origins_px(files)
 
 

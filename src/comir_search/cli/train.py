@@ -1,7 +1,8 @@
-"""Train a model on two folders of equally named, aligned images.
+"""Train a model on two folders of aligned images with equal names.
 
-Beside the model lie its loss curve (OUT.loss.csv) and, until the end, the
-state of the training (OUT.checkpoint), from which --resume goes on.
+Beside the model, two files are written: the loss curve (OUT.loss.csv) and,
+until the end, the state of the training (OUT.checkpoint), from which --resume
+continues.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ STOPPED = "Stopped; the same command with --resume goes on from the last checkpo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
     parser.add_argument(
-        "--bf", type=Path, required=True, metavar="DIR", help="one side's images (brightfield)"
+        "--bf", type=Path, required=True, metavar="DIR", help="images of one side (brightfield)"
     )
     parser.add_argument(
-        "--shg", type=Path, required=True, metavar="DIR", help="the other side's, of equal names"
+        "--shg", type=Path, required=True, metavar="DIR", help="images of the other side, with equal names"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="model file to write")
     add_arguments_of(parser, TrainOptions)

@@ -1,4 +1,4 @@
-"""Check every chunk of an index, and name what is damaged."""
+"""Check every file of an index, and name what is damaged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comir_search.cli import arguments
 from comir_search.cli.progress import show
 from comir_search.errors import ComirSearchError
 
-HELP = "check every chunk of an index"
+HELP = "check an index for damage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,23 +40,6 @@ def reuse_large_blocks() -> None:
     _set_malloc(_M_ARENA_MAX, 1)
 
 
-def keep_large_blocks_apart() -> None:
-    """Give large blocks back whenever they are freed, for the rest of the process.
-
-    glibc takes large blocks straight from the system and gives them back, but
-    once blocks of up to 32 MiB were freed it cuts all that size from its
-    heaps. There what networks and slides need lies scattered between what
-    stays, and hundreds of megabytes cannot be given back, more with each
-    project. The price is that the system clears each large block anew: about a
-    seventh of the processor time of indexing and searching a small slide.
-    Threads share one heap beside the first one's, for the same reason: each
-    has its own otherwise, with its own scattered rest. Heaps that there are
-    already stay, so this is best called before there are many threads.
-    """
-    _set_malloc(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-    _set_malloc(_M_ARENA_MAX, 2)
-
-
 def give_memory_back() -> None:
     """Free what only refers to itself, and hand freed memory back to the system.
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
-from comir_search.evaluation.baselines.extractors import make_extractor
+from comir_search.evaluation.baselines.features import make_extractor
 from comir_search.evaluation.protocol import (
     QueryPlan,
     Window,
@@ -25,7 +25,7 @@ from comir_search.evaluation.protocol import (
 )
 from comir_search.evaluation.views import View, Viewer
 from comir_search.model.model import Model, load_model
-from comir_search.progress import Job, Tick, finish, retitle
+from comir_search.progress import Job, Tick, retitle
 
 FEATURES = ("surf", "sift", "sift-dense", "resnet", "global")
 PRESETS = ("default", "paper")
@@ -125,11 +125,6 @@ class _Search(Protocol):
     def prepare_steps(self, windows: Sequence[View]) -> Job[None]: ...
 
     def rank_steps(self, query: View) -> Job[list[int]]: ...
-
-
-def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
-    """Run the protocol and return its table; see `evaluate_steps`."""
-    return finish(evaluate_steps(settings))
 
 
 def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
@@ -261,9 +256,9 @@ def _make_search(
 
         return DefaultSearch(viewer, files, windows, str(settings.repository), folder)
     if settings.features == "global":
-        from comir_search.evaluation.global_search import GlobalSearch
+        from comir_search.evaluation.baselines.global_vector import GlobalVector
 
-        return GlobalSearch(viewer, weights)
+        return GlobalVector(viewer, weights)
     from comir_search.evaluation.published_search import PublishedSearch
 
     return PublishedSearch(

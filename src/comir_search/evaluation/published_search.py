@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from comir_search.errors import ComirSearchError
-from comir_search.evaluation.baselines.extractors import Extractor
+from comir_search.evaluation.baselines.extractor import Extractor
 from comir_search.evaluation.correlation_rerank import rerank_by_correlation
 from comir_search.evaluation.protocol import split_windows
 from comir_search.evaluation.published_words import (
     SAMPLE_LIMIT,
-    Vocabulary,
+    PublishedVocabulary,
     WordIndex,
     learn_vocabulary_steps,
     strongest,
@@ -102,7 +102,7 @@ class PublishedSearch:
 
     def _index_steps(
         self, views: Sequence[View], keys: Sequence[tuple[int, ...]], stage: str
-    ) -> Job[tuple[Vocabulary, WordIndex] | None]:
+    ) -> Job[tuple[PublishedVocabulary, WordIndex] | None]:
         """Learn a vocabulary on views and index them; None where a channel has no descriptor at all."""
         random = np.random.default_rng(self._seed)
         n_channels = len(views[0].pixels)

@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class PublishedVocabulary:
     """Visual words of each channel.
 
     Parameters
@@ -66,7 +66,7 @@ def strongest(descriptors: FloatArray, strength: FloatArray) -> FloatArray:
 
 def learn_vocabulary_steps(
     samples: Sequence[FloatArray], n_words: int, *, seed: int, device: torch.device, stage: str
-) -> Job[Vocabulary]:
+) -> Job[PublishedVocabulary]:
     """Learn the words of every channel.
 
     Parameters
@@ -88,7 +88,7 @@ def learn_vocabulary_steps(
         centres.append(
             (yield from cluster_steps(sample, per_channel, seed=seed + channel, device=device, stage=name))
         )
-    return Vocabulary(tuple(centres))
+    return PublishedVocabulary(tuple(centres))
 
 
 def cluster_steps(

@@ -26,7 +26,7 @@ def write_comir(
     Raises
     ------
     ComirSearchError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     import tifffile
 

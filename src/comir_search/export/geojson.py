@@ -1,9 +1,9 @@
 """Candidates as QuPath annotations (GeoJSON), and back.
 
-QuPath takes polygons in level-0 pixels with (0, 0) at the top-left corner of the
-slide, which is our frame, but for slides that state where their tissue lies
-(``openslide.bounds-x``, as MRXS do): of these it shows that part alone, and (0, 0)
-is its corner. Such a slide's origin is subtracted, and the file says so.
+QuPath uses polygons in level-0 pixels with (0, 0) at the slide's top-left corner, which
+is our frame. Some slides (such as MRXS) give the bounds of their scanned area
+(``openslide.bounds-x``). QuPath shows only this area of them, and puts (0, 0) at its
+corner. For these slides that origin is subtracted, and the file says so.
 
 QuPath imports a file into the one image that is open, so results on several
 slides are also written as one file per slide.
@@ -30,7 +30,7 @@ from comir_search.study.entries import Judgement
 
 @dataclass(frozen=True)
 class Annotation:
-    """A candidate read back from GeoJSON: the query it answers and what was judged."""
+    """A candidate that was read from GeoJSON, with its query and verdict."""
 
     query: str
     candidate: Candidate
@@ -42,12 +42,12 @@ WHOLE: Origin = (0.0, 0.0)
 
 
 def qupath_origins_px(paths: Iterable[tuple[str, str | Path]]) -> dict[str, Origin]:
-    """Return where on the slide QuPath's (0, 0) lies, of the slides where that is not the slide's own corner.
+    """Return the position of QuPath's (0, 0) for each slide where it is not the slide's corner.
 
     Parameters
     ----------
     paths : iterable of (str, path)
-        Fingerprint and file of each slide; those that are not there are left out.
+        Fingerprint and file of each slide; missing files are left out.
 
     Returns
     -------
@@ -73,8 +73,25 @@ def candidate_to_feature(
 ) -> dict[str, Any]:
     """Return one candidate as a GeoJSON feature that QuPath reads as an annotation.
 
-    The ring starts where the query's top-left corner lies and follows its top
-    edge, so the rectangle's turn can be read back from it.
+    The polygon starts at the query's top-left corner and follows its top edge, so the
+    rotation can be read back from it.
+
+    Parameters
+    ----------
+    query : str
+        Name of the query.
+    candidate : Candidate
+    judgement : Judgement
+        The verdict on the candidate.
+    state : str
+        Note on the answer, such as that it is out of date and why.
+    origin_px : (float, float)
+        Position of QuPath's (0, 0) on the slide, level-0 pixels.
+
+    Returns
+    -------
+    dict
+        JSON-ready.
     """
     corners_px = candidate_corners_px(candidate) - origin_px
     corners = [[round(float(x), 3), round(float(y), 3)] for x, y in corners_px]
@@ -131,9 +148,19 @@ def candidates_to_geojson(
     states: Sequence[str] | None = None,
     origins_px: Mapping[str, Origin] | None = None,
 ) -> dict[str, Any]:
-    """Return candidates as a FeatureCollection, of all slides or of one (name, fingerprint).
+    """Return candidates as a FeatureCollection.
 
-    See `write_geojson` for the other parameters.
+    Parameters
+    ----------
+    results, verdicts, states, origins_px
+        See `write_geojson`.
+    slide : (str, str), optional
+        Name and fingerprint of the only slide to include; by default all slides.
+
+    Returns
+    -------
+    dict
+        JSON-ready.
     """
     origins = origins_px or {}
     shown = [
@@ -158,7 +185,7 @@ def candidates_to_geojson(
     }
     if moved:
         collection["properties"] = {
-            "frame": "Pixels of QuPath, which shows of these slides only the part that holds tissue: "
+            "frame": "Pixels of QuPath, which shows only the scanned part of these slides: "
             "add the origin (x, y) for pixels of the whole slide.",
             "origins_px": [
                 {"slide": name, "fingerprint": fingerprint, "origin": list(origins[fingerprint])}
@@ -178,9 +205,9 @@ def write_geojson(
 ) -> list[Path]:
     """Write candidates for QuPath.
 
-    `path` holds all candidates, each with its slide in the metadata. Where they
-    lie on several slides, ``NAME.SLIDE.geojson`` beside it holds those of one
-    slide each: these are what to import into QuPath.
+    `path` contains all candidates, each with its slide in the metadata. If they are on
+    several slides, one file ``NAME.SLIDE.geojson`` per slide is written beside it, to
+    be imported into QuPath.
 
     Parameters
     ----------
@@ -189,11 +216,11 @@ def write_geojson(
     results : sequence of SearchResult
         One per query.
     verdicts : sequence of mapping from rank to Judgement, optional
-        What was judged of each result's candidates.
+        Verdicts on each result's candidates.
     states : sequence of str, optional
-        What is to be said of each answer, such as that it is out of date and why.
+        Note on each answer, such as that it is out of date and why.
     origins_px : mapping from fingerprint to (x, y), optional
-        Where QuPath's (0, 0) lies on a slide, level-0 pixels; see
+        Position of QuPath's (0, 0) on a slide, level-0 pixels; see
         `qupath_origins_px`.
 
     Returns
@@ -204,7 +231,7 @@ def write_geojson(
     Raises
     ------
     ComirSearchError
-        When a file cannot be written.
+        If a file cannot be written.
     """
     path = Path(path)
     more: dict[str, Any] = {"states": states, "origins_px": origins_px}
@@ -227,20 +254,20 @@ def write_geojson(
 
 
 def _file_name(name: str) -> str:
-    """Return a slide's name as a part of a file's name, whatever a received project calls it."""
+    """Return a slide's name in a form that is safe as a part of a file's name."""
     plain = "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in name)
     return plain[-100:] or "slide"
 
 
 def read_geojson(path: str | Path) -> list[Annotation]:
-    """Read candidates back, also after QuPath moved or turned them.
+    """Read candidates from GeoJSON, also after they were moved or rotated in QuPath.
 
     Annotations that this program did not write are left out.
 
     Raises
     ------
     ComirSearchError
-        When the file is missing or holds no GeoJSON.
+        If the file is missing or is not GeoJSON.
     """
     path = Path(path)
     try:

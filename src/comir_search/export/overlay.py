@@ -1,4 +1,4 @@
-"""One picture of an answer: where on the slides, how sure, and the pictures side by side."""
+"""Draw an answer as one picture: positions on the slides, confidence, query and candidate side by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PALE, LINE = (110, 114, 120), (214, 217, 221)
 
 @dataclass(frozen=True)
 class _Entry:
-    """A numbered candidate, with the query it answers."""
+    """A numbered candidate with its query."""
 
     number: int
     colour: Colour
@@ -47,10 +47,10 @@ def write_overlay(
 ) -> None:
     """Draw results as PNG.
 
-    One result: its first candidates as numbered rectangles on the slides they
-    lie on. Several: the first candidate of each. A bar marks the rectangle's
-    side that is the query's top. Beside them the query, and the candidate
-    turned as the query shows it.
+    For one result, its first candidates are drawn as numbered rectangles on their
+    slides; for several results, the first candidate of each. A bar marks the side of
+    the rectangle that is the query's top. The query and the candidate, rotated to
+    match, are shown beside them.
 
     Parameters
     ----------
@@ -61,15 +61,15 @@ def write_overlay(
     queries : sequence of Slide
         The queries, in the order of the results.
     slides : mapping of str to Slide
-        The slides that can be opened, by the names that the candidates give as their
-        fingerprint; candidates on others are listed only.
+        The slides that can be opened, by the candidates' `fingerprint`. Candidates on
+        other slides are only listed.
     top : int, optional
-        Number of candidates drawn of a single result.
+        Number of candidates to draw for a single result.
 
     Raises
     ------
     ComirSearchError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     entries = _number_candidates(results, queries, top)
     legend = Canvas(LEGEND_WIDTH_PX, 4000)
@@ -85,7 +85,7 @@ def write_overlay(
 
 
 def scale_bar_um(span_um: float) -> float:
-    """Return a round length of about a fifth of a width: 1, 2 or 5 times a power of ten."""
+    """Return a round length of about a fifth of `span_um`: 1, 2 or 5 times a power of ten."""
     target = span_um / 5
     power = 10.0 ** math.floor(math.log10(target))
     return max(step * power for step in (1, 2, 5) if step * power <= target)
@@ -111,7 +111,7 @@ def _number_candidates(results: Sequence[SearchResult], queries: Sequence[Slide]
 
 
 def _slide_of(candidate: Candidate | None, slides: Mapping[str, Slide]) -> Slide | None:
-    """Return the slide that a candidate lies on, known by its fingerprint if the candidate has one."""
+    """Return the slide of a candidate, by its fingerprint if it has one, else by its name."""
     if candidate is None:
         return None
     if candidate.fingerprint:
@@ -120,7 +120,7 @@ def _slide_of(candidate: Candidate | None, slides: Mapping[str, Slide]) -> Slide
 
 
 def _draw_slides(entries: Sequence[_Entry], held: Mapping[str, Slide]) -> Image.Image:
-    """Draw the slides with their rectangles, on the grid that wastes least room; any slide where none has one."""
+    """Draw the slides with their rectangles in the most compact grid; without candidates, draw any slide."""
     entries_on: dict[Slide, list[_Entry]] = {}
     for entry in entries:
         if (slide := _slide_of(entry.candidate, held)) is not None:
@@ -136,7 +136,7 @@ def _draw_slides(entries: Sequence[_Entry], held: Mapping[str, Slide]) -> Image.
 
 @dataclass(frozen=True)
 class _Grid:
-    """Slides in rows: (x, y, final pixels per level-0 pixel) of each, and the size of the whole."""
+    """Slides in rows: (x, y, final pixels per level-0 pixel) of each, and the size of the grid."""
 
     cells: tuple[tuple[float, float, float], ...]
     width: float
@@ -174,7 +174,7 @@ def _draw_slide(
     canvas.paste(picture.resize((round(width * SUPERSAMPLING), round(height * SUPERSAMPLING))), x, y)
     edge = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
     canvas.line(edge, LINE, 1)
-    for entry in reversed(entries):  # the best is drawn last, on top
+    for entry in reversed(entries):  # the best last, so it is on top
         assert entry.candidate is not None
         corners = [(x + px * scale, y + py * scale) for px, py in candidate_corners_px(entry.candidate)]
         ring = [*corners, corners[0], corners[1]]
@@ -206,7 +206,7 @@ def _draw_legend(
         return _draw_single_legend(canvas, entries, slides)
     found = sum(entry.candidate is not None for entry in entries)
     canvas.text(f"{found} of {len(entries)} queries found", 0, 0, 20, bold=True)
-    canvas.text("query        its place, turned to match", 34, 32, 12, PALE)
+    canvas.text("query        candidate, rotated to match", 34, 32, 12, PALE)
     y, side = 52.0, 104
     for entry in entries:
         canvas.chip(str(entry.number), 14, y + side / 2, entry.colour if entry.candidate else PALE)
@@ -237,7 +237,7 @@ def _draw_single_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Mappi
         canvas.fit(picture, side + 10, y, side)
     canvas.text(shorten(f"query {best.query.name}", side, 12), 0, y + side + 6, 12, PALE)
     if best.candidate is not None:
-        canvas.text("candidate 1, turned to match", side + 10, y + side + 6, 12, PALE)
+        canvas.text("candidate 1, rotated to match", side + 10, y + side + 6, 12, PALE)
     y += side + 36
     for entry in entries:
         if entry.candidate is None:
@@ -253,7 +253,7 @@ def _draw_single_legend(canvas: Canvas, entries: Sequence[_Entry], slides: Mappi
 
 
 def _describe(canvas: Canvas, entry: _Entry, x: float, y: float) -> None:
-    """Write slide, place, angle and confidence of a candidate in four lines."""
+    """Write slide, position, rotation and confidence of a candidate in four lines."""
     candidate = entry.candidate
     assert candidate is not None
     room = LEGEND_WIDTH_PX - x
@@ -261,7 +261,7 @@ def _describe(canvas: Canvas, entry: _Entry, x: float, y: float) -> None:
     place_mm = f"{candidate.center_x_um / 1000:.3f}, {candidate.center_y_um / 1000:.3f} mm"
     canvas.text(place_mm, x, y + 17, 12)
     mirrored = ", mirrored" if candidate.mirrored else ""
-    canvas.text(f"turned {candidate.angle_deg:+.1f}°{mirrored}", x, y + 34, 12)
+    canvas.text(f"rotated {candidate.angle_deg:+.1f}°{mirrored}", x, y + 34, 12)
     if candidate.by_hand or candidate.confidence is None:
         canvas.text(f"confidence: {format_confidence(candidate)}", x, y + 52, 12, PALE)
         return
@@ -277,7 +277,7 @@ def _show_query(query: Slide) -> NDArray[np.uint8]:
 
 
 def _show_candidate(entry: _Entry, slides: Mapping[str, Slide]) -> NDArray[np.uint8] | None:
-    """Return the candidate turned as its query shows it, or None where its slide is not at hand."""
+    """Return the candidate rotated as its query shows it, None if its slide cannot be opened."""
     candidate, slide = entry.candidate, _slide_of(entry.candidate, slides)
     if candidate is None or slide is None:
         return None

@@ -1,7 +1,7 @@
-"""A project as one HTML file to hand over: pictures inline, nothing to install or to fetch.
+"""Write a project as one HTML file that contains its pictures and needs no other file.
 
-The page is a template (``report.html.jinja``) that escapes whatever is put into
-it: names, notes and reviewers of a received project are shown, never run.
+The template (``report.html.jinja``) escapes all texts: names, notes and reviewers of a
+received project are shown and can never run as code.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from comir_search.slides.crop import extract_candidate
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide
 from comir_search.study.freshness import describe_state, inputs_of
 from comir_search.study.project import Project
-from comir_search.version import find_version
+from comir_search.version import __version__
 
 if TYPE_CHECKING:
     from comir_search.slides import Slide
 
 TEMPLATE = "report.html.jinja"
 PICTURE_PX, OVERVIEW_PX = 360, 900
-WORDS = {"top": "candidates", "mirror": "mirrored too"}  # as the window calls a search's options
+WORDS = {"top": "candidates", "mirror": "mirrored too"}  # names of the search options in the window
 UNJUDGED = Judgement(Verdict.NONE)
 
 Slides = dict[str, "Slide"]
@@ -54,7 +54,16 @@ def write_report(
     top: int = 3,
     states: Sequence[str] | None = None,
 ) -> None:
-    """Write a report; see `write_report_steps`."""
+    """Write a report without showing progress; see `write_report_steps`.
+
+    Parameters
+    ----------
+    path : path
+        The file; replaced if it exists.
+    project : Project
+    queries, top, states
+        See `write_report_steps`.
+    """
     finish(write_report_steps(path, project, queries, top=top, states=states))
 
 
@@ -67,34 +76,33 @@ def write_report_steps(
     states: Sequence[str] | None = None,
     names: Mapping[str, str | None] | None = None,
 ) -> Job[None]:
-    """Write what was searched, found and judged as one self-contained HTML file.
+    """Write queries, answers and verdicts as one self-contained HTML file.
 
-    Each query comes with its accepted and its first candidates side by side,
-    turned as the query shows them; then all candidates with their verdicts; then
-    how they were found. Pictures of slides that are not where they were are left
-    out, and the report says so.
+    The report shows each query beside its accepted and its first candidates, rotated
+    to match, then a table of all candidates with their verdicts, then how they were
+    found. Pictures of missing slides are left out, and the report says so.
 
     Parameters
     ----------
     path : path
         The file; replaced if it exists.
     project : Project
-        What to report on.
+        The project to report.
     queries : sequence of ProjectQuery, optional
-        Only these; by default all.
+        The queries to report; by default all.
     top : int, optional
-        Number of candidates shown in pictures, besides those accepted.
+        Number of candidates shown in pictures, besides the accepted ones.
     states : sequence of str, optional
-        What is to be said of each query's answer, such as that it is out of date
-        and why; by default what the project alone knows of that.
+        Note on each query's answer, such as that it is out of date and why; by
+        default it is found from the project alone.
     names : mapping of str to str or None, optional
-        What the slides are called in answers, by their keys in the project, None where
-        that name is another slide's; by default their keys.
+        Names of the slides in answers (their `fingerprint`), by their keys in the
+        project; None if another slide has that name. By default the keys.
 
     Raises
     ------
     ComirSearchError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -118,7 +126,7 @@ def write_report_steps(
         .render(
             title=project.path.stem,
             date=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
-            version=find_version(),
+            version=__version__,
             n_found=sum(query.result is not None and query.result.found for query in queries),
             counts={verdict.value: said.count(verdict) for verdict in Verdict},
             sections=sections,
@@ -134,7 +142,7 @@ def write_report_steps(
 
 
 def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | None]) -> dict[str, Slide]:
-    """Open the project's slides that are at hand, by what they are called in answers, and by file name."""
+    """Open the project's slides that exist; return them by their names in answers and by file name."""
     from comir_search.slides import open_slide
 
     slides: dict[str, Slide] = {}
@@ -144,7 +152,7 @@ def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | N
         try:
             slide = stack.enter_context(open_slide(entry.path, pixel_size_um=entry.pixel_size_um))
         except ComirSearchError:
-            continue  # the report names slides without a picture
+            continue  # the report lists this slide without a picture
         slides.setdefault(entry.name, slide)
         key = names.get(entry.fingerprint, entry.fingerprint)
         if key is not None:
@@ -153,7 +161,7 @@ def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | N
 
 
 def _show_query(project: Project, query: ProjectQuery) -> NDArray[np.uint8] | None:
-    """Return a query's picture, from its file or the project, or None where there is none."""
+    """Return a query's picture from its file or the project, None if there is none."""
     from comir_search.slides import open_slide
 
     image = project.query_image(query.id)
@@ -174,7 +182,7 @@ def _section(
     top: int,
     state: str,
 ) -> dict[str, Any]:
-    """Return what the page says of one query."""
+    """Return the content of the page for one query."""
     result = query.result
     section: dict[str, Any] = {"id": query.id, "name": query.name, "answer": "not searched", "reason": ""}
     section |= {"state": state[:1].upper() + state[1:], "best": None, "rows": []}
@@ -200,7 +208,7 @@ def _section(
 
 
 def _row(candidate: Candidate, judgement: Judgement) -> dict[str, Any]:
-    """Return a candidate as a table shows it."""
+    """Return a candidate as a row of the table."""
     return {
         "rank": candidate.rank,
         "slide": candidate.slide,
@@ -216,12 +224,12 @@ def _row(candidate: Candidate, judgement: Judgement) -> dict[str, Any]:
 def _shown(
     candidate: Candidate, judgement: Judgement, image: NDArray[np.uint8] | None, slide: Slide | None
 ) -> dict[str, Any]:
-    """Return query, candidate and both blended side by side, and what is known of the place."""
+    """Return pictures of the query, the candidate and both blended, and the candidate's properties."""
     pictures = [] if image is None else [("query", _data_url(image))]
     if slide is not None:
         pixel_size_um = max(candidate.width_um, candidate.height_um) / PICTURE_PX
         there = to_display(extract_candidate(slide, candidate, pixel_size_um))
-        pictures.append((f"candidate {candidate.rank}, turned to match", _data_url(there)))
+        pictures.append((f"candidate {candidate.rank}, rotated to match", _data_url(there)))
         if image is not None:
             pictures.append(("query drawn into it", _data_url(_blend(image, there))))
     facts = {
@@ -229,12 +237,12 @@ def _shown(
         "On": _time_text(judgement.time),
         "Note": judgement.note,
         "Slide": candidate.slide,
-        "Place": _place_text(candidate),
+        "Position": _place_text(candidate),
         "Pixel": f"{candidate.center_x_px:.0f}, {candidate.center_y_px:.0f}",
         "Size": f"{candidate.width_um:.0f} × {candidate.height_um:.0f} µm",
-        "Turned": f"{candidate.angle_deg:+.1f}°{', mirrored' if candidate.mirrored else ''}",
+        "Rotation": f"{candidate.angle_deg:+.1f}°{', mirrored' if candidate.mirrored else ''}",
         "Confidence": format_confidence(candidate),
-        "Picture": "" if slide is not None else "the slide is not where it was",
+        "Picture": "" if slide is not None else "the slide was not found where it was",
         "Fingerprint": candidate.fingerprint,
     }
     return {
@@ -245,7 +253,7 @@ def _shown(
 
 
 def _maps(candidates: Sequence[Candidate], judged: Judged, slides: Slides) -> Iterator[dict[str, Any]]:
-    """Yield each slide's overview with the candidates that lie on it."""
+    """Yield each slide's overview with its candidates."""
     for key in dict.fromkeys(candidate.fingerprint or candidate.slide for candidate in candidates):
         here = [each for each in candidates if (each.fingerprint or each.slide) == key]
         slide = _slide_of(here[0], slides)
@@ -269,14 +277,14 @@ def _maps(candidates: Sequence[Candidate], judged: Judged, slides: Slides) -> It
             "name": slide.name,
             "width": width,
             "height": height,
-            "unit": max(width, height) / 640,  # of a pixel on the page
+            "unit": max(width, height) / 640,  # size of a pixel on the page
             "picture": _data_url(to_display(slide.overview(OVERVIEW_PX)[0])),
             "marks": marks,
         }
 
 
 def _slide_of(candidate: Candidate, slides: Slides) -> Slide | None:
-    """Return the slide that a candidate lies on; a name tells only where the candidate has no fingerprint."""
+    """Return the slide of a candidate, by its fingerprint if it has one, else by its name."""
     return slides.get(candidate.fingerprint or candidate.slide)
 
 
@@ -285,7 +293,7 @@ def _verdict(judged: Judged, candidate: Candidate) -> Verdict:
 
 
 def _searches(queries: Sequence[ProjectQuery]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return how the answers came about: index, model, options of each search, once where they are the same."""
+    """Return index, model and options of each search, only once if they are the same for all."""
     searched = [(query.name, query.provenance) for query in queries if query.provenance]
     general = {repr({**values, "query": ""}) for _, values in searched}
     if searched and len(general) == 1:
@@ -322,7 +330,7 @@ def _pixel_size(slide: ProjectSlide) -> str:
 
 
 def _blend(query: NDArray[np.uint8], candidate: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Draw the query's bright structures over the candidate, in a colour that no stain has."""
+    """Draw the query's bright structures over the candidate, in a colour that is unlike any stain."""
     height, width = candidate.shape[:2]
     signal = cv2.resize(query, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
     share = np.clip(signal / 255.0 * 1.2, 0, 0.85)[..., None]
@@ -353,5 +361,5 @@ def _place_text(candidate: Candidate) -> str:
 def _time_text(time: str) -> str:
     try:
         return f"{datetime.fromisoformat(time).astimezone():%d %B %Y, %H:%M}" if time else ""
-    except (ValueError, OverflowError, OSError):  # of another program, or damaged: as it stands
+    except (ValueError, OverflowError, OSError):  # not a time of this program: show the text unchanged
         return time

@@ -30,7 +30,7 @@ CANDIDATE_COLUMNS = (
 )
 VERDICT_COLUMNS = ("verdict", "note", "reviewer", "time")
 COLUMNS = ("query", "found", *CANDIDATE_COLUMNS, *VERDICT_COLUMNS, "reason", "state")
-ENCODING = "utf-8-sig"  # without the mark at its start, Excel reads µ as two letters
+ENCODING = "utf-8-sig"  # without the mark at the start of the file, Excel shows µ as two letters
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -40,30 +40,29 @@ def write_csv(
     verdicts: Sequence[Mapping[int, Judgement]] | None = None,
     states: Sequence[str] | None = None,
 ) -> None:
-    """Write results as CSV (UTF-8 with a mark, comma, header); a query without candidates keeps one row.
+    """Write results as CSV (UTF-8 with byte-order mark, comma, header).
 
-    A text that a spreadsheet would take for a formula is given an apostrophe in
-    front; numbers stay as they are. Of a place that was moved by hand, score and
-    confidence are empty.
+    A query without candidates has one row. A text that a spreadsheet would run as a
+    formula gets an apostrophe in front; numbers stay unchanged. Score and confidence
+    are empty for a candidate that was moved by hand.
 
     Parameters
     ----------
     path : path
         The file; replaced if it exists.
     results : sequence of SearchResult
-        One per query. Places are given in level-0 pixels and in um, both from
+        One per query. Positions are written in level-0 pixels and in um, both from
         the slide's top-left corner; angles in degrees.
     verdicts : sequence of mapping from rank to Judgement, optional
-        What was judged of each result's candidates, as `Project.verdicts_of`
-        gives it.
+        Verdicts on each result's candidates, from `Project.verdicts_of`.
     states : sequence of str, optional
-        What is to be said of each answer, such as that it is out of date and why;
-        "" where there is nothing.
+        Note on each answer, such as that it is out of date and why; "" if there is
+        nothing to note.
 
     Raises
     ------
     ComirSearchError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     judgements = verdicts or [{}] * len(results)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding=ENCODING) as file:
@@ -89,7 +88,7 @@ def write_csv(
 
 
 def _inert(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row whose texts no spreadsheet takes for formulas."""
+    """Return a row whose texts a spreadsheet does not run as formulas."""
     return {
         column: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
         for column, value in row.items()

@@ -1,9 +1,9 @@
-"""Index slides: embed their tissue region by region, then derive what searching needs.
+"""Index slides: embed their tissue region by region, then derive the arrays that a search needs.
 
-A slide is written in two passes. The first embeds its regions; the second,
-block by block with a halo from the neighbours, makes the area means and the
-word map from what the first wrote. Each finished region and block is recorded
-once the disk holds it, so an interrupted run goes on where it stopped.
+A slide is written in two passes. The first embeds its regions. The second computes
+the area means and the word map from the result, block by block, with a halo from the
+neighbouring blocks. Each region and block is recorded once it is on the disk, so an
+interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -44,31 +44,52 @@ if TYPE_CHECKING:
     from comir_search.model.model import Model
     from comir_search.slides import Slide
 
-# Blocks overlap by a halo, so little is read twice and less need be kept than for searching.
+# Only the halos of blocks are read twice, so a smaller cache than for a search is enough.
 CACHE_BYTES = 64 * 2**20
-# What goes wrong with the index or the workers, and not with one slide.
+# Failures of the index or the workers, not of one slide: they end the whole run.
 STOPS_ALL = (CannotWrite, CannotRead, ClusterLost)
-DERIVE_BYTES_PER_VALUE = 20  # memory that the words of a block take for each value of its CoMIR
+DERIVE_BYTES_PER_VALUE = 20  # memory to compute a block's words, per value of its CoMIR
 
 Mark = Callable[[Cell], None]
 Waiting = Generator[None, None, None]
 
 
 class Runner(Protocol):
-    """Who does the work: this process, or a cluster."""
+    """Runs the work in this process or on a cluster."""
 
     def embed(self, slide: Slide, target: IndexedSlide, regions: list[Cell], mark: Mark) -> Waiting:
-        """Embed regions; `mark` each as soon as the disk holds it, and yield now and then."""
+        """Embed regions of a slide, and yield now and then.
+
+        Parameters
+        ----------
+        slide : Slide
+        target : IndexedSlide
+            Where the chunks are written.
+        regions : list of (int, int)
+            Row and column of each region.
+        mark : callable
+            Called with each region once it is on the disk.
+        """
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
-        """Derive blocks, as `embed` does regions."""
+        """Derive blocks of a slide, and yield now and then.
+
+        Parameters
+        ----------
+        target : IndexedSlide
+            Where the chunks are read and written.
+        blocks : list of (int, int)
+            Row and column of each block.
+        mark : callable
+            Called with each block once it is on the disk.
+        """
 
     def close(self) -> None:
-        """Release what doing the work needed."""
+        """Release everything that the work needed."""
 
 
 class LocalRunner:
-    """Work in this process: reading and writing overlap with networks and words, of which each core does some.
+    """Work in this process: computing uses all cores and overlaps with reading and writing.
 
     Parameters
     ----------
@@ -79,7 +100,15 @@ class LocalRunner:
         self._index = index
 
     def embed(self, slide: Slide, target: IndexedSlide, regions: list[Cell], mark: Mark) -> Waiting:
-        """Embed regions, see `Runner`."""
+        """Embed regions of a slide; see `Runner`.
+
+        Parameters
+        ----------
+        slide : Slide
+        target : IndexedSlide
+        regions : list of (int, int)
+        mark : callable
+        """
         model, modality = self._index.model, self._index.modality
 
         def read(region: Cell) -> tuple[Cell, Any]:
@@ -94,7 +123,9 @@ class LocalRunner:
 
         bytes_each = model.bytes_per_px * (target.layout.region_px + 2 * model.halo_px) ** 2
         with share_cores(bytes_each) as threads:
-            threads = threads if model.device.type == "cpu" else 1  # a GPU does one region as fast as several
+            threads = (
+                threads if model.device.type == "cpu" else 1
+            )  # several regions at once are no faster on a GPU
             yield from run_stages(
                 regions,
                 [read, embed, write],
@@ -104,7 +135,14 @@ class LocalRunner:
             )
 
     def derive(self, target: IndexedSlide, blocks: list[Cell], mark: Mark) -> Waiting:
-        """Derive blocks, see `Runner`."""
+        """Derive blocks of a slide; see `Runner`.
+
+        Parameters
+        ----------
+        target : IndexedSlide
+        blocks : list of (int, int)
+        mark : callable
+        """
         model = self._index.model
 
         def read(block: Cell) -> tuple[Cell, Any]:
@@ -123,7 +161,7 @@ class LocalRunner:
             yield from run_stages(blocks, [read, derive, write], threads=threads, begin=beginning(threads))
 
     def close(self) -> None:
-        """Do nothing: all threads have ended."""
+        """Do nothing, since all threads have ended."""
 
 
 def index_slides(
@@ -132,7 +170,18 @@ def index_slides(
     options: IndexOptions | None = None,
     **keywords: Any,
 ) -> Index:
-    """Index slides; see `index_slides_steps`."""
+    """Index slides without showing progress.
+
+    Parameters
+    ----------
+    paths, index_path, options, **keywords
+        See `index_slides_steps`.
+
+    Returns
+    -------
+    Index
+        With all its slides.
+    """
     return finish(index_slides_steps(paths, index_path, options, **keywords))
 
 
@@ -142,12 +191,12 @@ def index_slides_steps(
     options: IndexOptions | None = None,
     **keywords: Any,
 ) -> Job[Index]:
-    """Add slides to an index, which is made if there is none.
+    """Add slides to an index; a new index is made if there is none.
 
-    Slides that the index holds are skipped, and one that moved is known again.
-    A run that was interrupted in whatever way goes on where it stopped, with
-    the same result. A slide that cannot be indexed does not keep the others
-    out, and an identical copy of a slide is left out with a note.
+    Slides that are in the index are skipped, also after they were moved. An
+    interrupted run continues where it stopped, with the same result. If one slide
+    cannot be indexed, the others still are. An identical copy of a slide is left out
+    with a note.
 
     Parameters
     ----------
@@ -168,18 +217,18 @@ def index_slides_steps(
     Raises
     ------
     BatchIncomplete
-        If some of several slides were left out, once all others are indexed. Its
-        result is the index, or None where there is none.
+        If some of several slides were left out, after all others were indexed. Its
+        result is the index, or None if there is none.
     ComirSearchError
-        If an option is not possible, the only slide cannot be read or has no pixel
-        size, there is none, the index was made otherwise, another process writes to
-        it, or the disk is full.
+        If an option is out of range, there is no slide, the only slide cannot be read
+        or has no pixel size, the index has another model or modality, another process
+        writes to it, or the disk is full.
     TypeError
-        If there is no option of a name.
+        If an option name is unknown.
     """
     options = IndexOptions.of(options, keywords)
     if options.workers is not None or options.scheduler is not None:
-        check_choice(options.scheduler, options.workers)  # refuses before anything is read
+        check_choice(options.scheduler, options.workers)  # raises before anything is read
     batch = _find_files(paths)
     yield from _open_files_steps(batch, options.pixel_size_um)
     storage = Storage(index_path)
@@ -189,7 +238,7 @@ def index_slides_steps(
         model = _choose_model(options)
         modality = options.modality or model.modalities[0]
         options = replace(options, model=model, modality=modality)
-        layout_for(model, modality)  # refuses before anything is written
+        layout_for(model, modality)  # raises before anything is written
         check_new_place(storage, model)
     with writer_lock(storage):
         if storage.exists(INDEX_FILE):
@@ -209,11 +258,11 @@ def index_slides_steps(
         except CannotWrite as error:
             if error.is_full:
                 raise ComirSearchError(
-                    f"The disk that holds {index.path} is full; free some space and run the same command "
-                    "again, it goes on where it stopped."
+                    f"The disk with {index.path} is full; free some space and run the same command "
+                    "again. It continues where it stopped."
                 ) from error
             raise
-    index.cache.max_bytes = DEFAULT_CACHE_BYTES
+    index.cache.resize(DEFAULT_CACHE_BYTES)
     if batch.left_out:
         raise batch.failure(index)
     return index
@@ -221,18 +270,18 @@ def index_slides_steps(
 
 @dataclass
 class _Batch:
-    """The files of one run, and what became of them.
+    """The files of one run, and their outcome.
 
     Parameters
     ----------
     n_members : int
-        Files, and paths that led to none.
+        Number of files, and of paths that led to no file.
     files : list of Path
-        Those still to be done.
+        The files that are still to be indexed.
     known_as : dict of Path to (str, str)
-        Fingerprint and identity of each.
+        Fingerprint and identity of each file.
     left_out : list of (str, ComirSearchError)
-        Name and failure of each that could not be done.
+        Name and error of each file that could not be indexed.
     """
 
     n_members: int = 0
@@ -241,11 +290,11 @@ class _Batch:
     left_out: list[tuple[str, ComirSearchError]] = field(default_factory=list)
 
     def leave_out(self, name: str | Path, failure: ComirSearchError) -> None:
-        """Note that a file could not be done."""
+        """Note that a file could not be indexed."""
         self.left_out.append((str(name), failure))
 
     def failure(self, result: Index | None) -> ComirSearchError:
-        """Return what to raise at the end: of one file its own failure, of several all of them."""
+        """Return the error to raise at the end: of a single file its own, of several one that lists all."""
         if self.n_members == 1:
             return self.left_out[0][1]
         left_out = tuple(LeftOut(name, str(failure)) for name, failure in self.left_out)
@@ -272,12 +321,12 @@ def _find_files(paths: Sequence[str | Path]) -> _Batch:
     batch.files = list(found.values())
     batch.n_members = len(batch.files) + len(batch.left_out)
     if batch.n_members == 0:
-        raise ComirSearchError("No slide was named; give slides, or folders of slides.")
+        raise ComirSearchError("No slide was given; give slides, or folders of slides.")
     return batch
 
 
 def _open_files_steps(batch: _Batch, pixel_size_um: float | None) -> Job[None]:
-    """Open every file once, before anything is written, and leave out what is no slide."""
+    """Open every file once, before anything is written, and leave out files that are not slides."""
     from comir_search.slides import open_slide
 
     for number, file in enumerate(batch.files):
@@ -294,12 +343,12 @@ def _open_files_steps(batch: _Batch, pixel_size_um: float | None) -> Job[None]:
 
 
 def _compare_steps(first: Path, second: Path) -> Job[None]:
-    """Say that the second of two files that look the same is left out, being a copy of the first.
+    """Compare two files with the same identity; note that the second is left out as a copy of the first.
 
     Raises
     ------
     ComirSearchError
-        If it is another image after all, which no index can tell from the first.
+        If they are different images: one index cannot tell them apart.
     """
     from comir_search.slides.fingerprint import is_same_content
 
@@ -308,20 +357,20 @@ def _compare_steps(first: Path, second: Path) -> Job[None]:
         yield Tick(f"comparing {second.name}", 0, 0)
         if is_same is False:
             raise ComirSearchError(
-                f"{second} was left out: it is another image than {first}, but so like it that one index cannot keep "
-                "them apart; index it in another folder with --index."
+                f"{second} was left out: it is not the same image as {first}, but so similar that one index cannot "
+                "tell them apart; index it in another folder with --index."
             )
     note = f"{second} was left out: it is an identical copy of {first}."
     yield Tick(f"comparing {second.name}", 0, 0, note=note)
 
 
 def _choose_files_steps(index: Index, batch: _Batch, pixel_size_um: float | None) -> Job[list[list[Path]]]:
-    """Return the files that have to be indexed, each with its copies; note where those lie that the index holds."""
+    """Return the files to index, each with its copies; record the paths of slides already in the index."""
     from comir_search.slides import open_slide
 
     indexed = {slide.path.resolve() for slide in index.slides}
     same: dict[tuple[str, str], list[Path]] = {}
-    # Of identical copies the one that was indexed counts, if it is among them.
+    # Prefer the copy that was indexed before, if it is among them.
     for file in sorted(batch.files, key=lambda file: file.resolve() not in indexed):
         same.setdefault(batch.known_as[file], []).append(file)
     wanted = []
@@ -347,7 +396,7 @@ def _choose_files_steps(index: Index, batch: _Batch, pixel_size_um: float | None
 
 
 def _drop_copies_steps(batch: _Batch, file: Path, copies: Sequence[Path]) -> Job[None]:
-    """Leave out the copies of a file, now that it is known to be in the index."""
+    """Leave out the copies of a file that is in the index."""
     for copy in copies:
         try:
             yield from _compare_steps(file, copy)
@@ -358,7 +407,7 @@ def _drop_copies_steps(batch: _Batch, file: Path, copies: Sequence[Path]) -> Job
 def _index_files_steps(
     index: Index, batch: _Batch, files: list[list[Path]], options: IndexOptions
 ) -> Job[None]:
-    """Index files, of each and its copies the first that can be."""
+    """Index files. If a file fails, try its copies in turn."""
     from comir_search.slides import open_slide
 
     runner: Runner
@@ -378,7 +427,7 @@ def _index_files_steps(
                 except STOPS_ALL:
                     raise
                 except ComirSearchError as error:
-                    batch.leave_out(file, error)  # a copy of it may be whole
+                    batch.leave_out(file, error)  # a copy of it may be intact
                     continue
                 yield from _drop_copies_steps(batch, file, copies[number + 1 :])
                 break
@@ -393,10 +442,10 @@ def _choose_model(options: IndexOptions) -> Model:
 
 
 def _check_index(index: Index, options: IndexOptions) -> None:
-    """Refuse to add to an index that was made otherwise than it is asked for now."""
+    """Raise an error if the index has another modality or model than requested."""
     if options.modality is not None and options.modality != index.modality:
         raise ComirSearchError(
-            f"The index {index.path} holds slides of the modality {index.modality}, not {options.modality}; choose "
+            f"The index {index.path} contains slides of the modality {index.modality}, not {options.modality}; choose "
             "another folder with --index."
         )
     if options.model is None:
@@ -412,9 +461,9 @@ def _check_index(index: Index, options: IndexOptions) -> None:
 
 
 def _name_in(index: Index, slide: Slide, file: Path) -> str:
-    """Return the name under which a slide is, or will be, in an index.
+    """Return the name of a slide in an index, also of one that is not indexed yet.
 
-    That is its fingerprint, unless another slide has it: then its identity.
+    This is its fingerprint, or its identity if another slide has the same fingerprint.
     """
     record = index.find_record(slide.fingerprint)
     is_it = record is None or _is_record_of(index, record, slide, file)
@@ -422,12 +471,11 @@ def _name_in(index: Index, slide: Slide, file: Path) -> str:
 
 
 def _is_record_of(index: Index, record: SlideRecord, slide: Slide, file: Path) -> bool:
-    """Whether a record of a slide's fingerprint is that slide's."""
     from comir_search.slides.fingerprint import is_same_content
 
     if record.identity:
         return record.is_of(slide)
-    # Indexes of older versions know the fingerprint alone, so the file that was indexed has to say, if it is there.
+    # Indexes of older versions have only the fingerprint: compare with the file that was indexed, if it exists.
     if (record.width_px, record.height_px) != (slide.info.width_px, slide.info.height_px):
         return False
     indexed = _find_file(index, record)
@@ -435,7 +483,7 @@ def _is_record_of(index: Index, record: SlideRecord, slide: Slide, file: Path) -
 
 
 def _find_file(index: Index, record: SlideRecord) -> Path | None:
-    """Return the file that a slide was indexed from, None where it is no longer there."""
+    """Return the file that a slide was indexed from, None if it is no longer there."""
     from comir_search.slides import open_slide
 
     for path in dict.fromkeys((index.slide_of(record).path, Path(record.absolute_path))):
@@ -449,19 +497,19 @@ def _find_file(index: Index, record: SlideRecord) -> Path | None:
 
 
 def _know_again_steps(index: Index, record: SlideRecord, slide: Slide, file: Path) -> Job[None]:
-    """Note where a slide that an index holds lies now.
+    """Record the present path of a slide that is in the index.
 
     Raises
     ------
     ComirSearchError
-        If it has another pixel size now.
+        If its pixel size differs from the indexed one.
     """
     pixel_size_um = slide.require_pixel_size()
     if abs(record.pixel_size_um / pixel_size_um - 1) > 1e-6:
         raise ComirSearchError(
             f"{slide.name} is in the index {index.path} with {record.pixel_size_um:g} um per pixel, not "
-            f"{pixel_size_um:g}; take it out first, with `comir-search compact --index {index.path} --remove "
-            f'"{record.name}"`.'
+            f"{pixel_size_um:g}; remove it from the index first, with `comir-search compact --index {index.path} "
+            f'--remove "{record.name}"`.'
         )
     now = replace(record, identity=slide.identity)
     indexed = index.slide_of(record).path
@@ -482,14 +530,14 @@ def _is_same_file(first: Path, second: Path) -> bool:
 
 
 def _at(record: SlideRecord, index: Index, slide: Slide, path: Path) -> SlideRecord:
-    """Return the record of a slide that lies at a path."""
+    """Return a slide's record with another path."""
     return replace(
         record, name=slide.name, absolute_path=str(path), relative_path=index.storage.relative(path)
     )
 
 
 def _index_slide_steps(index: Index, slide: Slide, file: Path, runner: Runner) -> Job[None]:
-    """Write one slide, or what an earlier run left of it to be written."""
+    """Write one slide, or the part of it that an earlier run did not finish."""
     name = _name_in(index, slide, file)
     check_group(index.storage, name)
     progress = yield from _resume_steps(index, name, slide, file)
@@ -514,7 +562,7 @@ def _index_slide_steps(index: Index, slide: Slide, file: Path, runner: Runner) -
 
 
 def _begin_steps(index: Index, name: str, slide: Slide, file: Path) -> Job[SlideProgress]:
-    """Measure a slide and make its arrays, in place of whatever is there of it."""
+    """Measure a slide and create its arrays, replacing any earlier ones."""
     stage = f"measuring {slide.name}"
     yield Tick(stage, 0, 2)
     path = file.absolute()
@@ -538,7 +586,7 @@ def _begin_steps(index: Index, name: str, slide: Slide, file: Path) -> Job[Slide
     target = index.slide_of(replace(record, fingerprint=name, identity=slide.identity))
     progress = SlideProgress(index.storage, target)
     index.storage.delete(f"{target.folder}/{SLIDE_FILE}")
-    progress.write()  # first, so that what follows is known as ours from its beginning
+    progress.write()  # first: it marks everything that follows as written by this program
     clear_group(index.storage, name, PROGRESS_FILE)
     target.create()
     target.write_chunks("tissue", tissue_to_chunks(tissue))
@@ -546,7 +594,7 @@ def _begin_steps(index: Index, name: str, slide: Slide, file: Path) -> Job[Slide
 
 
 def _resume_steps(index: Index, name: str, slide: Slide, file: Path) -> Job[SlideProgress | None]:
-    """Return what an earlier run left of a slide, checked; None where it has to be begun."""
+    """Return the checked progress of an earlier run on a slide; None if it must be indexed from the start."""
     progress = index.read_progress(name)
     if progress is None:
         return None

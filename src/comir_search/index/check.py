@@ -1,4 +1,4 @@
-"""Care for an index: verify every chunk, rebuild what is damaged, give back the space of removed slides."""
+"""Maintain an index: verify every chunk, rebuild damaged ones, free the space of removed slides."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from comir_search.index.steps import (
     tissue_to_chunks,
 )
 from comir_search.index.storage import CannotRead
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick
 
 Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One part of an index that is not what was written.
+    """One damaged part of an index.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Damage:
     part : str
         An array ("comir/0", "words", ...) or a file ("slide.json", ...).
     chunk : (int, int) or None
-        Row and column of the damaged chunk; None where the whole part is.
+        Row and column of the damaged chunk; None if the whole part is damaged.
     problem : str
     """
 
@@ -64,25 +64,20 @@ class Damage:
 
 @dataclass(frozen=True)
 class Compaction:
-    """What compacting did.
+    """Result of compacting an index.
 
     Parameters
     ----------
     freed_bytes : int
     removed : tuple of str
-        Names of the slides whose space was given back.
+        Names of the slides whose space was freed.
     interrupted : tuple of str
-        Names of the slides that are not finished, whose parts were kept.
+        Names of unfinished slides; their parts were kept.
     """
 
     freed_bytes: int
     removed: tuple[str, ...]
     interrupted: tuple[str, ...]
-
-
-def verify(index_path: str | Path) -> list[Damage]:
-    """Check an index; see `verify_steps`."""
-    return finish(verify_steps(index_path))
 
 
 def verify_steps(index_path: str | Path) -> Job[list[Damage]]:
@@ -91,7 +86,7 @@ def verify_steps(index_path: str | Path) -> Job[list[Damage]]:
     Returns
     -------
     list of Damage
-        Empty where all is as it was written.
+        Empty if nothing is damaged.
 
     Raises
     ------
@@ -106,27 +101,22 @@ def verify_steps(index_path: str | Path) -> Job[list[Damage]]:
     return damages
 
 
-def repair(index_path: str | Path, *, device: str = "auto") -> list[Damage]:
-    """Repair an index; see `repair_steps`."""
-    return finish(repair_steps(index_path, device=device))
-
-
 def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Damage]]:
-    """Rebuild what `verify_steps` finds damaged, and nothing else.
+    """Rebuild the parts that `verify_steps` finds damaged, and nothing else.
 
-    Chunks of the finest CoMIR and of the tissue mask are made again from the
-    slide, which is needed then; all others from the finest CoMIR.
+    Chunks of the finest CoMIR and of the tissue mask are rebuilt from the slide's
+    file, all others from the finest CoMIR.
 
     Returns
     -------
     list of Damage
-        What was rebuilt.
+        The parts that were rebuilt.
 
     Raises
     ------
     ComirSearchError
-        If something cannot be rebuilt, once everything else has been; or if
-        another process writes to the index.
+        If another process writes to the index; or if a part cannot be rebuilt, after
+        all other parts were.
     """
     index = Index.open(index_path, device)
     with writer_lock(index.storage):
@@ -134,7 +124,7 @@ def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Da
         for damage in _check_model(index):
             raise ComirSearchError(
                 f"The {MODEL_FILE} in {index.path} cannot be rebuilt ({damage.problem}); copy the model "
-                "there that the index was made with."
+                "with which the index was made there again."
             )
         repaired: list[Damage] = []
         failures: list[ComirSearchError] = []
@@ -155,17 +145,12 @@ def repair_steps(index_path: str | Path, *, device: str = "auto") -> Job[list[Da
     return repaired
 
 
-def compact(index_path: str | Path, *, remove: Sequence[str] = ()) -> Compaction:
-    """Give space back; see `compact_steps`."""
-    return finish(compact_steps(index_path, remove=remove))
-
-
 def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[Compaction]:
-    """Delete what no longer belongs to an index.
+    """Delete files that no longer belong to an index.
 
-    That is removed slides, and files that killed writers left. What an
-    interrupted run has finished of a slide is kept, and so is everything that
-    this program did not write, or does not know to have written.
+    These are removed slides, and temporary files of runs that were killed. The
+    finished parts of an interrupted run are kept, and so is every file that this
+    program did not write.
 
     Parameters
     ----------
@@ -176,8 +161,8 @@ def compact_steps(index_path: str | Path, *, remove: Sequence[str] = ()) -> Job[
     Raises
     ------
     ComirSearchError
-        If no slide, or more than one, has a name that is to be removed; if
-        another process writes to the index; or if a slide to remove lies behind a link.
+        If no slide, or more than one, has a name given in `remove`; if another
+        process writes to the index; or if a slide to remove lies behind a link.
     """
     index = Index.open(index_path, "cpu")
     storage = index.storage
@@ -214,7 +199,7 @@ def _check_model(index: Index) -> list[Damage]:
 
 
 def _check_records(index: Index) -> list[Damage]:
-    """Find the slides whose slide.json is not what was written."""
+    """Find the slides whose slide.json is damaged."""
     damages = []
     for name in group_names(index.storage):
         try:
@@ -249,18 +234,18 @@ def _check_slide_steps(slide: IndexedSlide) -> Job[list[Damage]]:
 
 
 def _repair_record(index: Index, fingerprint: str) -> None:
-    """Write slide.json again from what indexing had recorded."""
+    """Write slide.json again from the record that indexing kept."""
     progress = index.read_progress(fingerprint)
     if progress is None or any(progress.left(kind) for kind in progress.cells):
         raise ComirSearchError(
-            f"What the index {index.path} holds of slide {fingerprint} cannot be rebuilt; remove it with "
+            f"Slide {fingerprint} in the index {index.path} cannot be rebuilt; remove it with "
             f"`comir-search compact --index {index.path} --remove {fingerprint}` and index the slide again."
         )
     index.write_record(progress.target.record)
 
 
 def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
-    """Rebuild what is damaged of a slide; return what that was."""
+    """Rebuild the damaged parts of a slide; return a list of them."""
     from comir_search.slides import open_slide
 
     damages = yield from _check_slide_steps(slide)
@@ -269,7 +254,7 @@ def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
     described = [damage for damage in damages if damage.chunk is None]
     for damage in described:
         slide.create_array(damage.part)
-    if described:  # only now can their chunks be read
+    if described:  # their chunks can only be read after this
         damages = [*described, *(yield from _check_slide_steps(slide))]
     bad: dict[str, set[Position]] = {}
     for damage in damages:
@@ -304,7 +289,7 @@ def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
 
 
 def _find_group(index: Index, groups: dict[str, SlideRecord | None], wanted: str) -> str:
-    """Return the fingerprint of the slide of a name or fingerprint."""
+    """Return the fingerprint of the slide with the wanted name or fingerprint."""
     found = [
         fingerprint
         for fingerprint, record in groups.items()
@@ -312,17 +297,17 @@ def _find_group(index: Index, groups: dict[str, SlideRecord | None], wanted: str
     ]
     if not found:
         names = ", ".join(sorted(record.name for record in groups.values() if record is not None)) or "none"
-        raise ComirSearchError(f"The index {index.path} holds no slide {wanted}; its slides are: {names}.")
+        raise ComirSearchError(f"The index {index.path} contains no slide {wanted}; its slides are: {names}.")
     if len(found) > 1:
         raise ComirSearchError(
-            f"The index {index.path} holds {len(found)} slides named {wanted}; say which by its fingerprint: "
+            f"The index {index.path} contains {len(found)} slides named {wanted}; choose one by its fingerprint: "
             f"{' or '.join(found)}."
         )
     return found[0]
 
 
 def _retire(index: Index, name: str) -> None:
-    """Take a slide out of the index: readers look for its slide.json."""
+    """Remove a slide from the index by deleting the slide.json that readers look for."""
     folder = folder_of(name)
     index.storage.write_document(f"{folder}/{REMOVED_FILE}", {"fingerprint": name})
     index.storage.delete(f"{folder}/{SLIDE_FILE}")

@@ -1,8 +1,8 @@
-"""The chunks of an index as the disk holds them: Zarr's codecs bytes, zstd and crc32c, decoded within bounds.
+"""Decode the chunks of an index (Zarr's codecs bytes, zstd and crc32c) with a memory limit.
 
-Zarr writes them. They are decoded here, because what a chunk may take is known
-before it is read, and because a chunk that is damaged must not be confused with
-one that the operating system cannot read.
+Zarr writes the chunks. They are decoded here for two reasons: the size of a chunk is
+known before it is read, and a damaged chunk must not be confused with one that the
+operating system cannot read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Codec:
 
 @dataclass(frozen=True)
 class ArrayDescription:
-    """What the ``zarr.json`` of an array says, as far as reading it depends on that."""
+    """The parts of an array's ``zarr.json`` on which reading depends."""
 
     shape: Sides
     data_type: str
@@ -67,18 +67,28 @@ class ArrayDescription:
     def find_difference(
         self, shape: tuple[int, ...], chunk_shape: tuple[int, ...], dtype: str, fill: bool | int
     ) -> str:
-        """Return what differs from an array as it is written, empty where nothing does."""
+        """Return how this description differs from that of an index array, "" if it does not.
+
+        Parameters
+        ----------
+        shape, chunk_shape : tuple of int
+            Shapes of the array and of its chunks.
+        dtype : str
+            NumPy name of the data type.
+        fill : bool or int
+            Value of chunks that are not stored.
+        """
         if self.shape != shape or self.chunk_grid.configuration.chunk_shape != chunk_shape:
-            return "another shape than slide.json says"
+            return "its shape differs from that in slide.json"
         if self.data_type != dtype or self.fill_value != fill:
-            return "another type than an index has"
+            return "its data type is not that of an index"
         if tuple(codec.name for codec in self.codecs) != CODECS or self.storage_transformers:
-            return "another compression than an index has"
+            return "its compression is not that of an index"
         return ""
 
 
 def max_bytes_of(shape: tuple[int, ...], dtype: str) -> int:
-    """Return the largest number of bytes that a chunk of that shape can take on the disk."""
+    """Return the largest possible size on the disk of a chunk with this shape, in bytes."""
     raw = math.prod(shape) * np.dtype(dtype).itemsize
     return raw + raw // 128 + 1024
 
@@ -89,9 +99,9 @@ def decode_chunk(content: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[
     Parameters
     ----------
     content : bytes
-        The file.
+        Content of the file.
     shape : tuple of int
-        Of the whole chunk, also at the array's border.
+        Shape of the whole chunk, also at the array's border.
     dtype : {"bool", "uint8", "uint16"}
 
     Returns
@@ -101,10 +111,10 @@ def decode_chunk(content: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[
     Raises
     ------
     ValueError
-        If it is not what was written. No more memory is taken than the shape needs.
+        If the chunk is damaged. Decoding never takes more memory than the shape needs.
     """
     if len(content) > max_bytes_of(shape, dtype):
-        raise ValueError("larger than a chunk can be")
+        raise ValueError("it is larger than a chunk can be")
     packed, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
     if crc32c(packed).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
         raise ValueError("checksum")
@@ -114,5 +124,5 @@ def decode_chunk(content: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[
     try:
         zstd.decompress(packed, raw)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"cannot be decompressed: {error}") from None
+        raise ValueError(f"it cannot be decompressed: {error}") from None
     return values.astype(bool) if dtype == "bool" else values.astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""The Zarr store of an index in a folder: Zarr's own, that writes and deletes nothing behind links."""
+"""The Zarr store of an index in a folder. It writes and deletes nothing behind links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class GuardedStore(LocalStore):
-    """A `LocalStore` whose every key is resolved by `resolve_below` before it is written or deleted."""
+    """A `LocalStore` that checks every key with `resolve_below` before it writes or deletes."""
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a file; see `LocalStore`."""
@@ -21,7 +21,7 @@ class GuardedStore(LocalStore):
         await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write a file that is not there; see `LocalStore`."""
+        """Write a file unless it exists; see `LocalStore`."""
         resolve_below(self.root, key)
         await super().set_if_not_exists(key, value)
 
@@ -41,7 +41,7 @@ class GuardedStore(LocalStore):
         super().delete_sync(key)
 
     async def delete_dir(self, prefix: str) -> None:
-        """Refuse: what of an index may be deleted is decided file by file."""
+        """Refuse: files of an index are only deleted one by one."""
         raise NotImplementedError(f"{prefix}: folders of an index are not deleted as a whole")
 
     async def clear(self) -> None:

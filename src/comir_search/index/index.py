@@ -1,18 +1,18 @@
-"""The index: a folder that holds a model and, for every slide, its CoMIR and word map.
+"""The index: a folder with a model and, for every slide, its CoMIR and word map.
 
     index.json          format version, model, modality, layout
     model.safetensors   a copy of the model
-    writer.lock         who writes now
-    slides/NAME         a Zarr v3 group per slide, named by its fingerprint (or its identity, where another
+    writer.lock         the process that writes now
+    slides/NAME         a Zarr v3 group per slide, named by its fingerprint (or its identity, if another
                         slide has that fingerprint)
-        comir/0 ... 3   CoMIR at 8 bits: CoMIR pixels and area means of 2, 4 and 8
+        comir/0 ... 3   CoMIR at 8 bits: CoMIR pixels, and means over 2 x 2, 4 x 4 and 8 x 8 of them
         words           word map
         tissue          tissue mask
-        progress.json   what is finished, for an interrupted run
+        progress.json   the finished parts, for an interrupted run
         slide.json      written last: a slide without it is not in the index
 
-Chunks carry checksums and documents a digest, glass chunks are absent, and
-everything is written append-only, so readers need no lock.
+Chunks have checksums, JSON files have a digest, and chunks of empty glass are not
+stored. Everything is written append-only, so readers need no lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from comir_search.compute.cache import DEFAULT_CACHE_BYTES, ChunkCache
+from comir_search.compute.cache import DEFAULT_CACHE_BYTES, ArrayCache
 from comir_search.documents import BadDocument
 from comir_search.errors import ComirSearchError
 from comir_search.index.indexed_slide import DamagedChunk, IndexedSlide
@@ -53,7 +53,7 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=64)]
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What index.json holds.
+    """Content of index.json.
 
     Parameters
     ----------
@@ -83,10 +83,10 @@ class Index:
     path : Path or str
         Its folder, or its fsspec URL.
     modality : str
-        The side of the model that is indexed.
+        Modality of the slides.
     layout : Layout
-        How arrays are cut.
-    cache : ChunkCache
+        How arrays are divided into chunks.
+    cache : ArrayCache
         Decoded chunks of all slides.
     damaged : dict of str to str
         Name and reason of each slide that is left out because its slide.json is damaged.
@@ -104,7 +104,7 @@ class Index:
         self.modality = header.modality
         self.layout = header.layout
         self.model_fingerprint = header.model
-        self.cache = ChunkCache(cache_bytes)
+        self.cache = ArrayCache(cache_bytes)
         self._device = device
         self._model: Model | None = None
         self._slides: dict[str, IndexedSlide] = {}
@@ -126,21 +126,21 @@ class Index:
         Parameters
         ----------
         path : path or str
-            Folder, made if needed, or fsspec URL.
+            Folder, created if needed, or fsspec URL.
         model : Model
             It is copied into the index.
         modality : str
-            The side that will be indexed.
+            Modality of the slides to index.
         region_px : int
-            Side of the regions that are embedded at a time, model pixels.
+            Side of a region (embedded in one step), model pixels.
         cache_bytes : int
-            Bound on the decoded chunks that are kept.
+            Limit of the cache of decoded chunks.
 
         Raises
         ------
         ComirSearchError
-            If there is an index already, or files of somebody else where an index keeps its own, the
-            model lacks that side or a vocabulary, or the folder cannot be written.
+            If there is an index already, other files have the names that an index uses, the model
+            lacks that modality or a vocabulary, or the folder cannot be written.
         """
         storage = Storage(path)
         layout = layout_for(model, modality, region_px)
@@ -169,9 +169,9 @@ class Index:
         path : path or str
             Folder or fsspec URL.
         device : {"auto", "cpu", "cuda"}
-            Where its model will run.
+            Device of its model.
         cache_bytes : int
-            Bound on the decoded chunks that are kept.
+            Limit of the cache of decoded chunks.
 
         Raises
         ------
@@ -185,7 +185,7 @@ class Index:
 
     @property
     def model(self) -> Model:
-        """The model in the index, loaded when it is first needed."""
+        """The model in the index, loaded on first use."""
         with self._lock:
             if self._model is None:
                 self._model = self._load_model()
@@ -197,9 +197,9 @@ class Index:
         return sorted(self._slides.values(), key=lambda slide: (slide.name, slide.fingerprint))
 
     def refresh(self) -> None:
-        """Look again which slides are complete, and which are damaged.
+        """Update the lists of complete and damaged slides.
 
-        A slide that is there already stays the same object.
+        A slide that is already listed stays the same object.
 
         Raises
         ------
@@ -222,7 +222,7 @@ class Index:
         self._slides, self.damaged = slides, damaged
 
     def read_record(self, name: str) -> SlideRecord | None:
-        """Return what the index remembers of a complete slide, None where it is not there or not complete.
+        """Return the record of a complete slide, None if the slide is missing or incomplete.
 
         Parameters
         ----------
@@ -232,9 +232,9 @@ class Index:
         Raises
         ------
         BadDocument
-            If it is damaged.
+            If the record is damaged.
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         file = f"{folder_of(name)}/{SLIDE_FILE}"
         advice = f"run `comir-search repair --index {self.path}`"
@@ -242,7 +242,7 @@ class Index:
         if record is None:
             return None
         if record.fingerprint != name:
-            raise BadDocument(f"{self.path}/{file}", "it is that of another slide", advice)
+            raise BadDocument(f"{self.path}/{file}", "it belongs to another slide", advice)
         try:
             record.grid(self.layout)
         except ValueError as error:
@@ -250,12 +250,12 @@ class Index:
         return record
 
     def find_record(self, name: str) -> SlideRecord | None:
-        """Return what is known of a slide, complete or not, from what is not damaged; None where that is nothing.
+        """Return the record of a slide, complete or not, from any undamaged file; None if there is none.
 
         Raises
         ------
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         with suppress(BadDocument):
             if (record := self.read_record(name)) is not None:
@@ -264,19 +264,19 @@ class Index:
         return None if progress is None else progress.target.record
 
     def read_progress(self, name: str) -> SlideProgress | None:
-        """Return how far an indexing of a slide that is not complete has come; None where nothing is known."""
+        """Return the progress of an incomplete slide; None if there is none."""
         return SlideProgress.read(self.storage, name, self.slide_of)
 
     def write_record(self, record: SlideRecord) -> None:
-        """Remember a slide as complete, or what is known of it now."""
+        """Write the record of a complete slide, or update it."""
         self.storage.write_document(f"{folder_of(record.fingerprint)}/{SLIDE_FILE}", record.to_dict())
 
     def slide_of(self, record: SlideRecord) -> IndexedSlide:
-        """Return the arrays of a slide, complete or not; ValueError where record and layout do not fit."""
+        """Return the arrays of a slide, complete or not; ValueError if record and layout do not match."""
         return IndexedSlide(self.storage, self.layout, record, self.cache)
 
     def slide(self, fingerprint: str) -> IndexedSlide:
-        """Return the complete slide of that fingerprint.
+        """Return the complete slide with this fingerprint.
 
         Raises
         ------
@@ -284,16 +284,16 @@ class Index:
             If it is not in the index.
         """
         if fingerprint not in self._slides:
-            raise ComirSearchError(f"The index {self.path} holds no slide {fingerprint}; index it first.")
+            raise ComirSearchError(f"The index {self.path} contains no slide {fingerprint}; index it first.")
         return self._slides[fingerprint]
 
     def find(self, slide: Slide) -> IndexedSlide | None:
-        """Return the complete slide that a file is: by identity where both are known, else by fingerprint."""
+        """Return the indexed slide of a file, None if there is none: by identity if known, else by fingerprint."""
         held = [each for each in self._slides.values() if each.record.is_of(slide)]
         return min(held, key=lambda each: each.record.identity == "", default=None)
 
     def remove(self, fingerprint: str) -> None:
-        """Take a slide out of the index; `compact` gives its space back.
+        """Remove a slide from the index; `compact` frees its space.
 
         Raises
         ------
@@ -307,14 +307,14 @@ class Index:
         self.refresh()
 
     def renew_model(self, model: Model) -> None:
-        """Put a model into the index that differs from its own in nothing that is stored, as in calibration.
+        """Replace the index's model by one that gives the same stored data, such as a new calibration.
 
-        The caller holds the writer's lock.
+        The caller must hold the writer's lock.
 
         Raises
         ------
         ComirSearchError
-            If the slides would have to be embedded, or given words, again.
+            If the slides' embeddings or words would differ.
         """
         if model.words_fingerprint != self.model_fingerprint:
             raise ComirSearchError(f"The index {self.path} was made with another model.")
@@ -327,7 +327,7 @@ class Index:
 
         if not self.storage.exists(MODEL_FILE):
             self.storage.check_reachable()
-            raise ComirSearchError(f"{self.path} lacks its {MODEL_FILE}; copy it there again.")
+            raise ComirSearchError(f"{self.path} has lost its {MODEL_FILE}; copy the model there again.")
         if self.storage.folder is not None:
             model = load_model(self.storage.folder / MODEL_FILE, self._device)
         else:
@@ -337,34 +337,34 @@ class Index:
                 model = load_model(copy, self._device)
         if model.words_fingerprint != self.model_fingerprint:
             raise ComirSearchError(
-                f"The {MODEL_FILE} in {self.path} is not the one that the index was made with; put that one "
+                f"The {MODEL_FILE} in {self.path} is not the one with which the index was made; put that one "
                 "back, or make a new index."
             )
         if layout_for(model, self.modality, self.layout.region_px) != self.layout:
             raise ComirSearchError(
-                f"{self.path}/{INDEX_FILE} does not fit the model of the index; restore it from a copy, or make a "
+                f"{self.path}/{INDEX_FILE} does not match the model of the index; restore it from a copy, or make a "
                 "new index in another folder."
             )
         return model
 
 
 def check_new_place(storage: Storage, model: Model) -> None:
-    """Make sure that a new index can be made without touching what is somebody else's.
+    """Check that a new index would not overwrite other files.
 
     Parameters
     ----------
     storage : Storage
     model : Model
-        The index's: what a run that was killed left of its file is no obstacle.
+        The index's model. A partial copy of it from a killed run is accepted.
 
     Raises
     ------
     ComirSearchError
-        If there is an index, or something under a name that an index needs.
+        If there is an index, or another file has a name that an index uses.
     """
     if storage.exists(INDEX_FILE):
         raise ComirSearchError(
-            f"{storage.location} already holds an index; open it, or choose another folder."
+            f"{storage.location} already contains an index; open it, or choose another folder."
         )
     check_place(storage)
     for name in (INDEX_FILE, MODEL_FILE):
@@ -372,13 +372,13 @@ def check_new_place(storage: Storage, model: Model) -> None:
     held = storage.read(MODEL_FILE)
     if held is not None and held != _content_of(model):
         raise ForeignFiles(
-            f"{storage.location} holds a {MODEL_FILE} but no {INDEX_FILE}, and an index keeps its own model under that "
-            "name; move that file elsewhere, or choose another folder with --index."
+            f"{storage.location} contains a {MODEL_FILE} but no {INDEX_FILE}, and an index would store its own model "
+            "under that name; move that file elsewhere, or choose another folder with --index."
         )
 
 
 def _content_of(model: Model) -> bytes:
-    """Return a model as a file holds it."""
+    """Return the content of a model's file."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / MODEL_FILE
         model.save(copy)
@@ -397,9 +397,9 @@ def _read_header(storage: Storage) -> IndexHeader:
     advice = "restore it from a copy, or make a new index in another folder"
     values = storage.read_values(INDEX_FILE, advice)
     if values is None:
-        raise ComirSearchError(f"{path} holds no index; make one with `comir-search index`.")
+        raise ComirSearchError(f"{path} contains no index; make one with `comir-search index`.")
     if values.get("format") != FORMAT:
-        raise ComirSearchError(f"{path} holds an {INDEX_FILE} of another program; choose another folder.")
+        raise ComirSearchError(f"{path} contains an {INDEX_FILE} of another program; choose another folder.")
     version = values.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ComirSearchError(
@@ -412,19 +412,27 @@ def _read_header(storage: Storage) -> IndexHeader:
 
 
 def layout_for(model: Model, modality: str, region_px: int = REGION_PX) -> Layout:
-    """Return how a model's index is cut.
+    """Return how the arrays of a model's index are divided.
+
+    Parameters
+    ----------
+    model : Model
+    modality : str
+        Modality of the slides.
+    region_px : int
+        Side of a region, model pixels.
 
     Raises
     ------
     ComirSearchError
-        If the model lacks that side or a vocabulary.
+        If the model lacks that modality or a vocabulary.
     """
     model.modality(modality)
     vocabulary = model.vocabulary
     if vocabulary is None:
         raise ComirSearchError(
-            "The model has no vocabulary (imported ones have none): it can embed and be evaluated, but to index "
-            "slides train a model with comir-search train."
+            "The model has no vocabulary (imported models have none): it can embed images and be evaluated, but not "
+            "index slides; for that, train a model with comir-search train."
         )
     return Layout(
         model_pixel_size_um=model.pixel_size_um,
@@ -438,18 +446,18 @@ def layout_for(model: Model, modality: str, region_px: int = REGION_PX) -> Layou
 
 
 def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
-    """Find the file of an indexed slide, wherever it has moved.
+    """Find the file of an indexed slide, also after it was moved.
 
     Parameters
     ----------
     slide : IndexedSlide
     folders : iterable of path
-        Where else to look, subfolders included.
+        Other folders to search, with their subfolders.
 
     Returns
     -------
     Path
-        A file that is this slide, by its identity or, in older indexes, its fingerprint.
+        A file with the slide's identity or, in older indexes, its fingerprint.
 
     Raises
     ------
@@ -469,13 +477,13 @@ def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
         if is_it(path):
             return path
     looked = [Path(folder) for folder in folders]
-    found = find_slides(looked, [])  # what cannot be read, or is not there, holds up nothing
-    # The same name is the likeliest; opening every slide of a folder takes longest.
+    found = find_slides(looked, [])  # missing and unreadable files are skipped
+    # Files of the same name first, since opening every slide of a folder takes long.
     for path in sorted(found, key=lambda path: path.name != slide.name):
         if is_it(path):
             return path
     where = "".join(f", nor in {folder}" for folder in looked)
     raise ComirSearchError(
-        f"{slide.name} is not where it was indexed ({slide.record.absolute_path}){where}; "
-        "index it again from its new place."
+        f"{slide.name} was not found where it was indexed ({slide.record.absolute_path}){where}; "
+        "index it again from its new folder."
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comir_search.compute.cache import ChunkCache
+from comir_search.compute.cache import ArrayCache
 from comir_search.documents import BadDocument, decode
 from comir_search.errors import ComirSearchError
 from comir_search.files import cannot_write, writing
@@ -28,25 +28,24 @@ if TYPE_CHECKING:
 _DTYPES = {"tissue": ("bool", False), "words": ("uint16", NO_WORD)}
 _MAX_DESCRIPTION_BYTES = 1 << 16
 _keys = itertools.count()
-_opening = Lock()  # zarr's settings are the process's
+_opening = Lock()  # zarr's settings belong to the whole process
 
 
 class DamagedChunk(ComirSearchError):
-    """A chunk that is missing, or is not what was written.
+    """A chunk is missing or damaged.
 
     Parameters
     ----------
     slide, fingerprint : str
-        The slide's name, which another may have too, and its fingerprint.
+        The slide's name (not always unique) and its fingerprint.
     array : str
         Array ("comir/0", "words", ...).
     chunk : (int, int) or None
-        Row and column of the chunk; None where the array's description is
-        damaged.
+        Row and column of the chunk; None if the array's description is damaged.
     problem : str
-        What is wrong.
+        What is wrong with it.
     location : str
-        The index.
+        Folder or URL of the index.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class DamagedChunk(ComirSearchError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are pickled by their message alone, and this one is made of more.
+        # By default only the message would be pickled, but this exception has more arguments.
         parts = self.slide, self.fingerprint, self.array, self.chunk, self.problem
         return _damaged_again, (self.args[0], parts)
 
@@ -81,8 +80,8 @@ def _damaged_again(message: str, parts: tuple[str, str, str, tuple[int, int] | N
 class IndexedSlide:
     """A slide in an index, with its CoMIR, word map and tissue mask.
 
-    Nothing is read before it is asked for, and decoded chunks go through a
-    bounded cache that the whole index shares. Reading is safe from threads.
+    Data are read on demand. Decoded chunks are kept in a bounded cache that the whole
+    index shares. Several threads may read at once.
 
     Attributes
     ----------
@@ -95,10 +94,10 @@ class IndexedSlide:
     intensity : dict
         `Intensity.to_dict()`.
     word_counts : ndarray or None
-        What `count_words` returned, here or in another process; None before.
+        Result of `count_words`, here or in another process; None before.
     """
 
-    def __init__(self, storage: Storage, layout: Layout, record: SlideRecord, cache: ChunkCache) -> None:
+    def __init__(self, storage: Storage, layout: Layout, record: SlideRecord, cache: ArrayCache) -> None:
         self.record = record
         self.layout = layout
         self.grid = record.grid(layout)
@@ -118,7 +117,7 @@ class IndexedSlide:
 
     @property
     def fingerprint(self) -> str:
-        """Hash that knows the slide again after a move."""
+        """Hash that recognises the slide after a move."""
         return self.record.fingerprint
 
     @property
@@ -177,9 +176,9 @@ class IndexedSlide:
 
     @property
     def path(self) -> Path:
-        """Where the slide should be: beside the index if it is there, else where it was.
+        """Expected path of the slide: relative to the index if it exists there, else where it was.
 
-        `find_slide` looks further and checks that it is the same slide.
+        `find_slide` also searches other folders and checks that it is the same slide.
         """
         folder, relative = self._storage.folder, self.record.relative_path
         if folder is not None and relative is not None and (folder / relative).exists():
@@ -194,27 +193,27 @@ class IndexedSlide:
         level : int
             0 (CoMIR pixels) to 3 (area means of 8 x 8 of them).
         x, y, width, height : int
-            Pixels of that level; may reach beyond the slide.
+            Pixels of that level; may extend beyond the slide.
 
         Returns
         -------
         ndarray of uint8 (channels, height, width)
-            Coded values; 128, the code of zero, on glass and outside.
+            Coded values. Glass and the area outside the slide are 128, the code of zero.
 
         Raises
         ------
         DamagedChunk
-            If a chunk is missing or is not what was written.
+            If a chunk is missing or damaged.
         """
         return self._read(comir_array(level), x, y, width, height)
 
     def read_words(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint16]:
-        """Read a part of the word map; 65535 where there is no word.
+        """Read a part of the word map. Points without a word are 65535.
 
         Parameters
         ----------
         x, y, width, height : int
-            Points of the word map; may reach beyond the slide.
+            Points of the word map; may extend beyond the slide.
 
         Returns
         -------
@@ -223,12 +222,12 @@ class IndexedSlide:
         return self._read("words", x, y, width, height)
 
     def count_words(self, n_words: int) -> NDArray[np.int64]:
-        """Return how often each word occurs on the slide; counted once while it is open.
+        """Return how often each word occurs on the slide. Words are counted only once.
 
         Parameters
         ----------
         n_words : int
-            Words of each block size.
+            Number of words of each block size.
 
         Returns
         -------
@@ -239,21 +238,21 @@ class IndexedSlide:
             counts = np.zeros((self.words_shape[0], n_words + 1), np.int64)
             for chunk in self.grid.chunks("words"):
                 for total, words in zip(counts, self._cached("words", chunk), strict=True):
-                    # Whatever is no word counts as the number after the last one.
+                    # Any other value counts as one more word, which is dropped below.
                     total += np.bincount(np.minimum(words, n_words).ravel(), minlength=n_words + 1)
             counts.setflags(write=False)
             self.word_counts = counts[:, :n_words]
         return self.word_counts
 
     def read_chunk(self, array: str, chunk: tuple[int, int]) -> NDArray[Any]:
-        """Read one written chunk from the disk, past the cache.
+        """Read one stored chunk from the disk, without the cache.
 
         Raises
         ------
         DamagedChunk
-            If it is missing or is not what was written.
+            If the chunk is missing or damaged.
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         self.check_array(array)
         file, shape, dtype = self.chunk_file(array, chunk), self._chunk_shape(array), _dtype(array)
@@ -275,9 +274,9 @@ class IndexedSlide:
         Raises
         ------
         DamagedChunk
-            If it is missing or is not the one that was written.
+            If the description is missing or damaged.
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         if array in self._checked:
             return
@@ -298,12 +297,12 @@ class IndexedSlide:
         self._checked.add(array)
 
     def chunk_file(self, array: str, chunk: tuple[int, int]) -> str:
-        """Return the name, within the index, of the file that holds a chunk."""
+        """Return the name of a chunk's file, relative to the index."""
         lead = "" if array == "tissue" else "0/"
         return f"{self.folder}/{array}/c/{lead}{chunk[0]}/{chunk[1]}"
 
     def create(self) -> None:
-        """Write the descriptions of all arrays; chunks that are there stay."""
+        """Write the descriptions of all arrays; existing chunks stay."""
         import zarr
 
         with writing(f"{self._storage.location}/{self.folder}"):
@@ -313,7 +312,7 @@ class IndexedSlide:
             self.create_array(array)
 
     def create_array(self, array: str) -> None:
-        """Write the description of one array; chunks that are there stay."""
+        """Write the description of one array; existing chunks stay."""
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -336,13 +335,13 @@ class IndexedSlide:
             self._checked.discard(array)
 
     def write_chunks(self, array: str, chunks: Iterable[tuple[tuple[int, int], NDArray[Any]]]) -> None:
-        """Write chunks, and wait until the disk holds them.
+        """Write chunks, and wait until they are on the disk.
 
         Parameters
         ----------
         array : str
         chunks : iterable of ((row, column), ndarray)
-            Whole chunks; what lies beyond the array's border is cut off.
+            Whole chunks; parts beyond the array's border are cut off.
         """
         target = self._array(array)
         side = self.grid.chunk_side(array)
@@ -388,13 +387,13 @@ class IndexedSlide:
         return (*self.grid.shape(array)[:-2], side, side)
 
     def _array(self, array: str) -> zarr.Array[Any]:
-        """Return an array to write to."""
+        """Return an array opened for writing."""
         import zarr
 
         with self._lock:
             if array not in self._arrays:
                 self.check_array(array)
-                # Taken in on opening: a chunk that is all zero point must be written, or it looks lost.
+                # Zarr reads this setting on opening. Empty chunks must be written, or they would look lost.
                 with (
                     writing(f"{self._storage.location}/{self.folder}/{array}"),
                     _opening,

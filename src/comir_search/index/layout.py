@@ -1,8 +1,8 @@
-"""How the arrays of an index are cut into regions, blocks and chunks.
+"""How the arrays of an index are divided into regions, blocks and chunks.
 
-A slide is embedded region by region and finished block by block. Everything is
-counted from the slide's top-left corner: regions, blocks and chunks of all
-arrays nest, so two tasks never write to the same chunk.
+A slide is embedded region by region and finished block by block. All are counted from
+the slide's top-left corner and nest in each other, so two tasks never write to the
+same chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ N_LEVELS = 4
 ZERO_POINT = 128
 NO_WORD = 65535
 MAX_REGION_PX = 4096
-# The largest slide, in model pixels: at 2 um a square of 26 cm. It bounds what the tissue mask takes.
+# The largest slide, in model pixels: at 2 um a square of 26 cm. It limits the memory of the tissue mask.
 MAX_AREA_PX = 2**34
 
 BoolGrid = NDArray[np.bool_]
@@ -33,26 +33,26 @@ Shape = tuple[int, ...]
 
 
 def comir_array(level: int) -> str:
-    """Return the name of the array that holds a CoMIR level."""
+    """Return the name of the array of a CoMIR level."""
     return f"comir/{level}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is the same for all slides of an index.
+    """Sizes that are the same for all slides of an index.
 
     Parameters
     ----------
     model_pixel_size_um : float
-        Pixel size at which the networks work; model pixels are counted on the
-        grid whose (0, 0) corner is the slide's corner.
+        Pixel size at which the networks work. The grid of model pixels starts at
+        the slide's corner.
     stride : int
         Model pixels per CoMIR pixel.
     comir_channels : int
     word_step_px : int
         CoMIR pixels per point of the word map.
     word_halo_px : int
-        CoMIR pixels around a block that its words depend on.
+        CoMIR pixels around a block on which its words depend.
     word_maps : int
         Words per point: one for each block size.
     region_px : int
@@ -77,7 +77,7 @@ class Layout:
             and self.word_halo_px % self.word_step_px == 0
         )
         if not fits:
-            raise ValueError("regions, chunks and words of these sizes do not fit into each other")
+            raise ValueError("regions, chunks and word steps of these sizes do not fit into each other")
 
     @property
     def chunk_px(self) -> int:
@@ -101,12 +101,12 @@ class Layout:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Names of all arrays of a slide, each after those it is made from."""
+        """Names of all arrays of a slide, each after those from which it is computed."""
         return ("tissue", *(comir_array(level) for level in range(N_LEVELS)), "words")
 
     @property
     def derived_arrays(self) -> tuple[str, ...]:
-        """Names of the arrays that are made from the finest CoMIR."""
+        """Names of the arrays that are computed from the finest CoMIR."""
         return self.arrays[2:]
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class SlideGrid:
-    """One slide cut by a layout.
+    """One slide divided by a layout.
 
     Parameters
     ----------
@@ -124,8 +124,8 @@ class SlideGrid:
     height_px, width_px : int
         Size of the slide in model pixels.
     stored : ndarray of bool (rows, columns)
-        Which chunks of the finest CoMIR level hold tissue; the others are
-        glass and never written.
+        Which chunks of the finest CoMIR level contain tissue; the others are
+        glass and are never written.
     """
 
     layout: Layout
@@ -157,7 +157,7 @@ class SlideGrid:
         return max(1, min(self.layout.block_px // self._step(array), CHUNK_PX))
 
     def chunk_grid(self, array: str) -> BoolGrid:
-        """Return which chunks of an array are written, bool (rows, columns)."""
+        """Return which chunks of an array are stored, bool (rows, columns)."""
         rows, columns = (_ceil(side, self.chunk_side(array)) for side in self.shape(array)[-2:])
         if array == "tissue":
             return np.ones((rows, columns), bool)
@@ -165,40 +165,40 @@ class SlideGrid:
         return reduce_any(self.stored, span)[:rows, :columns]
 
     def chunks(self, array: str) -> list[tuple[int, int]]:
-        """Return (row, column) of the chunks of an array that are written, in reading order."""
+        """Return (row, column) of the stored chunks of an array, in reading order."""
         return [(int(row), int(column)) for row, column in np.argwhere(self.chunk_grid(array))]
 
     def regions(self) -> list[tuple[int, int]]:
-        """Return (row, column) of the regions that hold tissue, in reading order."""
+        """Return (row, column) of the regions with tissue, in reading order."""
         grid = reduce_any(self.stored, self.layout.region_chunks)
         return [(int(row), int(column)) for row, column in np.argwhere(grid)]
 
     def region_chunks(self, region: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return (row, column) of a region's chunks that hold tissue."""
+        """Return (row, column) of a region's chunks with tissue."""
         side = self.layout.region_chunks
         row, column = region[0] * side, region[1] * side
         inside = np.argwhere(self.stored[row : row + side, column : column + side])
         return [(row + int(down), column + int(right)) for down, right in inside]
 
     def blocks(self) -> list[tuple[int, int]]:
-        """Return (row, column) of the blocks that hold tissue, in reading order."""
+        """Return (row, column) of the blocks with tissue, in reading order."""
         grid = reduce_any(self.stored, self.layout.block_px // self.layout.chunk_px)
         return [(int(row), int(column)) for row, column in np.argwhere(grid)]
 
     def block_chunks(self, array: str, block: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return (row, column) of the written chunks of an array, not the tissue mask, that a block holds."""
+        """Return (row, column) of the stored chunks of an array (not the tissue mask) within a block."""
         side = self.layout.block_px // self._step(array) // self.chunk_side(array)
         row, column = block[0] * side, block[1] * side
         inside = np.argwhere(self.chunk_grid(array)[row : row + side, column : column + side])
         return [(row + int(down), column + int(right)) for down, right in inside]
 
     def block_of(self, array: str, chunk: tuple[int, int]) -> tuple[int, int]:
-        """Return the block that holds a chunk of a derived array."""
+        """Return the block that contains a chunk of a derived array."""
         side = self.layout.block_px // self._step(array) // self.chunk_side(array)
         return chunk[0] // side, chunk[1] // side
 
     def region_of(self, chunk: tuple[int, int]) -> tuple[int, int]:
-        """Return the region that holds a chunk of the finest CoMIR level."""
+        """Return the region that contains a chunk of the finest CoMIR level."""
         return chunk[0] // self.layout.region_chunks, chunk[1] // self.layout.region_chunks
 
     def _step(self, array: str) -> int:
@@ -209,8 +209,21 @@ class SlideGrid:
 def tissue_chunks(layout: Layout, height_px: int, width_px: int, tissue: BoolGrid, margin: int) -> BoolGrid:
     """Return which chunks of the finest CoMIR level lie within `margin` tissue pixels of tissue.
 
-    The margin keeps the edge between CoMIR and untouched glass away from what
-    is searched.
+    The margin keeps the edge of the stored CoMIR away from the tissue that is searched.
+
+    Parameters
+    ----------
+    layout : Layout
+    height_px, width_px : int
+        Size of the slide in model pixels.
+    tissue : ndarray of bool (rows, columns)
+        The tissue mask.
+    margin : int
+        Width of the margin, pixels of the tissue mask.
+
+    Returns
+    -------
+    ndarray of bool (chunk rows, chunk columns)
     """
     from scipy.ndimage import maximum_filter
 
@@ -221,7 +234,7 @@ def tissue_chunks(layout: Layout, height_px: int, width_px: int, tissue: BoolGri
 
 
 def reduce_any(grid: BoolGrid, span: int) -> BoolGrid:
-    """Return which span x span cells of a grid hold a true value; the last ones may be cut."""
+    """Return which cells of span x span values contain a true value; the last cells may be smaller."""
     rows, columns = grid.shape
     padded = np.zeros((_ceil(rows, span) * span, _ceil(columns, span) * span), bool)
     padded[:rows, :columns] = grid

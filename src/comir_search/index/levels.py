@@ -1,4 +1,4 @@
-"""CoMIRs of any pyramid level: those coarser than the index stores are made of its coarsest."""
+"""Read CoMIRs at any pyramid level; levels coarser than the stored ones are computed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_level(
     level : int
         0 or more: pixels are area means of ``2 ** level`` CoMIR pixels squared.
     x, y, width, height : int
-        Pixels of that level; may reach beyond the slide.
+        Pixels of that level; may extend beyond the slide.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""The folders of an index that hold a slide each: which are ours, and what of them may be deleted.
+"""The slide folders of an index: which ones this program made, and which files it may delete.
 
-A folder below ``slides`` is ours where its name is 32 hex digits and a document in
-it, that this program wrote, names the same digits. Within it, files are deleted
-one by one, by the exact names that this program and Zarr give them: whatever else
-lies there, or behind a link, stays.
+A folder below ``slides`` is ours if its name is 32 hex digits and a JSON file of this
+program in it contains the same digits. Files in it are deleted one by one, by the
+exact names that this program and Zarr give them. All other files stay, and so does
+everything behind a link.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ARRAY = r"(?:tissue|words|comir/\d)"
 _FILES = re.compile(
     rf"(?:slide|progress|removed)\.json|(?:(?:comir|{_ARRAY})/)?zarr\.json|{_ARRAY}/c(?:/\d+){{2,3}}"
 )
-# What a writer that was killed leaves: ours, of this version and of older ones, and Zarr's.
+# Temporary files of killed runs: ours, of this and older versions, and Zarr's.
 _TEMPORARY = re.compile(
     r"\.(?:slide|progress|removed)\.(?:comir-)?[0-9a-f]{8}\.part\.json"
     rf"|(?:(?:comir|{_ARRAY})/)?zarr\.[0-9a-f]{{32}}\.partial"
@@ -42,7 +42,7 @@ class _Begun:
 
 
 class ForeignFiles(ComirSearchError):
-    """Where an index keeps its own data, there is something that this program did not write."""
+    """A file or folder that this program did not write has a name that an index uses."""
 
 
 def folder_of(name: str) -> str:
@@ -51,7 +51,7 @@ def folder_of(name: str) -> str:
     Raises
     ------
     ForeignFiles
-        If that is no name of a slide.
+        If it is not the name of a slide.
     """
     if not is_group_name(name):
         raise ForeignFiles(f"{name!r} is not the name of a slide in an index: that is 32 hex digits.")
@@ -59,37 +59,37 @@ def folder_of(name: str) -> str:
 
 
 def is_group_name(name: str) -> bool:
-    """Whether a folder of that name may be a slide's."""
+    """Whether a folder of this name may belong to a slide."""
     return _GROUP.fullmatch(name) is not None
 
 
 def group_names(storage: Storage) -> list[str]:
-    """Return the names of the folders that may be slides', sorted."""
+    """Return the names of the folders that may belong to slides, sorted."""
     return [name for name in storage.folders(SLIDES) if is_group_name(name)]
 
 
 def is_recorded(storage: Storage, name: str) -> bool:
-    """Whether this program made a slide's folder: a document in it says so."""
+    """Whether a JSON file in a slide's folder shows that this program made it."""
     return any(_named_in(storage, name, file) == name for file in (SLIDE_FILE, REMOVED_FILE, PROGRESS_FILE))
 
 
 def check_place(storage: Storage) -> None:
-    """Make sure that a new index would lie in nothing of somebody else's.
+    """Check that a new index would not use a folder with other files.
 
     Raises
     ------
     ForeignFiles
-        If its folder for slides is taken.
+        If its folder for slides exists already.
     """
     for name in storage.entries(SLIDES) if storage.is_own(SLIDES) else [SLIDES]:
         if is_group_name(name) and is_recorded(storage, name):
             raise ForeignFiles(
-                f"{storage.location} holds slides of an index but no index.json, so it is not known what they were "
-                "made with; restore it from a copy, or choose another folder."
+                f"{storage.location} contains slides of an index but no index.json, which says how they were made; "
+                "restore index.json from a copy, or choose another folder."
             )
         if name != "zarr.json":
             raise ForeignFiles(
-                f"{storage.location}/{SLIDES} is there already and is not of an index ({name}), but an index keeps its "
+                f"{storage.location}/{SLIDES} exists and does not belong to an index ({name}), but an index stores its "
                 "own data under that name; choose another folder with --index."
             )
     if storage.exists(SLIDES):
@@ -97,12 +97,12 @@ def check_place(storage: Storage) -> None:
 
 
 def check_group(storage: Storage, name: str) -> None:
-    """Make sure that a slide may be written into its folder.
+    """Check that a slide may be written into its folder.
 
     Raises
     ------
     ComirSearchError
-        If the folder is somebody else's, or is a link.
+        If this program did not make the folder, or if it is a link.
     """
     folder = folder_of(name)
     storage.check_own(folder)
@@ -111,12 +111,13 @@ def check_group(storage: Storage, name: str) -> None:
     for file in storage.sizes(folder):
         if not _is_ours(file):
             raise ForeignFiles(
-                f"{storage.location}/{folder} holds a file that is not of the index ({file}); move it elsewhere."
+                f"{storage.location}/{folder} contains a file that does not belong to the index ({file}); move it "
+                "elsewhere."
             )
 
 
 def clear_group(storage: Storage, name: str, keep: str = "") -> int:
-    """Delete what this program wrote of a slide, but for one document.
+    """Delete the files that this program wrote of a slide, except one.
 
     Parameters
     ----------
@@ -124,12 +125,12 @@ def clear_group(storage: Storage, name: str, keep: str = "") -> int:
     name : str
         The slide's name in the index.
     keep : str
-        The document that stays, so that the folder is known as ours until the end.
+        The JSON file that stays; it shows that the folder is ours.
 
     Returns
     -------
     int
-        Bytes given back.
+        Bytes freed.
     """
     folder = folder_of(name)
     storage.check_own(folder)
@@ -143,12 +144,12 @@ def clear_group(storage: Storage, name: str, keep: str = "") -> int:
 
 
 def delete_group(storage: Storage, name: str) -> int:
-    """Delete what this program wrote of a slide, last the document that says so; return the bytes given back."""
+    """Delete all files that this program wrote of a slide, its JSON file last; return the bytes freed."""
     return clear_group(storage, name, REMOVED_FILE) + clear_group(storage, name)
 
 
 def delete_leftovers(storage: Storage, name: str) -> int:
-    """Delete what writers that were killed left in a slide's folder; return the bytes given back."""
+    """Delete the temporary files of killed runs in a slide's folder; return the bytes freed."""
     folder = folder_of(name)
     left = {file: size for file, size in storage.sizes(folder).items() if _TEMPORARY.fullmatch(file)}
     for file in left:
@@ -157,7 +158,7 @@ def delete_leftovers(storage: Storage, name: str) -> int:
 
 
 def delete_leftovers_beside(storage: Storage) -> int:
-    """Delete what writers that were killed left of index.json and the model; return the bytes given back."""
+    """Delete the temporary files of killed runs beside index.json; return the bytes freed."""
     freed_bytes = 0
     for name in storage.entries(""):
         if _TEMPORARY_BESIDE.fullmatch(name):
@@ -167,7 +168,7 @@ def delete_leftovers_beside(storage: Storage) -> int:
 
 
 def _named_in(storage: Storage, name: str, file: str) -> str:
-    """Return the name of a slide that a document in its folder states, empty where there is none."""
+    """Return the slide's name in a JSON file of its folder, "" if there is none."""
     path = f"{folder_of(name)}/{file}"
     with suppress(BadDocument):
         if file == PROGRESS_FILE:

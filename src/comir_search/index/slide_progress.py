@@ -1,4 +1,4 @@
-"""What is finished of a slide, kept on the disk so that another run can go on."""
+"""The finished parts of a slide, kept on the disk so that another run can continue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS: tuple[Kind, Kind] = ("regions", "blocks")
 
 @dataclass(frozen=True)
 class _Document:
-    """What progress.json holds."""
+    """Content of progress.json."""
 
     record: SlideRecord
     regions: Bits
@@ -37,7 +37,7 @@ class _Document:
 
 
 class SlideProgress:
-    """The regions and blocks of a slide, and which of them the disk holds.
+    """The regions and blocks of a slide, and which of them are finished.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ class SlideProgress:
     Attributes
     ----------
     cells : dict of str to list of (int, int)
-        All regions and all blocks that hold tissue.
+        All regions and all blocks with tissue.
     done : dict of str to set of (int, int)
-        Those that are finished.
+        The finished ones.
     """
 
     def __init__(self, storage: Storage, target: IndexedSlide) -> None:
@@ -64,7 +64,7 @@ class SlideProgress:
     def read(
         cls, storage: Storage, name: str, slide_of: Callable[[SlideRecord], IndexedSlide]
     ) -> SlideProgress | None:
-        """Return what an earlier run recorded of a slide; None where it recorded nothing of use.
+        """Return the progress that an earlier run recorded; None if there is no usable record.
 
         Parameters
         ----------
@@ -72,12 +72,12 @@ class SlideProgress:
         name : str
             The slide's name in the index.
         slide_of : callable
-            Returns the arrays of a slide, see `Index.slide_of`.
+            Returns the arrays of a slide; see `Index.slide_of`.
 
         Raises
         ------
         CannotRead
-            If the operating system does not let the record be read.
+            If the operating system cannot read the record.
         """
         try:
             document = storage.read_document(f"{folder_of(name)}/{PROGRESS_FILE}", _Document, "")
@@ -92,14 +92,14 @@ class SlideProgress:
         return progress
 
     def write(self) -> None:
-        """Put it on the disk, in place of what was there."""
+        """Write it to the disk, replacing an earlier version."""
         values: dict[str, Any] = {"record": self.target.record.to_dict()}
         for kind, cells in self.cells.items():
             values[kind] = pack_bits(np.array([cell in self.done[kind] for cell in cells], bool))
         self._storage.write_document(f"{self.target.folder}/{PROGRESS_FILE}", values)
 
     def mark(self, kind: Kind, cell: Cell) -> None:
-        """Record that the disk holds a region or block."""
+        """Record that a region or block is on the disk."""
         self.done[kind].add(cell)
         self.write()
 
@@ -108,14 +108,14 @@ class SlideProgress:
         return [cell for cell in self.cells[kind] if cell not in self.done[kind]]
 
     def check_steps(self) -> Job[None]:
-        """Read again what is recorded as finished, and take off the record what the disk does not hold.
+        """Read all parts recorded as finished, and remove those that are damaged from the record.
 
-        A machine that lost its power may have kept the record and lost a chunk.
+        After a power failure the record may be on the disk but a chunk may be lost.
 
         Raises
         ------
         DamagedChunk
-            If the tissue mask or an array's description is damaged, so that the slide has to be begun again.
+            If the tissue mask or an array's description is damaged: the slide must be indexed from the start.
         """
         grid, stage = self.target.grid, f"checking {self.target.name}"
         for array in self.target.layout.arrays:

@@ -1,4 +1,4 @@
-"""What an index remembers of a slide beside its arrays, and where it keeps it."""
+"""The record that an index keeps of each slide beside its arrays, and the names of its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Text = Annotated[str, Meta(pattern=r"^[^\0]*\Z", max_length=1 << 15)]
 
 
 class IntensityValues(TypedDict):
-    """What `Intensity.to_dict` returns."""
+    """The values of `Intensity.to_dict`."""
 
     kind: Literal["full_scale", "log_full_scale", "signal"]
     low: float
@@ -33,23 +33,23 @@ class IntensityValues(TypedDict):
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """What an index remembers of a slide beside its arrays.
+    """The record that an index keeps of a slide beside its arrays.
 
     Parameters
     ----------
     name : str
         As in `SlideInfo`.
     fingerprint : str
-        The slide's name in the index: its fingerprint, or its identity where
-        another slide of the index has the same fingerprint.
+        The slide's name in the index: its fingerprint, or its identity if another
+        slide of the index has the same fingerprint.
     relative_path : str or None
-        Where the slide was, as seen from the index.
+        Path of the slide relative to the index, at the time of indexing.
     absolute_path : str
-        Where the slide was.
+        Absolute path of the slide at the time of indexing.
     pixel_size_um : float
         Level-0 pixel size with which it was indexed.
     pixel_size_source : str
-        Where that came from.
+        Source of the pixel size.
     width_px, height_px : int
         Level-0 size.
     scaled_width_px, scaled_height_px : int
@@ -57,7 +57,7 @@ class SlideRecord:
     intensity : dict
         `Intensity.to_dict()`.
     stored : str
-        Which chunks of the finest CoMIR level hold tissue: bits in reading
+        Which chunks of the finest CoMIR level contain tissue: bits in reading
         order, as hexadecimal digits.
     identity : str
         `Slide.identity`; empty in indexes of older versions.
@@ -79,21 +79,21 @@ class SlideRecord:
 
     def __post_init__(self) -> None:
         if self.intensity["low"] >= self.intensity["high"]:
-            raise ValueError("an intensity range without extent")
+            raise ValueError("its intensity range is empty")
         if self.scaled_width_px * self.scaled_height_px > MAX_AREA_PX:
-            raise ValueError("a slide larger than any")
+            raise ValueError("its slide is impossibly large")
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return asdict(self)
 
     def grid(self, layout: Layout) -> SlideGrid:
-        """Return the slide cut by a layout.
+        """Return the slide divided by a layout.
 
         Raises
         ------
         ValueError
-            If the sizes in the record do not fit each other or the layout.
+            If the sizes in the record do not match each other or the layout.
         """
         scale = self.pixel_size_um / layout.model_pixel_size_um
         for side_px, scaled_px in (
@@ -101,13 +101,13 @@ class SlideRecord:
             (self.height_px, self.scaled_height_px),
         ):
             if abs(side_px * scale - scaled_px) > 1 + 1e-6 * scaled_px:
-                raise ValueError("size and pixel size do not fit each other")
+                raise ValueError("its size and pixel size do not match")
         chunk_px = layout.chunk_px * layout.stride
         shape = -(-self.scaled_height_px // chunk_px), -(-self.scaled_width_px // chunk_px)
         return SlideGrid(layout, self.scaled_height_px, self.scaled_width_px, unpack_bits(self.stored, shape))
 
     def is_of(self, slide: Slide) -> bool:
-        """Whether a slide is this one: by its identity where both are known, else by its fingerprint."""
+        """Whether a slide is this one: by its identity if both are known, else by its fingerprint."""
         if self.identity and slide.identity:
             return self.identity == slide.identity
         return self.fingerprint == slide.fingerprint
@@ -119,9 +119,9 @@ def pack_bits(grid: BoolGrid) -> str:
 
 
 def unpack_bits(digits: str, shape: tuple[int, ...]) -> BoolGrid:
-    """Read `pack_bits`' digits; ValueError where they are not as many as the shape needs."""
+    """Read `pack_bits`' digits; ValueError if their number does not match the shape."""
     count = int(np.prod(shape))
     if len(digits) != 2 * -(-count // 8):
-        raise ValueError(f"{4 * len(digits)} bits where {count} are needed")
+        raise ValueError(f"it has {4 * len(digits)} bits, not {count}")
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=count)
     return bits.astype(bool).reshape(shape)

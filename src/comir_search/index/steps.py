@@ -1,7 +1,7 @@
 """The two steps that turn a slide into an index: embed a region, derive a block.
 
-Both are functions of the slide, the model and the index alone, so it does not
-matter who runs them, when, or how often.
+Both depend only on the slide, the model and the index, so they can run in any process,
+in any order and repeatedly.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from comir_search.model.model import Model
     from comir_search.slides import Slide
 
-# Glass this near to tissue is embedded with it, in pixels of the tissue mask.
+# Glass within this distance of tissue is embedded too; pixels of the tissue mask.
 TISSUE_MARGIN = 2
 
 Chunk = tuple[tuple[int, int], NDArray[Any]]
 
 
 class Pixels:
-    """A part of a slide that has been read: what `embed_region` needs of a slide.
+    """A part of a slide in memory, in place of the slide for `embed_region`.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Pixels:
     box : (int, int, int, int)
         x, y, width, height in pixels of the model's size.
     halo_px : int
-        Pixels around the box that are read with it.
+        Pixels around the box that are read too.
     pixel_size_um : float
     """
 
@@ -59,7 +59,20 @@ class Pixels:
         )
 
     def read_scaled(self, pixel_size_um: float, x: int, y: int, width: int, height: int) -> NDArray[Any]:
-        """Return a part of what was read; ValueError for anything else."""
+        """Return a rectangle of the part in memory.
+
+        Parameters
+        ----------
+        pixel_size_um : float
+            Must be that of the part.
+        x, y, width, height : int
+            In pixels of this size, from the slide's corner.
+
+        Raises
+        ------
+        ValueError
+            If the rectangle is not inside the part, or the pixel size differs.
+        """
         top, left = y - self._y, x - self._x
         part = self._image[max(top, 0) : top + height, max(left, 0) : left + width]
         if pixel_size_um != self._pixel_size_um or part.shape[:2] != (height, width):
@@ -70,13 +83,13 @@ class Pixels:
 def plan_slide(
     slide: Slide, path: str, relative_path: str | None, model: Model, modality: str, layout: Layout
 ) -> tuple[SlideRecord, BoolGrid]:
-    """Measure what embedding a slide needs: its intensities and where it holds tissue.
+    """Measure a slide before it is embedded: its intensities and its tissue.
 
     Parameters
     ----------
     slide : Slide
     path, relative_path : str
-        Where it lies, and as seen from the index.
+        Absolute path, and path relative to the index.
     model : Model
     modality : str
     layout : Layout
@@ -108,23 +121,36 @@ def plan_slide(
 
 
 def measure_tissue(slide: Slide, model: Model, modality: str, layout: Layout) -> BoolGrid:
-    """Return the tissue mask on the layout's grid."""
+    """Return the tissue mask on the layout's grid.
+
+    Parameters
+    ----------
+    slide : Slide
+    model : Model
+    modality : str
+    layout : Layout
+
+    Returns
+    -------
+    ndarray of bool (rows, columns)
+        In pixels of ``layout.tissue_pixel_size_um``.
+    """
     from comir_search.slides import tissue_mask
 
     side = model.modality(modality)
-    # Grey brightfield may be dark where it is empty: the slide itself decides.
+    # Empty areas of a grey brightfield image may be dark: let the slide's own pixels decide.
     is_bright = False if side.intensity == "signal" else True if side.channels == 3 else None
     mask = tissue_mask(slide, layout.tissue_pixel_size_um, is_bright)
     height, width = slide.scaled_shape(layout.model_pixel_size_um)
     rows, columns = -(-height // TISSUE_PX), -(-width // TISSUE_PX)
-    # Both sizes are rounded up, which may make a row of difference.
+    # Both sizes are rounded up, so they may differ by one row or column.
     return np.pad(mask, ((0, max(rows - mask.shape[0], 0)), (0, max(columns - mask.shape[1], 0))))[
         :rows, :columns
     ]
 
 
 def tissue_to_chunks(tissue: BoolGrid) -> list[Chunk]:
-    """Cut the tissue mask into chunks."""
+    """Divide the tissue mask into chunks."""
     side = TISSUE_CHUNK_PX
     rows, columns = (-(-length // side) for length in tissue.shape)
     return [
@@ -135,7 +161,16 @@ def tissue_to_chunks(tissue: BoolGrid) -> list[Chunk]:
 
 
 def read_region(slide: Slide, target: IndexedSlide, model: Model, region: tuple[int, int]) -> Pixels:
-    """Read the pixels that embedding a region's tissue needs."""
+    """Read the pixels that are needed to embed a region's tissue.
+
+    Parameters
+    ----------
+    slide : Slide
+    target : IndexedSlide
+    model : Model
+    region : (int, int)
+        Row and column.
+    """
     layout = target.layout
     chunks = np.array(target.grid.region_chunks(region))
     (top, left), (bottom, right) = chunks.min(axis=0), chunks.max(axis=0) + 1
@@ -147,7 +182,22 @@ def read_region(slide: Slide, target: IndexedSlide, model: Model, region: tuple[
 def embed_pixels(
     pixels: Pixels, target: IndexedSlide, model: Model, modality: str, region: tuple[int, int]
 ) -> list[Chunk]:
-    """Embed a region that has been read; return its chunks of the finest CoMIR level."""
+    """Embed a region; return its chunks of the finest CoMIR level.
+
+    Parameters
+    ----------
+    pixels : Pixels
+        From `read_region`.
+    target : IndexedSlide
+    model : Model
+    modality : str
+    region : (int, int)
+        Row and column.
+
+    Returns
+    -------
+    list of ((row, column), ndarray of uint8)
+    """
     from comir_search.model.embedding import embed_region
     from comir_search.model.intensity import Intensity
 
@@ -180,7 +230,7 @@ def derive_block(
     block: tuple[int, int],
     arrays: tuple[str, ...],
 ) -> dict[str, list[Chunk]]:
-    """Make what is derived from the finest CoMIR: its area means and the word map.
+    """Compute the arrays that derive from the finest CoMIR: its area means and the word map.
 
     Parameters
     ----------
@@ -190,7 +240,7 @@ def derive_block(
     model : Model
     block : (int, int)
     arrays : tuple of str
-        Which arrays to make.
+        Names of the arrays to compute.
 
     Returns
     -------
@@ -212,13 +262,13 @@ def derive_block(
 def _words(
     comir: NDArray[np.uint8], target: IndexedSlide, model: Model, block: tuple[int, int]
 ) -> NDArray[np.uint16]:
-    """Return the words of a block, none outside tissue."""
+    """Return the words of a block, without words outside tissue."""
     layout, tissue, vocabulary = target.layout, target.tissue, model.vocabulary
-    assert vocabulary is not None  # an index is not made with a model that lacks one
+    assert vocabulary is not None  # no index is made with a model without vocabulary
     step, halo = layout.word_step_px, layout.word_halo_px // layout.word_step_px
     count = layout.block_px // step
     words = np.full((layout.word_maps, count, count), NO_WORD, np.uint16)
-    # The tissue pixel under the middle of each point's cell.
+    # Take the tissue pixel under the middle of each point's cell.
     middles = (
         ((position * count + np.arange(count)) * step + step // 2) * layout.stride // TISSUE_PX
         for position in block
@@ -227,7 +277,7 @@ def _words(
     inside = tissue[np.ix_(*under)]
     if not inside.any():
         return words
-    # Only the part of the block that holds tissue is described, with the halo that it needs.
+    # Compute words only for the part of the block with tissue, plus the halo that it needs.
     (y0, x0), (y1, x1) = np.argwhere(inside).min(axis=0), np.argwhere(inside).max(axis=0) + 1
     part = comir[:, y0 * step : (y1 + 2 * halo) * step, x0 * step : (x1 + 2 * halo) * step]
     described = vocabulary.project(part.astype(np.float32) / 255)
@@ -237,7 +287,7 @@ def _words(
 
 
 def _cut(image: NDArray[Any], target: IndexedSlide, array: str, block: tuple[int, int]) -> list[Chunk]:
-    """Cut a block of an array into its chunks."""
+    """Divide a block of an array into its chunks."""
     side = target.grid.chunk_side(array)
     chunks = target.grid.block_chunks(array, block)
     row0, column0 = (position * (image.shape[-1] // side) for position in block)

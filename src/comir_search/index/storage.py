@@ -1,9 +1,9 @@
-"""A folder, or an object store behind an fsspec URL, seen the same way.
+"""Read and write files in a folder or in an object store (fsspec URL), in the same way.
 
-Names are relative, with forward slashes. A file is complete or absent: locally
-it is renamed into place, and an object store's PUT is atomic by itself. All that
-is written or deleted locally goes through `resolve_below`, so nothing that a
-received index holds can lead out of its folder.
+Names are relative, with forward slashes. A file is complete or absent: a local file is
+renamed into place, and an object store writes whole files anyway. Local writes and
+deletions go through `resolve_below`, so a received index cannot make this program
+touch files outside its folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INDEX_FILE = "index.json"  # a folder without it is no index, or is out of reach
+INDEX_FILE = "index.json"  # a folder without it is not an index, or cannot be reached
 MAX_DOCUMENT_BYTES = 4 << 20
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -37,16 +37,16 @@ def is_url(location: str | Path) -> bool:
 
 
 class CannotRead(ComirSearchError):
-    """The operating system did not let a file be read, which says nothing about what it holds."""
+    """The operating system cannot read a file, so its content is unknown."""
 
 
 class Storage:
-    """Where an index lies.
+    """The files of an index.
 
     Parameters
     ----------
     location : str or Path
-        A folder, which need not exist yet, or an fsspec URL.
+        A folder (it need not exist yet) or an fsspec URL.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Storage:
             self.folder = Path(self._root)
 
     def zarr_store(self) -> Store:
-        """Return the same place as a Zarr store."""
+        """Return the same location as a Zarr store."""
         if self.folder is not None:
             from comir_search.index.guarded_store import GuardedStore
 
@@ -81,12 +81,12 @@ class Storage:
         return FsspecStore.from_url(self.location)
 
     def exists(self, name: str) -> bool:
-        """Return whether a file of that name is there.
+        """Return whether a file of this name exists.
 
         Raises
         ------
         CannotRead
-            If the operating system does not say.
+            If the operating system cannot tell.
         """
         if self.folder is None:
             return bool(self._fs.isfile(f"{self._root}/{name}"))
@@ -95,7 +95,7 @@ class Storage:
         return False
 
     def check_own(self, name: str) -> None:
-        """Make sure that a name lies inside, and that nothing on the way to it is a link; see `resolve_below`."""
+        """Check that a name stays inside the folder and passes through no link; see `resolve_below`."""
         if self.folder is not None:
             resolve_below(self.folder, name)
 
@@ -108,12 +108,12 @@ class Storage:
         return True
 
     def check_reachable(self) -> None:
-        """Make sure that the index as a whole is where it was.
+        """Check that the index as a whole is still there.
 
         Raises
         ------
         CannotRead
-            If it is not, so that a file that is missing says nothing.
+            If it is not: then a missing file does not mean damage.
         """
         if not self.exists(INDEX_FILE):
             raise CannotRead(
@@ -122,23 +122,23 @@ class Storage:
             )
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes | None:
-        """Return a file's content, or None where there is no such file.
+        """Return a file's content, None if there is no such file.
 
         Parameters
         ----------
         name : str
         max_bytes : int, optional
-            Read no more of a local file than one byte beyond this.
+            Read at most one byte more than this of a local file.
 
         Raises
         ------
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         with self._reading(name), suppress(*_NOT_THERE):
             if self.folder is None:
                 return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-            # What is no regular file, such as a pipe, could be waited for for ever.
+            # Reading from a pipe could wait for ever.
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
             with open(os.open(self.folder / name, flags), "rb", buffering=0) as file:
                 about = os.fstat(file.fileno())
@@ -149,12 +149,12 @@ class Storage:
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all; locally it is on the disk before this returns.
+        """Write a file, complete or not at all; a local file is on the disk when this returns.
 
         Raises
         ------
         ComirSearchError
-            If it cannot be written, or the name leads out of the folder.
+            If it cannot be written, or its name leads out of the folder.
         """
         if self.folder is not None:
             target = resolve_below(self.folder, name)
@@ -168,56 +168,66 @@ class Storage:
             self._fs.pipe_file(f"{self._root}/{name}", content)
 
     def read_values(self, name: str, advice: str) -> dict[str, Any] | None:
-        """Return what a JSON document holds, whatever it is; None where there is no such file.
+        """Return the content of a JSON file without checking it; None if there is no such file.
 
         Raises
         ------
         BadDocument
-            If the file holds no JSON object.
+            If the file does not contain a JSON object.
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         content = self.read(name, MAX_DOCUMENT_BYTES)
         if content is None:
             return None
         known = f"{self.location}/{name}"
         if len(content) > MAX_DOCUMENT_BYTES:
-            raise BadDocument(known, f"larger than {MAX_DOCUMENT_BYTES >> 20} MB", advice)
+            raise BadDocument(known, f"it is larger than {MAX_DOCUMENT_BYTES >> 20} MB", advice)
         values: dict[str, Any] = decode(content, dict[str, Any], name=known, advice=advice)
         return values
 
     def read_document(self, name: str, type: type[T], advice: str) -> T | None:
-        """Return a JSON document as a type, see `comir_search.documents`; None where there is no such file.
+        """Return a JSON file decoded into a type; None if there is no such file.
+
+        Parameters
+        ----------
+        name : str
+            Name of the file.
+        type : type
+            See `comir_search.documents.decode`.
+        advice : str
+            What the user can do about a damaged file, for the message.
+
 
         Raises
         ------
         BadDocument
-            If the file does not hold such a document, or its digest is not that of its content.
+            If the content does not have this type, or its digest is wrong.
         CannotRead
-            If the operating system does not let it be read.
+            If the operating system cannot read it.
         """
         values = self.read_values(name, advice)
         if values is None:
             return None
         known = f"{self.location}/{name}"
         if has_wrong_digest(values):
-            raise BadDocument(known, "its content does not fit its digest", advice)
+            raise BadDocument(known, "its content does not match its checksum", advice)
         document: T = convert(values, type, name=known, advice=advice)
         return document
 
     def write_document(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a JSON document with its digest, whole or not at all."""
+        """Write a JSON file with its digest, complete or not at all."""
         self.write(name, (json.dumps(with_digest(values), indent=1, allow_nan=False) + "\n").encode())
 
     def flush(self, name: str) -> None:
-        """Wait until the disk holds a file that another library wrote."""
+        """Wait until a file that another library wrote is on the disk."""
         if self.folder is not None:
             target = resolve_below(self.folder, name)
             with writing(target), target.open("r+b") as file:
                 os.fsync(file.fileno())
 
     def entries(self, name: str) -> list[str]:
-        """Return the names of all that lies in a folder, sorted; none where there is no such folder."""
+        """Return the names of all files and folders in a folder, sorted; none if there is no such folder."""
         return sorted(entry for entry, _ in self._list(name))
 
     def folders(self, name: str) -> list[str]:
@@ -225,9 +235,9 @@ class Storage:
         return sorted(entry for entry, is_folder in self._list(name) if is_folder)
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Return the bytes of every file in a folder and below, by its name relative to that folder.
+        """Return the size in bytes of every file below a folder, by its name relative to that folder.
 
-        What lies behind links is left out, and so are the links.
+        Links are left out, and so is everything behind them.
         """
         if self.folder is not None:
             with self._reading(name), suppress(*_NOT_THERE):
@@ -244,7 +254,7 @@ class Storage:
         Raises
         ------
         ComirSearchError
-            If it cannot be deleted, or the name leads out of the folder.
+            If it cannot be deleted, or its name leads out of the folder.
         """
         if self.folder is not None:
             target = resolve_below(self.folder, name)
@@ -256,7 +266,7 @@ class Storage:
             self._fs.rm(f"{self._root}/{name}")
 
     def prune(self, name: str) -> None:
-        """Delete a folder and those below it, as far as they hold nothing."""
+        """Delete a folder and its subfolders if they are empty."""
         if self.folder is None:  # an object store has no empty folders
             return
         folder = resolve_below(self.folder, name)
@@ -265,7 +275,7 @@ class Storage:
                 os.rmdir(inner)
 
     def relative(self, path: Path) -> str | None:
-        """Return a path relative to this folder, or None where there is no such way."""
+        """Return a path relative to this folder, None if there is none."""
         if self.folder is None:
             return None
         try:
@@ -286,17 +296,17 @@ class Storage:
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Turn an operating system's refusal to read a file into one sentence; that it is not there passes."""
+        """Turn an error of the operating system into one sentence; a missing file is still raised as such."""
         try:
             yield
         except _NOT_THERE:
             raise
-        except (OSError, ValueError) as error:  # ValueError: a name that the system cannot take
+        except (OSError, ValueError) as error:  # ValueError: a name that the system does not accept
             raise CannotRead(f"{self.location}/{name} cannot be read: {find_way_out(error)}.") from error
 
 
 def _read_exactly(file: Any, n_bytes: int) -> bytes:
-    """Read so many bytes of a file, or all that it has."""
+    """Read `n_bytes` bytes of a file, or fewer if it is shorter."""
     parts = []
     while n_bytes > 0 and (part := file.read(n_bytes)):
         parts.append(part)
@@ -305,7 +315,7 @@ def _read_exactly(file: Any, n_bytes: int) -> bytes:
 
 
 def _walk_files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    """Yield the name and bytes of each file in a folder and below, nothing behind links."""
+    """Yield the name and size in bytes of each file below a folder, without following links."""
     if not os.path.isdir(folder):
         return
     with os.scandir(folder) as found:

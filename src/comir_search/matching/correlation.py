@@ -1,9 +1,9 @@
-"""Masked, locally normalised correlation of turned templates with CoMIRs, by FFT.
+"""Masked, locally normalised correlation of rotated templates with CoMIRs, by FFT.
 
-The score of a template at a place is the cosine of the two over all channels
-and all pixels under the template's mask, less most of their means, with a floor
-under the local energy: without it empty glass, which correlates with anything,
-wins.
+The score of a template at a position is the cosine between template and window, over
+all channels and all pixels under the template's mask, after most of their means were
+subtracted. A constant is added to the local energy: without it empty glass would score
+best.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from comir_search.matching.templates import Templates
 
-# Energy per pixel (sum over channels of squared decoded values) added to that
-# under a window. The networks were trained with the same number.
+# Energy per pixel (sum over channels of squared decoded values) that is added to the energy
+# of a window. The networks were trained with the same number.
 ENERGY_FLOOR = 0.02
-# Of each channel's mean under the template, removed from template and window before
-# they are compared. Tissue of one kind shares its mean, so the plain cosine (0) is
-# high in all of it; but the mean says something, so the zero-mean cosine (1) is blinder.
+# Share of each channel's mean that is subtracted from template and window. Tissue of one kind
+# has the same mean, so the plain cosine (0) is high everywhere in it. But the mean carries
+# information too, which the zero-mean cosine (1) loses.
 MEAN_SHARE = 0.6
-LONG_SHARE = 0.42  # of the square around its turned copies that a squarish query fills; 0.5 at most
+LONG_SHARE = 0.42  # a roughly square query fills at least this share of the square around its rotated copies
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,20 @@ class Spectra:
     Parameters
     ----------
     pixels : Tensor (size * (size // 2 + 1), channels, angles) complex64
-        Of what a window is multiplied with: the templates less most of their
-        means and less what the window's own mean would add, over their norm.
-        Frequencies come first, so that windows times templates is a matrix
-        product for each, which reads every template once.
+        Spectra of the templates, after most of their means and the contribution of
+        the window's own mean were subtracted, divided by their norm. Frequencies come
+        first: windows times templates is then a matrix product per frequency, which
+        reads every template once.
     masks : Tensor (masks, size, size // 2 + 1) complex64
-        A square query has one for each angle up to 90 degrees, a rectangle up to 180;
-        or one stands for them all.
+        Spectra of the masks: for a square query one for each angle up to 90 degrees,
+        for a rectangle up to 180; or a single one for all angles.
     mask_of : list of int
-        Each template's mask.
+        Number of each template's mask.
     areas : Tensor (masks,)
         Pixels under the masks.
     box_px : int
-        Side of the square over which a window's means are taken; 0 if under the masks.
+        Side of the square over which a window's means are taken; 0 if they are taken
+        under the masks.
     side, size : int
         Sides of the templates and of the windows, pixels.
     """
@@ -60,7 +61,7 @@ class Spectra:
 
     @property
     def places(self) -> int:
-        """Places along an axis where a template fits into a window."""
+        """Number of positions along an axis where a template fits into a window."""
         return self.size - self.side + 1
 
 
@@ -72,13 +73,13 @@ def transform_templates(templates: Templates, size: int, *, roughly: bool = Fals
     templates : Templates
     size : int
     roughly : bool
-        Take windows' energies under the mean of all masks, where the query is
-        squarish: scores are no exact cosines, for less time.
+        For a roughly square query, take the energy of windows under the mean of all
+        masks. This is faster, but scores are not exact cosines.
     """
     side, area = templates.side, float(templates.masks[0].sum())
-    # The window's means around a place are those of a squarish query over one square as large as the query: the
-    # turned masks' own cost a transform for every mask and channel. A long one needs them, for what lies beside
-    # it in the square around its copies may be quite different.
+    # For a roughly square query the window's means are taken over one square of the same area, since means
+    # under the rotated masks need a transform for every mask and channel. A long query needs the masks: beside
+    # it, the tissue in the square around its copies may be quite different.
     box_px = min(side, 2 * round(area**0.5 / 2)) if area >= LONG_SHARE * side**2 else 0
     first, mask_of = _distinct(templates.masks)
     masks = templates.masks[first]
@@ -92,7 +93,7 @@ def transform_templates(templates: Templates, size: int, *, roughly: bool = Fals
     means = templates.pixels.sum((2, 3)) / areas[mask_of, None]
     pixels = templates.pixels - MEAN_SHARE * means[:, :, None, None] * templates.masks[:, None]
     norms = (pixels**2).sum((1, 2, 3)).clamp(min=1e-12).sqrt()
-    # A window's mean under the mask is linear in the window, too: what it would add is taken from the template.
+    # A window's mean under the mask is linear in the window: it can be subtracted from the template instead.
     pixels -= MEAN_SHARE * (1 - MEAN_SHARE) * means[:, :, None, None] * shares[:, None]
     pixels /= norms[:, None, None, None]
     if roughly and box_px:
@@ -109,7 +110,7 @@ def transform_templates(templates: Templates, size: int, *, roughly: bool = Fals
 
 
 def _distinct(masks: Tensor) -> tuple[list[int], list[int]]:
-    """Return the numbers of distinct masks, and for each mask which of these it is like."""
+    """Return the numbers of the distinct masks, and for each mask which of these equals it."""
     numbers: dict[bytes, int] = {}
     first: list[int] = []
     mask_of = []
@@ -140,7 +141,7 @@ def box_means(images: Tensor, side: int) -> Tensor:
 
 
 def correlate_window(spectra: Spectra, window: Tensor) -> Tensor:
-    """Correlate every template with one window, at every place where it fits.
+    """Correlate every template with one window, at every position where it fits.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tenso
     spectra : Spectra
     windows : Tensor (n, channels, size, size)
     weights : sequence of n Tensor
-        What `weigh_places` says of each window.
+        Result of `weigh_places` for each window.
 
     Returns
     -------
@@ -173,7 +174,7 @@ def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tenso
     """
     size, places = spectra.size, spectra.places
     n_windows, n_angles = len(windows), len(spectra.mask_of)
-    # Of each frequency, windows times templates; matrices are turned over whole, which torch does fastest.
+    # Windows times templates for each frequency; whole matrices are transposed, which torch does fastest.
     of_windows = torch.fft.rfft2(windows).flatten(2).flatten(0, 1).T.contiguous()
     products = torch.bmm(of_windows.unflatten(1, (n_windows, -1)), spectra.pixels)
     products = products.flatten(1).T.contiguous().reshape(n_windows, n_angles, size, size // 2 + 1)
@@ -186,7 +187,7 @@ def correlate_windows(spectra: Spectra, windows: Tensor, weights: Sequence[Tenso
 
 
 def weigh_places(spectra: Spectra, window: Tensor) -> Tensor:
-    """Return what makes cosines of products: one over the root of the window's energy under each mask.
+    """Return the factors that turn products into cosines: 1 / sqrt(energy of the window under each mask).
 
     Parameters
     ----------

@@ -1,22 +1,22 @@
-"""Places on the way through a search, before they become candidates."""
+"""Positions during a search, before they become candidates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 _NEIGHBOURS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-FIRST_STAGE_PLACES = 300  # patches of faint signal come late on coarse CoMIRs
+FIRST_STAGE_PLACES = 300  # patches with faint signal rank low on coarse CoMIRs
 FEWEST_PLACES, USUAL_SIDE_UM = 40, 500.0
 
 
 def count_places(side_um: float) -> int:
-    """Return how many places of the first stage are worth a second look.
+    """Return how many positions of the first stage are verified.
 
-    The larger a query, the more it tells, and the dearer each look is.
+    A larger query is more distinctive, and each verification takes longer.
     """
     share = min(1.0, (USUAL_SIDE_UM / side_um) ** 2)
     return max(FEWEST_PLACES, round(share * FIRST_STAGE_PLACES))
@@ -24,22 +24,20 @@ def count_places(side_um: float) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a query may lie.
+    """A possible position and rotation of a query.
 
     Parameters
     ----------
     slide : int
-        Position of the slide in the index.
+        Number of the slide in the index.
     x, y : float
         The query's centre, level-0 CoMIR pixels of the slide, corner frame.
     angle_deg : float
     score : float
-        Comparable within one stage only.
+        Comparable only within one stage.
     scale : float
-        By which the query was enlarged.
+        Factor by which the query was enlarged.
     mirrored : bool
-    evidence : dict of str to float
-        What the stages measured here, for the confidence.
     """
 
     slide: int
@@ -49,24 +47,23 @@ class Place:
     score: float
     scale: float = 1.0
     mirrored: bool = False
-    evidence: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def keep_distinct(places: Iterable[Place], radius_px: float, count: int) -> list[Place]:
-    """Suppress all but the best of places that lie together, best first.
+    """Keep only the best of positions that lie close together, best first.
 
     Parameters
     ----------
     places : iterable of Place
     radius_px : float
-        Places closer than this, CoMIR pixels, are one.
+        Positions closer than this count as one, CoMIR pixels.
     count : int
-        Keep at most this many.
+        Largest number to keep.
 
     Notes
     -----
-    Kept places lie in square cells a little wider than the radius, so that those near a
-    place are in its own cell or the eight around it.
+    Kept positions are sorted into square cells a little wider than the radius, so the
+    neighbours of a position are in its own cell or the eight around it.
     """
     kept: list[Place] = []
     cells: dict[tuple[int, int, int], list[tuple[float, float]]] = {}

@@ -1,7 +1,7 @@
-"""Pose: the place to a fraction of a pixel and the angle to a fraction of a degree.
+"""Refine a position to a fraction of a pixel and its angle to a fraction of a degree.
 
-Each place of the first stage is correlated again in a small window around it,
-over a few angles (and scales), at finer and finer pyramid levels.
+Each position of the first stage is correlated again in a small window around it, over a
+few angles (and scales), at finer and finer pyramid levels.
 """
 
 from __future__ import annotations
@@ -20,25 +20,33 @@ from comir_search.matching.correlation import Spectra, correlate_window, transfo
 from comir_search.matching.places import Place
 from comir_search.matching.query import Query
 
-CACHE_BYTES = 256 << 20  # of turned copies
+CACHE_BYTES = 256 << 20  # for rotated copies
 
 
 class Reader(Protocol):
-    """Hands out parts of a slide's CoMIR."""
+    """Reads parts of a slide's CoMIR."""
 
     def __call__(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
-        """Return a part, decoded, (channels, height, width), in pixels of the level; it may reach beyond the slide."""
+        """Return a decoded part (channels, height, width).
+
+        Parameters
+        ----------
+        level : int
+            Pyramid level.
+        x, y, width, height : int
+            Pixels of the level; may extend beyond the slide.
+        """
 
 
 class PoseFinder:
-    """Refine places of one query at one pyramid level.
+    """Refine positions of one query at one pyramid level.
 
     Parameters
     ----------
     query : Query
     level : int
     margin_px : int
-        How far a place may move, pixels of the level.
+        Largest shift of a position, pixels of the level.
     """
 
     def __init__(self, query: Query, level: int, margin_px: int) -> None:
@@ -46,7 +54,7 @@ class PoseFinder:
         self._cache: dict[tuple[tuple[float, ...], float], Spectra] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PoseFinder, (self.query, self.level, self.margin_px)  # without what is kept
+        return PoseFinder, (self.query, self.level, self.margin_px)  # without the cache
 
     def refine(
         self,
@@ -55,18 +63,18 @@ class PoseFinder:
         angle_offsets_deg: Sequence[float],
         scales: Sequence[float] = (1.0,),
     ) -> Place:
-        """Return the place moved, turned and scored anew.
+        """Return the position with refined coordinates, angle and score.
 
         Parameters
         ----------
         place : Place
         read : Reader
-            Of the place's slide.
+            Reads the CoMIR of the position's slide.
         angle_offsets_deg : sequence of float
-            Equally spaced offsets from the place's angle to try; the best is
-            interpolated where it has neighbours.
+            Equally spaced offsets to try from the position's angle; the best is
+            interpolated if it has neighbours.
         scales : sequence of float
-            Sizes of the query to try, relative to the place's.
+            Scales of the query to try, relative to the position's.
         """
         angles = tuple(
             round(normalise_angle_deg(place.angle_deg + offset), 3) for offset in angle_offsets_deg
@@ -81,13 +89,13 @@ class PoseFinder:
 
     def _spectra(self, angles: tuple[float, ...], scale: float) -> Spectra:
         key = (angles, scale)
-        spectra = self._cache.get(key)  # looked up once: another thread may drop it meanwhile
+        spectra = self._cache.get(key)  # looked up only once, since another thread may drop it
         if spectra is None:
             templates = self.query.turn(angles, level=self.level, scale=scale)
             size = next_fast_len(templates.side + 2 * self.margin_px, real=True)
             spectra = transform_templates(templates, size + size % 2)
             room = CACHE_BYTES // (spectra.pixels.nbytes + spectra.masks.nbytes)
-            if len(self._cache) >= room:  # poses of the last levels hardly repeat
+            if len(self._cache) >= room:  # at the last levels the same angle rarely occurs again
                 self._cache.clear()
             self._cache[key] = spectra
         return spectra

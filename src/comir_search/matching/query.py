@@ -1,4 +1,4 @@
-"""The query as arrays: its CoMIR, which is turned and compared."""
+"""The query as arrays: its CoMIR, which is rotated and compared."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Query:
     ----------
     name : str
     comir : ndarray (channels, rows, columns) float32
-        Decoded, at `level`; the top-left corner is the query's.
+        Decoded, at `level`; its top-left corner is the query's.
     size_px : (float, float)
         Height and width of the query, CoMIR pixels of level 0.
     height_um, width_um : float
     signal : float
-        Share of the CoMIR's pixels that say anything, in [0, 1].
+        Share of the CoMIR's pixels with signal, in [0, 1].
     mirrored : bool
         Whether the image was flipped left-right before embedding.
     level : int
-        Pyramid level of `comir`: 0 but for large queries.
+        Pyramid level of `comir`: 0 except for large queries.
     mismatch : str
-        A sentence that says why the image may be of another modality than the one
-        it is searched as; "" where nothing speaks for that.
+        A sentence on why the image may have another modality than the chosen one; ""
+        if there is no sign of it.
     """
 
     name: str
@@ -56,7 +56,16 @@ class Query:
         return math.hypot(*self.size_px)
 
     def turn(self, angles_deg: Sequence[float], *, level: int, scale: float = 1.0) -> Templates:
-        """Return turned copies at a pyramid level, `self.level` or coarser; see `turn_templates`."""
+        """Return rotated copies at a pyramid level; see `turn_templates`.
+
+        Parameters
+        ----------
+        angles_deg : sequence of float
+        level : int
+            Pyramid level, `self.level` or coarser.
+        scale : float
+            Factor by which the query is enlarged.
+        """
         return turn_templates(
             self.comir, self.size_px, angles_deg, level=level, scale=scale, comir_level=self.level
         )

@@ -1,18 +1,16 @@
 """Dense upright SURF: 64 numbers for each point of a grid and each block size.
 
-The realisation follows OpenCV's (Bay et al. 2008, as MATLAB's ``bagOfFeatures``
-uses it): at scale ``s = block / 20`` the surroundings of a point are averaged
-over areas of ``s`` px, 2 x 2 differences of those samples give 20 x 20
-gradients, a Gaussian of 3.3 samples weighs them, and each of 4 x 4 cells adds up
-``dx, dy, |dx|, |dy|``.
+The algorithm follows OpenCV (Bay et al. 2008, as used by MATLAB's ``bagOfFeatures``).
+At scale ``s = block / 20`` the area around a point is averaged over squares of ``s``
+px. 2 x 2 differences of these samples give 20 x 20 gradients, which are weighted by a
+Gaussian of 3.3 samples. Each of 4 x 4 cells sums up ``dx, dy, |dx|, |dy|``.
 
-OpenCV resamples around each point anew. Here it is done once for all of them:
-a cell of 5 samples is ``block / 4`` px wide, which is a simple fraction of the
-grid's step, so that the samples of all points lie on a few shared lattices, one
-for each *phase* of the grid against the cells. Sampling and adding up cells are
-matrix products over one axis at a time, on tiles small enough for a processor's
-cache, so the cost does not depend on the block size. Surroundings are centred
-exactly, where OpenCV rounds windows of an even width by half a pixel.
+OpenCV resamples around each point separately. Here all points share their samples: a
+cell of 5 samples is ``block / 4`` px wide, a simple fraction of the grid step, so the
+samples lie on a few common lattices, one for each *phase* of the grid against the
+cells. Sampling and summing are matrix products over one axis at a time, on tiles that
+fit into the processor's cache, so the cost does not depend on the block size. Blocks
+are centred exactly, while OpenCV rounds blocks of even width by half a pixel.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _CELLS = 4
 _CELL_SAMPLES = 5
 _SIGMA_SAMPLES = 3.3
 _GREY_LEVELS = 255
-# Means of a few grey values often lie midway between two levels: all are rounded up, whatever their rounding error.
+# Means of a few grey values often lie midway between two levels. They are always rounded up.
 _TIE = 1 / 4096
 _TILE_POINTS = 48  # a multiple of 2, 3 and 4, the usual numbers of phases
 
@@ -52,7 +50,7 @@ class DenseFeatures:
     xy : ndarray (n, 2), float32
         Points as pixel-centre indices (the pixel at the top left is (0, 0)).
     block_px : ndarray (n,), int32
-        Width of the surroundings that each descriptor sees.
+        Width of the block that each descriptor covers.
     descriptors : ndarray (n, d), float32
         L2-normalised rows; all zero where the image is flat.
     """
@@ -73,10 +71,10 @@ def dense_surf(
         Grey values in [0, 1]; values outside are clipped.
     step_px : int
         Spacing of the grid. Points lie at ``step // 2 + step * i``, ``width //
-        step`` by ``height // step`` of them for each block size; surroundings
-        that leave the image see its border repeated.
+        step`` by ``height // step`` of them for each block size. Beyond the image its
+        border is repeated.
     block_px : sequence of int
-        Widths of the surroundings.
+        Widths of the blocks.
 
     Returns
     -------
@@ -126,7 +124,7 @@ def surf_maps(
 
 
 def project_surf(image: Tensor, projection: Tensor, *, step_px: int, block_px: Sequence[int]) -> Tensor:
-    """Return linear maps of all channels' descriptors, without ever holding these.
+    """Return projections of all channels' descriptors, without keeping the descriptors in memory.
 
     Parameters
     ----------
@@ -145,7 +143,7 @@ def project_surf(image: Tensor, projection: Tensor, *, step_px: int, block_px: S
     with torch.no_grad():
         points = _points((image.shape[1], image.shape[2]), step_px, block_px)
         n_blocks, _, dimensions = projection.shape
-        # One matrix a channel, in the order of features that tiles come in.
+        # One matrix per channel, with features in the order of the tiles.
         matrices = projection.unflatten(1, (len(image), -1))[
             :, :, _standard_order().argsort()
         ].mT.contiguous()
@@ -173,13 +171,13 @@ def _points(shape: tuple[int, int], step_px: int, block_px: Sequence[int]) -> tu
 
 
 def _in_order(values: Tensor, rows: slice, columns: slice) -> Tensor:
-    """Return the values (phases, cycles, n, phases, cycles) of a tile's columns and rows as (rows, columns, n)."""
+    """Reorder a tile's values (phases, cycles, n, phases, cycles) of columns and rows to (rows, columns, n)."""
     turned = values.permute(4, 3, 1, 0, 2).flatten(2, 3).flatten(0, 1)
     return turned[: rows.stop - rows.start, : columns.stop - columns.start]
 
 
 def _standard_order() -> Tensor:
-    """Return where a tile's features (cell column, cell row, kind) lie in a descriptor's order."""
+    """Return the number in a descriptor of each of a tile's features (cell column, cell row, kind)."""
     order = torch.arange(DESCRIPTOR_LENGTH).reshape(_CELLS, _CELLS, _CELLS)
     return order.permute(1, 0, 2).flatten()
 
@@ -194,10 +192,10 @@ def _describe_tiles(
     rows, columns : slice
         The points of the tile.
     block, number : int
-        Of the block size, and of the image; images follow each other fastest.
+        Numbers of the block size and of the image; the image changes fastest.
     found : Tensor (phases, cycles, 64, phases, cycles) float32
-        Their descriptors before normalisation, of columns and of rows, for
-        `_in_order`; features are in the order (cell column, cell row, kind).
+        Descriptors of columns and rows before normalisation, for `_in_order`;
+        features are in the order (cell column, cell row, kind).
     """
     margin = max(block_px) * 21 // 40 + 2
     height, width = images.shape[-2:]
@@ -224,11 +222,11 @@ class _Axis:
     Parameters
     ----------
     sampling : Tensor (phases * (samples + 1), pixels)
-        From pixels to samples.
+        Matrix from pixels to samples.
     phases, cycles : int
-        Point number i is of phase i % phases and cycle i // phases.
+        Point number i has phase i % phases and cycle i // phases.
     samples : int
-        Gradients of a phase.
+        Gradients per phase.
     stride : int
         Gradients from one cycle to the next.
     """
@@ -242,7 +240,7 @@ class _Axis:
     @staticmethod
     @lru_cache(maxsize=256)
     def of(count: int, step_px: int, block: int, margin: int, device: torch.device) -> _Axis:
-        """Return the axis of `count` points, the first of which lies half a step behind the margin."""
+        """Return the axis of `count` points; the first one lies half a step after the margin."""
         turns = Fraction(step_px * _CELLS, block)  # cells from one point to the next
         cycles = -(-count // turns.denominator)
         spacing = block / (_CELLS * _CELL_SAMPLES)
@@ -250,7 +248,7 @@ class _Axis:
         first = margin + step_px // 2 + 0.5 - spacing * (_CELLS * _CELL_SAMPLES + 1) / 2
         edges = first + spacing * torch.arange(samples + 2, dtype=torch.float64)
         edges = edges + step_px * torch.arange(turns.denominator)[:, None]
-        # The last cycle may run over the tile: those points are dropped.
+        # The last cycle may go beyond the tile; those points are dropped.
         pixels = torch.arange(count * step_px + 2 * margin)
         upper, lower = edges[:, 1:, None].minimum(pixels + 1), edges[:, :-1, None].maximum(pixels)
         sampling = ((upper - lower).clamp_(min=0) / spacing).flatten(0, 1).to(device, torch.float32)
@@ -260,7 +258,7 @@ class _Axis:
 def _describe(grey: Tensor, down: _Axis, across: _Axis) -> Tensor:
     """Return the descriptors of a tile of grey levels, (phase, cycle, 64, phase, cycle) of columns and of rows."""
     samples = down.sampling @ grey @ across.sampling.T
-    # OpenCV's patch has 8 bits; it also keeps rounding noise from posing as texture where the image is flat.
+    # Round to 8 bits as OpenCV does; in flat areas rounding noise then does not look like texture.
     samples = samples.add_(_TIE).round_().unflatten(0, (down.phases, -1)).unflatten(2, (across.phases, -1))
     to_right = samples[..., 1:] - samples[..., :-1]
     to_below = samples[:, 1:] - samples[:, :-1]
@@ -268,17 +266,17 @@ def _describe(grey: Tensor, down: _Axis, across: _Axis) -> Tensor:
     torch.add(to_right[:, 1:], to_right[:, :-1], out=maps[0])
     torch.add(to_below[..., 1:], to_below[..., :-1], out=maps[1])
     torch.abs(maps[:2], out=maps[2:])
-    # (kind, phase, cycle, cell row, x), then (x, cell row, kind, phase, cycle): turned over as a whole is quickest.
+    # (kind, phase, cycle, cell row, x), then (x, cell row, kind, phase, cycle): one whole transposition is fastest.
     cells = _add_cells(maps.flatten(3), down).permute(3, 0, 1, 2, 4).flatten(0, 3).T.contiguous()
     found = _add_cells(cells.unflatten(0, (across.phases, across.samples)), across)
     return found.reshape(across.phases, across.cycles, DESCRIPTOR_LENGTH, down.phases, down.cycles)
 
 
 def _add_cells(maps: Tensor, axis: _Axis) -> Tensor:
-    """Add up the cells of each point, along the second last axis: (..., samples, n) to (..., cycles, cells, n)."""
+    """Sum up the cells of each point along the second last axis: (..., samples, n) to (..., cycles, cells, n)."""
     *lead, _, width = maps.shape
     n_samples = _CELLS * _CELL_SAMPLES
-    # The samples of one point after those of the other: neighbours share some.
+    # The samples point by point; neighbouring points share some of them.
     around = maps.as_strided(
         (*lead, axis.cycles, n_samples, width), (*maps.stride()[:-2], axis.stride * width, width, 1)
     )

@@ -1,8 +1,8 @@
-"""Turned copies of a query's CoMIR, ready to be correlated.
+"""Rotated copies of a query's CoMIR for the correlation.
 
-A template is the query's CoMIR resampled into the slide's frame for one angle,
-on a square that holds it whole, with a mask of where the query is. Angles turn
-the query's outline clockwise, as everywhere (see `comir_search.geometry`).
+A template is the query's CoMIR resampled into the slide's frame for one angle, inside a
+square that contains all of it, with a mask of the query's area. As everywhere, a positive
+angle rotates the query's outline clockwise (see `comir_search.geometry`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from comir_search.geometry import turn_matrix
 
 @dataclass(frozen=True)
 class Templates:
-    """Turned copies of one query at one pyramid level.
+    """Rotated copies of one query at one pyramid level.
 
     Parameters
     ----------
     pixels : Tensor (angles, channels, side, side) float32
-        Zero outside the query; the query's centre is the square's.
+        Zero outside the query, whose centre is the square's.
     masks : Tensor (angles, side, side) float32
         Share of each pixel that the query covers.
     angles_deg : ndarray (angles,)
@@ -43,7 +43,7 @@ class Templates:
 
 
 def shrink(comir: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Return area means over factor x factor pixels, edges replicated to fill the last ones: float32."""
+    """Return means over factor x factor pixels as float32; the border is repeated to fill the last ones."""
     if factor == 1:
         return comir
     channels, rows, columns = comir.shape
@@ -61,7 +61,7 @@ def turn_templates(
     scale: float = 1.0,
     comir_level: int = 0,
 ) -> Templates:
-    """Turn a query's CoMIR into the slide's frame.
+    """Rotate a query's CoMIR into the slide's frame.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def turn_templates(
     level : int
         Pyramid level: pixels of the templates are 2 ** level CoMIR pixels wide.
     scale : float
-        By which the query is enlarged, where its stated pixel size may be wrong.
+        Factor by which the query is enlarged, if its pixel size may be wrong.
     comir_level : int
         Level of `comir`, `level` or finer.
     """
@@ -81,15 +81,15 @@ def turn_templates(
     reduced = torch.from_numpy(np.ascontiguousarray(shrink(comir, 2 ** (level - comir_level))))
     height, width = (extent * scale / factor for extent in size_px)
     side = int(np.ceil(np.hypot(height, width)))
-    side += side % 2  # even, so that the centre lies on a pixel corner
+    side += side % 2  # even, to have the centre on a pixel corner
     offsets = np.arange(side) - (side - 1) / 2
     grid_x, grid_y = np.meshgrid(offsets, offsets)
     on_slide = np.stack([grid_x, grid_y], axis=-1)
     grids, masks = [], []
     rows, columns = reduced.shape[-2:]
     for angle_deg in angles_deg:
-        on_query = on_slide @ turn_matrix(angle_deg)  # the inverse turn, as rows
-        # One pixel of ramp at the outline: the share of the pixel that is covered.
+        on_query = on_slide @ turn_matrix(angle_deg)  # the inverse rotation, for points as rows
+        # A ramp of one pixel at the outline: the covered share of the pixel.
         inside = [
             np.clip(extent / 2 - np.abs(on_query[..., axis]) + 0.5, 0, 1)
             for axis, extent in ((0, width), (1, height))
@@ -110,5 +110,15 @@ def turn_templates(
 
 
 def coarsen_to(extent_px: float, limit_px: float, first: int = 0) -> int:
-    """Return the finest level, `first` or coarser, at which an extent of CoMIR pixels is within a limit."""
+    """Return the finest pyramid level at which an extent is within a limit.
+
+    Parameters
+    ----------
+    extent_px : float
+        The extent, CoMIR pixels of level 0.
+    limit_px : float
+        The limit, pixels of the level.
+    first : int
+        The finest level to try.
+    """
     return max(first, int(np.ceil(np.log2(max(extent_px / limit_px, 1.0)))))

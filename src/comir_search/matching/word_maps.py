@@ -1,10 +1,10 @@
-"""Word maps: every window of a slide's map is scored by the words of a query.
+"""Score every window of a slide's word map by the words of a query.
 
-A turned copy of the query gives each word a weight (tf-idf) in each of 5 x 5
-cells; the score of a window is the sum of its words' weights in the cells in
-which they lie, over the root of their squares' sum, as a cosine has it: else a
-few words, repeated all over a window, would outdo many that agree. That takes
-one table look-up per grid point and block size, and two box sums.
+A rotated copy of the query gives each word a weight (tf-idf) in each of 5 x 5 cells. The
+score of a window is the sum of its words' weights in their cells, divided by the root of
+the sum of their squares, as in a cosine: otherwise a few words repeated all over a
+window would score higher than many that agree. This takes one table look-up per grid
+point and block size, and two box sums.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from comir_search.matching.correlation import box_means
 
-CELLS = 5  # along a side: where in the query a word lies, coarsely
-TABLE_WIDTH = 32  # of the words' weights in each cell, with entries to spare: looking them up is faster
-POOL = 2  # grid points along a side that are scored as one: a window's place need not be finer
+CELLS = 5  # cells along a side: the coarse position of a word in the query
+TABLE_WIDTH = 32  # entries per word: its weights in all cells, padded since this is faster to look up
+POOL = 2  # grid points along a side that are scored together, since coarse positions are enough
 ENERGY_FLOOR = 0.05  # added to the squared weights of a window, which are about 0.25 by chance
-SOFTNESS = 4.0  # how much less the second nearest word counts
-BURSTINESS = 0.5  # power of the term frequency: repeated structures count less
+SOFTNESS = 4.0  # how strongly votes decrease from the nearest word to the next
+BURSTINESS = 0.5  # exponent of the term frequency: repeated structures count less
 
 
 class WordScorer:
@@ -43,7 +43,7 @@ class WordScorer:
         self._spacings: list[float] = []
 
     def add(self, angle_deg: float, table: Tensor, spacing: float) -> None:
-        """Add a turned copy.
+        """Add a rotated copy of the query.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class WordScorer:
         table : Tensor (n_blocks * (n_words + 1), TABLE_WIDTH)
             From `make_table`.
         spacing : float
-            Pools from cell to cell.
+            Distance between cells, in pools.
         """
         self.angles_deg.append(angle_deg)
         self._tables.append(table)
@@ -59,7 +59,7 @@ class WordScorer:
 
     @property
     def halo_points(self) -> int:
-        """Grid points around a part that its scores depend on, whole pools."""
+        """Grid points around a part on which its scores depend, in whole pools."""
         return POOL * int(np.ceil(max(self._spacings) * (CELLS / 2) + 2))
 
     def score(self, words: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
@@ -72,7 +72,7 @@ class WordScorer:
         Returns
         -------
         scores : ndarray (rows / POOL, columns / POOL) float32
-            Of the window centred at each pool of grid points, for the best angle.
+            Score of the window centred at each pool of grid points, for the best angle.
         angles : ndarray (rows / POOL, columns / POOL) int
             Number of that angle.
         """
@@ -91,16 +91,16 @@ class WordScorer:
         return best.numpy(), best_angle.numpy()
 
     def _pool(self, words: NDArray[np.uint16]) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Put the words of each pool of points together.
+        """Collect the words of each pool of points.
 
         Returns
         -------
         bags : Tensor (n, n_blocks * POOL ** 2) int32
-            Rows of the tables, of the pools that hold words.
+            Rows of the tables, for the pools with words.
         at : Tensor (n,) int64
-            Where these lie among all pools.
+            Numbers of these pools among all pools.
         shape : (int, int)
-            Rows and columns of all.
+            Rows and columns of pools.
         """
         n_blocks, n_words = len(words), self.n_words
         edges = ((0, 0), (0, -words.shape[1] % POOL), (0, -words.shape[2] % POOL))
@@ -112,28 +112,28 @@ class WordScorer:
         return (bags[at] + first).flatten(1), at, (pooled.shape[1], pooled.shape[3])
 
     def fit(self, words: NDArray[np.uint16]) -> float:
-        """Return how well the words of a map's best window fit, wherever they lie in the query, turned anyhow.
+        """Return how well the words of a map's best window fit, without regard to positions and rotation.
 
-        That is quick, and tells kinds of tissue apart, no more.
+        This is fast, but only distinguishes kinds of tissue.
 
         Parameters
         ----------
         words : ndarray (n_blocks, rows, columns) uint16
-            Not all without a word.
+            At least one point must have a word.
         """
         bags, at, shape = self._pool(words)
         weights = torch.zeros(2, shape[0] * shape[1], dtype=torch.float64)
         weights[0, at] = self._plain_table[bags].sum(1)
         weights[1] = weights[0] ** 2
         side = round(CELLS * self._spacings[0])
-        # Of a map that is narrower than the query, the rest of the window holds no words.
+        # If the map is narrower than the query, the rest of the window has no words.
         edges = (0, max(side - shape[1], 0), 0, max(side - shape[0], 0))
         sums, energies = box_means(torch.nn.functional.pad(weights.view(2, *shape), edges), side)
         return float((sums / (energies + ENERGY_FLOOR).sqrt()).max())
 
     @cached_property
     def _plain_table(self) -> Tensor:
-        """The words' weights, whatever their cell and the query's angle: what kind of tissue it shows."""
+        """The words' weights for any cell and angle: they describe the kind of tissue."""
         return torch.stack([table[:, : CELLS**2].mean(1) for table in self._tables]).mean(0).double()
 
     def find_peaks(
@@ -144,20 +144,20 @@ class WordScorer:
         Parameters
         ----------
         words : ndarray (n_blocks, rows, columns) uint16
-            With `halo_points` more on each side than is looked at.
+            The searched part, with `halo_points` more on each side.
         reach : int
-            Of windows closer than so many pools, only the best.
+            Only the best of windows closer than this is returned, in pools.
         count : int
-            At most this many.
+            Largest number of windows.
 
         Returns
         -------
         list of (x, y, angle_deg, score)
-            Centres, grid points from the corner of what is looked at.
+            Centres in grid points from the corner of the searched part.
         """
         scores, angles = self.score(words)
         edge = self.halo_points // POOL
-        inner = slice(edge, -edge)  # halos are whole pools, and so is all but the last part
+        inner = slice(edge, -edge)  # halos are whole pools, and so are all parts except the last
         scores, angles = scores[inner, inner], angles[inner, inner]
         peaks = (scores == maximum_filter(scores, 2 * reach + 1)) & (scores > 0)
         ys, xs = np.nonzero(peaks)
@@ -174,14 +174,14 @@ class WordScorer:
 
 
 def vote(distances: NDArray[np.floating], covered: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return how much each descriptor votes for each of the words nearest to it, (n, nearest).
+    """Return the vote of each descriptor for each of its nearest words, (n, nearest).
 
     Parameters
     ----------
     distances : ndarray (n, nearest)
-        To these words, the nearest first.
+        Distances to these words, the nearest first.
     covered : ndarray (n,)
-        Share of each descriptor's surroundings that the query covers: what its votes add up to.
+        Share of each descriptor's block that the query covers; its votes sum up to this.
     """
     spread = max(float(np.median(distances[:, -1])), 1e-6) / SOFTNESS
     votes: NDArray[np.floating] = np.exp(-(distances - distances[:, :1]) / spread)
@@ -192,21 +192,21 @@ def vote(distances: NDArray[np.floating], covered: NDArray[np.floating]) -> NDAr
 def make_table(
     counts: NDArray[np.float64], idf: NDArray[np.floating], frequencies: NDArray[np.float64]
 ) -> Tensor:
-    """Return the tf-idf weights of every cell's words, (n_blocks * (n_words + 1), TABLE_WIDTH).
+    """Return the tf-idf weights of the words in each cell, (n_blocks * (n_words + 1), TABLE_WIDTH).
 
     Parameters
     ----------
     counts : ndarray (n_blocks, n_words + 1, CELLS ** 2)
-        Votes for each word in each cell; the last word stands for none.
+        Votes for each word in each cell; the last word means no word.
     idf : ndarray (n_blocks, n_words)
     frequencies : ndarray (n_blocks, n_words)
-        Share of each word in the slides.
+        Frequency of each word on the slides.
     """
     weights = counts**BURSTINESS
     weights[:, :-1] *= idf[..., None] ** 2
     weights[:, -1] = 0
-    # What a window scores by the slides' mean words says nothing: count from there, in units of the chance
-    # spread, so that the turned copies can be compared.
+    # Subtract the score of the slides' mean words and divide by the random spread: the scores of the rotated
+    # copies can then be compared.
     shares = frequencies[..., None]
     weights[:, :-1] -= (weights[:, :-1] * shares).sum(axis=1, keepdims=True)
     chance = np.sqrt((weights[:, :-1] ** 2 * shares).sum())
@@ -217,14 +217,29 @@ def make_table(
 
 
 def find_cells(rows: int, columns: int) -> Tensor:
-    """Return the cell in which each of rows x columns points of a query lies, flattened."""
+    """Return the cell of each of rows x columns points of a query, flattened."""
     row_cells = torch.arange(rows) * CELLS // rows
     column_cells = torch.arange(columns) * CELLS // columns
     return (row_cells[:, None] * CELLS + column_cells).flatten()
 
 
 def share_inside(mask: Tensor, size_px: int, step_px: int, side: int) -> Tensor:
-    """Return the share of each grid point's surroundings that the mask covers, (side, side)."""
+    """Return the share of each grid point's block that the mask covers.
+
+    Parameters
+    ----------
+    mask : Tensor (rows, columns)
+    size_px : int
+        Side of a block.
+    step_px : int
+        Distance between grid points.
+    side : int
+        Grid points along a side.
+
+    Returns
+    -------
+    Tensor (side, side)
+    """
     half = size_px // 2
     padded = torch.nn.functional.pad(mask[None], (half,) * 4)
     first = step_px // 2
@@ -233,23 +248,23 @@ def share_inside(mask: Tensor, size_px: int, step_px: int, side: int) -> Tensor:
 
 
 def _gather_cells(weights: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Add up each window's cells: means over cells, each taken where it lies in the window.
+    """Sum up each window's cells: means over cells, each at its position in the window.
 
     Parameters
     ----------
     weights : Tensor (CELLS ** 2, rows, columns)
     spacing : float
-        From cell to cell, pixels of `weights`.
+        Distance between cells, pixels of `weights`.
 
     Returns
     -------
     sums, energies : Tensor (rows, columns)
-        Of the weights and of their squares.
+        Sums of the weights and of their squares.
     """
     rows, columns = weights.shape[1:]
     offsets = [round((cell - CELLS // 2) * spacing) for cell in range(CELLS)]
     reach = offsets[-1]
-    # All cells are of one size: moved onto each other, they take one box sum together.
+    # All cells have the same size: shifted onto each other, they need only one box sum.
     padded = torch.zeros((2, rows + 2 * reach, columns + 2 * reach))
     for cell, layer in enumerate(weights):
         y, x = reach - offsets[cell // CELLS], reach - offsets[cell % CELLS]

@@ -1,9 +1,9 @@
-"""From what the stages measured to the probability that a candidate is right.
+"""The confidence: the probability that a candidate is right, from the measurements of a search.
 
-A logistic regression on a few measurements, fitted on searches whose answer is
-known, among them queries whose tissue is not in the index at all (see
-`comir_search.evaluation.calibration`). It belongs to the model; a model without
-one has no confidence, and none of its places counts as found.
+It is a logistic regression on a few measurements, fitted on searches with known answers.
+Some of these queries are on no slide of the index (see
+`comir_search.evaluation.calibration`). The calibration is part of the model. Without it
+candidates have no confidence, and none counts as found.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FEATURES = ("score", "margin", "signal", "log_side")
 
 @dataclass(frozen=True)
 class _Document:
-    """A calibration as a file holds it."""
+    """A calibration as it is stored in a file."""
 
     weights: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...]
     threshold: Annotated[float, Meta(ge=0, le=1)]
@@ -31,7 +31,7 @@ class _Document:
 
     def __post_init__(self) -> None:
         if self.features != FEATURES:
-            raise ValueError("its confidence was fitted on measurements that this program does not make")
+            raise ValueError("its confidence uses measurements that this program does not have")
         if len(self.weights) != len(FEATURES) + 1:
             raise ValueError(f"its confidence has {len(self.weights)} weights, not {len(FEATURES) + 1}")
 
@@ -68,14 +68,14 @@ class Calibration:
         Parameters
         ----------
         values : mapping
-            Of unknown types.
+            Values of unknown types.
         name, advice : str
             See `comir_search.documents.convert`.
 
         Raises
         ------
         BadDocument
-            If they are of another type, number or range.
+            If their type, number or range is wrong.
         """
         document: _Document = convert(dict(values), _Document, name=name, advice=advice)
         return cls(document.weights, document.threshold)

@@ -1,11 +1,10 @@
-"""Reading PyTorch checkpoints without running anything that they hold.
+"""Read PyTorch checkpoints without running any code in them.
 
-The published CoMIR checkpoints are pickled dicts of two whole modules, whose
-class lived in a notebook. Unpickling calls whatever a file names, so
-`comir_search.model.pickled` reads them as data, with a short list of names that
-may occur; everything else is refused by its name. Both of PyTorch's formats are
-read: the zip archive and the older stream. No file makes more than a few times
-its own size.
+The published CoMIR checkpoints are pickled dicts of two whole modules, whose class was
+defined in a notebook. Python's own unpickling calls any function that a file names.
+`comir_search.model.pickled` instead reads the file as data and accepts only a short
+list of names. Both of PyTorch's formats are read: the zip archive and the older stream.
+A file never takes more than a few times its own size in memory.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _STORAGE_TYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# Classes of the published code, wherever it defined them: the notebook (__main__) or its models package.
+# Classes of the published code, defined in the notebook (__main__) or in its models package.
 _PUBLISHED_CLASSES = {
     "ModNet",
     "DenseUNet",
@@ -101,7 +100,7 @@ _MAX_CHANNELS = 64
 
 
 def find_name(module: str, name: str) -> Any:
-    """Return what a name in a checkpoint may stand for.
+    """Return the object that stands for a name in a checkpoint.
 
     Raises
     ------
@@ -120,12 +119,12 @@ def find_name(module: str, name: str) -> Any:
 
 
 def find_tensors(module: StandIn) -> dict[str, Tensor]:
-    """Return the tensors of a module and those inside it, each module once, named as in a state dict.
+    """Return the tensors of a module and of the modules inside it, named as in a state dict.
 
     Raises
     ------
     Damaged
-        If modules lie in each other too deeply.
+        If modules are nested too deeply.
     """
     found: dict[str, Tensor] = {}
     seen = {id(module)}
@@ -133,7 +132,7 @@ def find_tensors(module: StandIn) -> dict[str, Tensor]:
     while waiting:
         prefix, depth, owner = waiting.pop()
         if depth > _MAX_NESTING or len(prefix) > _MAX_NAME:
-            raise Damaged("modules lie in each other too deeply")
+            raise Damaged("its modules are nested too deeply")
         for group in ("_parameters", "_buffers"):
             for name, value in _items(owner.attributes.get(group)):
                 if isinstance(value, Tensor):
@@ -151,10 +150,12 @@ def _items(group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _load_persistent(load_storage: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Return what makes of a persistent id the storage, or the class, that it names."""
+    """Return a function that loads the storage or class of a persistent id."""
 
     def load(kind: Any, *rest: Any) -> Any:
-        if kind == "module" and rest:  # the older stream adds the source of classes, which is not looked at
+        if (
+            kind == "module" and rest
+        ):  # the older stream also contains the source code of classes, which is ignored
             return rest[0]
         if kind != "storage" or len(rest) < 4 or not isinstance(rest[0], torch.dtype):
             raise Refused("a persistent id of an unknown kind")
@@ -171,7 +172,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """Return a view of a storage that lies inside it and holds no more than it does."""
+    """Return a tensor on a storage; it must not be larger than the storage."""
     axes = (size, stride)
     if not (isinstance(storage, Tensor) and storage.ndim == 1 and _is_count(offset)):
         raise Damaged("a tensor has no storage")
@@ -182,7 +183,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
     count = prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if count and (last >= len(storage) or count > len(storage) - offset):
-        raise Damaged("a tensor is larger than what the file holds of it")
+        raise Damaged("a tensor is larger than its data in the file")
     if not count:
         return storage.new_empty([min(length, 1) for length in size])
     return torch.as_strided(storage, tuple(size), tuple(stride), offset)
@@ -210,7 +211,7 @@ _BUILDERS: dict[str, Any] = {
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """Read what ``torch.save`` wrote, without running any of it.
+    """Read a file of ``torch.save`` without running any code in it.
 
     Parameters
     ----------
@@ -225,8 +226,8 @@ def read_checkpoint(path: str | Path) -> Any:
     Raises
     ------
     ComirSearchError
-        If the file is missing, damaged, no checkpoint, or names anything that
-        is not needed to describe a CoMIR network.
+        If the file is missing, damaged or not a checkpoint, or if it refers to
+        anything that a CoMIR network does not need.
     """
     path = Path(path)
     require_file(path, "a checkpoint that torch.save wrote")
@@ -238,15 +239,15 @@ def read_checkpoint(path: str | Path) -> Any:
             return _read_zip(file, size) if zipped else _read_stream(LimitedFile(file, size))
     except Refused as refused:
         raise ComirSearchError(
-            f"{path} was not opened: it asks for {refused}, which no CoMIR checkpoint needs and which could "
-            f"run its author's code; get the file from its publisher."
+            f"{path} was not opened: it refers to {refused}, which no CoMIR checkpoint needs and which could "
+            f"run harmful code; get the file from its publisher."
         ) from None
     except PermissionError as error:
         raise ComirSearchError(f"{path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # a damaged pickle or archive raises anything
+    except Exception as error:  # a damaged file raises many kinds of errors
         reason = str(error) if isinstance(error, Damaged) else type(error).__name__
         raise ComirSearchError(
-            f"{path} is no PyTorch checkpoint or is damaged ({reason}); download it again."
+            f"{path} is not a PyTorch checkpoint or is damaged ({reason}); download it again."
         ) from error
 
 
@@ -312,7 +313,7 @@ def _read_stream(file: LimitedFile) -> Any:
         _, offset, size = view
         return storage[offset : offset + size]
 
-    # The object comes first and its storages last: tensors share memory with what is filled in below.
+    # The object comes first, its storages last. Its tensors share their memory, which is filled in below.
     content = read_pickle(file, find_name, _load_persistent(load))
     keys = read_pickle(file, find_name)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
@@ -344,26 +345,26 @@ def import_checkpoint(path: str | Path, *, pixel_size_um: float) -> Model:
         these are SHG and brightfield, in the aerial ones near-infrared and
         colour.
     pixel_size_um : float
-        Of the images that it was trained on; the file does not say.
+        Pixel size of the training images; the file does not contain it.
 
     Returns
     -------
     Model
-        Without a vocabulary; its sides are "bf" and "shg", or "colour" and
-        "nir". SHG enters as ln(1 + x) where the checkpoint does not say
-        otherwise, as published. The aerial networks take colour as their data
-        set stores it: blue, green, red.
+        Without a vocabulary. Its modalities are "bf" and "shg", or "colour" and
+        "nir". As published, SHG is transformed by ln(1 + x) unless the checkpoint
+        says otherwise. The aerial networks take colour in the order of their data
+        set: blue, green, red.
 
     Raises
     ------
     ComirSearchError
-        As `read_checkpoint`, or if the networks are of another structure.
+        As `read_checkpoint`, or if the networks have another structure.
     """
     check_pixel_size(pixel_size_um)
     content = read_checkpoint(path)
     if not isinstance(content, dict) or not {"modelA", "modelB"} <= content.keys():
         raise ComirSearchError(
-            f"{path} holds no CoMIR networks 'modelA' and 'modelB'; give a published checkpoint."
+            f"{path} contains no CoMIR networks 'modelA' and 'modelB'; give a published checkpoint."
         )
     networks: dict[int, Tiramisu] = {}
     logarithmic, architectures = {}, set()
@@ -377,11 +378,13 @@ def import_checkpoint(path: str | Path, *, pixel_size_um: float) -> Model:
         logarithmic[channels] = said if isinstance(said, bool) else logs_grey
     if set(networks) != {1, 3}:
         raise ComirSearchError(
-            f"{path} is not for grey and RGB images; only networks for one side of each can be imported."
+            f"{path} is not for grey and RGB images; only a pair of one grey and one RGB network can be imported."
         )
     comir_channels = {network.head.out_channels for network in networks.values()}
     if len(comir_channels) > 1 or len(architectures) > 1:
-        raise ComirSearchError(f"{path} holds two networks that do not belong together; download it again.")
+        raise ComirSearchError(
+            f"{path} contains two networks that do not belong together; download it again."
+        )
     architecture = architectures.pop()
     names = {3: "bf", 1: "shg"} if architecture == "tiramisu" else {3: "colour", 1: "nir"}
     return Model(
@@ -398,7 +401,7 @@ def import_checkpoint(path: str | Path, *, pixel_size_um: float) -> Model:
 
 
 def _to_tiramisu(module: Any, name: str) -> tuple[str, Tiramisu]:
-    """Copy the weights of a published network into ours; return its architecture, too."""
+    """Copy the weights of a published network into ours; return its architecture and our network."""
     tensors = _named_tensors(module, name)
     stem, head = tensors.get("stem.weight"), tensors.get("head.weight")
     if stem is not None and head is not None and stem.ndim == head.ndim == 4:
@@ -414,27 +417,27 @@ def _to_tiramisu(module: Any, name: str) -> tuple[str, Tiramisu]:
             weights = {key: tensors[key].to(torch.float32, copy=True) for key in expected.keys() - counters}
             if bad := find_bad_weight(weights):
                 raise ComirSearchError(
-                    f"{name} holds values in {bad} that no network has; download the file again."
+                    f"{name} contains impossible values in {bad}; download the file again."
                 )
             network.load_state_dict({**weights, **uncounted}, assign=True)
             return architecture, network.eval()
     raise ComirSearchError(
-        f"{name} is no network of a published configuration (biomedical: 32 filters, six levels of four "
+        f"{name} is not a network of a published configuration (biomedical: 32 filters, six levels of four "
         f"layers; aerial: 16 filters, three levels of two layers; growth 12, batch normalisation)."
     )
 
 
 def _named_tensors(module: Any, name: str) -> Mapping[str, Tensor]:
-    """Return the tensors of a module or a state dict by our names."""
+    """Return the tensors of a module or a state dict under our names."""
     try:
         tensors = find_tensors(module) if isinstance(module, StandIn) else module
     except Damaged as error:
-        raise ComirSearchError(f"{name} is no network ({error}); give a published checkpoint.") from error
+        raise ComirSearchError(f"{name} is not a network ({error}); give a published checkpoint.") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(key, str) and len(key) <= _MAX_NAME and isinstance(tensor, Tensor)
         for key, tensor in tensors.items()
     ):
-        raise ComirSearchError(f"{name} is no network; give a published checkpoint.")
+        raise ComirSearchError(f"{name} is not a network; give a published checkpoint.")
     return {_rename(key): tensor for key, tensor in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Embedding images of any size: tiles with halos that agree with the whole."""
+"""Embed images of any size in tiles; thanks to halos the result is the same as for the whole image."""
 
 from __future__ import annotations
 
@@ -23,21 +23,27 @@ SAMPLES = 16
 
 
 def code(latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Code latents at 8 bits, round(255 * sigmoid(latent)): the same for every image."""
+    """Code latents at 8 bits as round(255 * sigmoid(latent)), the same for every image."""
     return np.rint(255 / (1 + np.exp(-latents))).astype(np.uint8)
 
 
 def decode(coded: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return coded values, or means of them, in [-1, 1] (tanh of half the latent), float32."""
+    """Decode 8-bit values, or means of them, to float32 in [-1, 1] (tanh of half the latent)."""
     return (coded.astype(np.float32) - CODE_ZERO) / np.float32(CODE_ZERO)
 
 
 def intensity_of(model: Model, slide: Slide, modality: str) -> Intensity:
-    """Measure how an image of a modality is to be normalised.
+    """Measure the normalisation of an image.
 
-    Small images are measured whole, at the model's pixel size; of large ones
-    the fields with most signal in the overview are, so that what is measured
-    does not depend on the pyramid.
+    A small image is measured as a whole. In a large one, the fields with most signal
+    are measured. Both are read at the model's pixel size, so the result does not
+    depend on the pyramid.
+
+    Parameters
+    ----------
+    model : Model
+    slide : Slide
+    modality : str
     """
     side = model.modality(modality)
     height, width = slide.scaled_shape(model.pixel_size_um)
@@ -50,7 +56,7 @@ def intensity_of(model: Model, slide: Slide, modality: str) -> Intensity:
         )
     sides = min(SAMPLE_PX, height), min(SAMPLE_PX, width)
     cells = _brightness(slide, model.pixel_size_um, (height, width), sides)
-    # Every second of the brighter half: signal, but not its brightest corner alone.
+    # Every second field of the brighter half: signal, but not only from the brightest corner.
     order = np.argsort(cells, axis=None)[::-1][: 2 * SAMPLES : 2]
     fields = [
         slide.read_scaled(
@@ -65,22 +71,22 @@ def intensity_of(model: Model, slide: Slide, modality: str) -> Intensity:
 def _brightness(
     slide: Slide, pixel_size_um: float, shape: tuple[int, int], sides: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the mean over every whole cell of a grid that begins at the slide's corner.
+    """Return the mean of every whole cell of a grid that starts at the slide's corner.
 
     Parameters
     ----------
     slide : Slide
     pixel_size_um : float
-        In whose pixels shape and sides are.
+        Pixel size to which shape and sides refer.
     shape : (int, int)
         Height and width of the slide.
     sides : (int, int)
         Height and width of a cell.
     """
     overview, size_um = slide.overview()
-    assert size_um is not None  # scaled_shape has asked for it
+    assert size_um is not None  # scaled_shape has checked this
     grey = np.asarray(overview, np.float32).reshape(*overview.shape[:2], -1).mean(axis=2)
-    # A cell is no whole number of the overview's pixels: a rounded one would drift away over a large slide.
+    # A cell is not a whole number of the overview's pixels: with a rounded number, cells would drift away.
     rows, columns = (
         find_taps(0, length // side, side * pixel_size_um / size_um, pixels)
         for length, side, pixels in zip(shape, sides, grey.shape, strict=True)
@@ -90,16 +96,16 @@ def _brightness(
 
 
 class Reader(Protocol):
-    """Hands out parts of an image, normalised."""
+    """Reads parts of an image, normalised."""
 
     def __call__(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
-        """Return a part that lies inside the image, (height, width, channels)."""
+        """Return a part inside the image, (height, width, channels)."""
 
 
 def embed_parts(
     model: Model, read: Reader, shape: tuple[int, int], modality: str, side_px: int
 ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Embed an image part by part, each as it is where `embed_array` embeds the whole.
+    """Embed an image part by part, with the same result as `embed_array` on the whole image.
 
     Parameters
     ----------
@@ -110,19 +116,19 @@ def embed_parts(
         Height and width of the image, pixels.
     modality : str
     side_px : int
-        Of a part, a multiple of the stride and of the network's multiple.
+        Side of a part, a multiple of the stride and of the network's multiple.
 
     Yields
     ------
     row, column : int
-        Of the part's first CoMIR pixel.
+        Position of the part's first CoMIR pixel.
     latents : ndarray (CoMIR channels, rows, columns) float32
     """
     margin, halo = _margin_px(model), model.halo_px
     ends = [length + -length % model.tile_multiple + margin for length in shape]
     for y in range(0, shape[0], side_px):
         for x in range(0, shape[1], side_px):
-            # What lies beyond the margin does not exist in the whole either.
+            # The whole image has nothing beyond the margin either.
             spans = [
                 (max(at - halo, -margin), min(at + side_px + halo, end))
                 for at, end in zip((y, x), ends, strict=True)
@@ -144,13 +150,13 @@ def embed_parts(
 
 
 def _reflect(start: int, stop: int, length: int) -> NDArray[np.intp]:
-    """Return which pixels of an axis stand for [start, stop), its borders mirrored ("symmetric")."""
+    """Return the pixel indices of [start, stop) along an axis, mirrored at its borders ("symmetric")."""
     places = np.arange(start, stop) % (2 * length)
     return np.where(places < length, places, 2 * length - 1 - places)
 
 
 def _margin_px(model: Model) -> int:
-    """Return the pixels that are added around an image by reflection."""
+    """Return the width of the margin that is added around an image by reflection."""
     return -(-min(model.halo_px, 64) // model.tile_multiple) * model.tile_multiple
 
 
@@ -189,10 +195,10 @@ def embed_region(
     slide : Slide
     modality : str
     intensity : Intensity
-        The slide's, from `intensity_of`.
+        Normalisation of the slide, from `intensity_of`.
     x, y, width, height : int
-        The part, in pixels of the model's size from the slide's corner;
-        multiples of ``model.tile_multiple``.
+        The part, in model pixels from the slide's corner; multiples of
+        ``model.tile_multiple``.
 
     Returns
     -------
@@ -207,10 +213,18 @@ def embed_image_steps(
 ) -> Job[NDArray[np.uint8] | NDArray[np.float32]]:
     """Embed a whole image tile by tile.
 
+    Parameters
+    ----------
+    model : Model
+    slide : Slide
+    modality : str
+    as_float : bool
+        Return latents instead of 8-bit codes.
+
     Returns
     -------
     ndarray (CoMIR channels, rows, columns)
-        uint8 codes, or float32 latents with `as_float`; one CoMIR pixel covers
+        uint8 codes, or float32 latents with `as_float`. The side of a CoMIR pixel is
         ``model.comir_pixel_size_um``.
     """
     height, width = slide.scaled_shape(model.pixel_size_um)

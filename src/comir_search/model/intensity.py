@@ -1,9 +1,9 @@
-"""From stored intensities to what a network takes in.
+"""Normalise stored intensities for the networks.
 
-Brightfield is divided by its type's full scale: its white is meaningful. A
-signal modality (SHG) is stretched by its own content, robustly, because 12-bit
-values lie in 16-bit files and gains differ between instruments; then compressed
-by asinh, which keeps faint fibres visible.
+Brightfield is divided by the full scale of its data type, since its white level is
+meaningful. A signal modality (SHG) is stretched between percentiles of its own content,
+because files often have 12-bit values in 16 bits and gains differ between microscopes.
+It is then compressed by asinh, which keeps faint fibres visible.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LOG_FULL_SCALE = "log_full_scale"  # ln(1 + x): what the published CoMIR networks take SHG as
+LOG_FULL_SCALE = "log_full_scale"  # ln(1 + x): the input of the published CoMIR networks for SHG
 KINDS = ("full_scale", LOG_FULL_SCALE, "signal")
 SIGNAL_KNEE = 5.0
 SIGNAL_LIMIT = 2.0
@@ -21,12 +21,12 @@ SIGNAL_LIMIT = 2.0
 
 @dataclass(frozen=True)
 class Intensity:
-    """How to bring an image's values to [0, 1] or thereabouts.
+    """How to scale an image's values to about [0, 1].
 
     Parameters
     ----------
     kind : {"full_scale", "log_full_scale", "signal"}
-        Brightfield-like, or stretched by content.
+        Scaled by the data type, the same after ln(1 + x), or stretched by content.
     low, high : float
         Stored values that become 0 and 1.
     """
@@ -57,7 +57,7 @@ class Intensity:
 
 
 def measure_intensity(samples: NDArray[np.generic], kind: str, dtype: np.dtype) -> Intensity:
-    """Measure the normalisation of an image from its pixels, or a fair sample of them.
+    """Measure the normalisation of an image from its pixels or a representative sample.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def measure_intensity(samples: NDArray[np.generic], kind: str, dtype: np.dtype) 
         Pixel values, any shape.
     kind : {"full_scale", "log_full_scale", "signal"}
     dtype : dtype
-        The stored type: full scale is its maximum for 8-bit images; 16-bit and
-        float brightfield is scaled by its own 99.9th percentile.
+        The stored data type. The full scale is its maximum for 8-bit images; 16-bit
+        and float brightfield is scaled by its own 99.9th percentile.
     """
     values = np.asarray(samples, np.float32).ravel()
     if kind in ("full_scale", LOG_FULL_SCALE):

@@ -1,4 +1,4 @@
-"""A model: two CoMIR networks, the visual vocabulary and all that a search must agree on."""
+"""A model: two CoMIR networks, the visual vocabulary and the settings of a search."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ FORMAT = "comir-search model"
 FORMAT_VERSION = 1
 CODING = "round(255 * sigmoid(latent))"
 DEFAULT_MODEL = Path(__file__).parent.parent / "resources" / "models" / "he_shg.safetensors"
-WANTED = "a model that `comir-search train` wrote"
+WANTED = "a model file from `comir-search train`"
 ADVICE = "train or copy it again"
 
-# At which a model can work; the shipped one at 2.
+# Possible pixel sizes of a model; the shipped one works at 2.
 PIXEL_SIZE_RANGE_UM = (0.02, 100.0)
 ModelPixelSize = Annotated[float, Meta(ge=PIXEL_SIZE_RANGE_UM[0], le=PIXEL_SIZE_RANGE_UM[1])]
 ComirChannels = Annotated[int, Meta(ge=1, le=64)]
@@ -40,12 +40,12 @@ SideName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 
 @dataclass(frozen=True)
 class Modality:
-    """One side of a model.
+    """One of the two modalities of a model.
 
     Parameters
     ----------
     name : str
-        As the command line knows it ("bf", "shg").
+        Name on the command line ("bf", "shg").
     channels : int
         1 or 3.
     intensity : {"full_scale", "log_full_scale", "signal"}
@@ -58,9 +58,9 @@ class Modality:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
-            raise ValueError(f"a side has 1 or 3 channels, not {self.channels}")
+            raise ValueError(f"a modality has 1 or 3 channels, not {self.channels}")
         if self.intensity not in KINDS:
-            raise ValueError(f"a side's intensity is one of {', '.join(KINDS)}, not {self.intensity!r}")
+            raise ValueError(f"a modality's intensity is one of {', '.join(KINDS)}, not {self.intensity!r}")
 
 
 BF = Modality("bf", 3, "full_scale")
@@ -69,7 +69,7 @@ SHG = Modality("shg", 1, "signal")
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a file says it is."""
+    """Format and version in a model file."""
 
     format: str = ""
     format_version: int = 0
@@ -77,7 +77,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a model file says beside its tensors."""
+    """The metadata of a model file."""
 
     architecture: Literal["compact", "tiramisu", "tiramisu-aerial"]
     comir_channels: ComirChannels
@@ -92,9 +92,9 @@ class _Header:
     def __post_init__(self) -> None:
         names = [side.name for side in self.modalities]
         if len(set(names)) < len(names) or any(hasattr(nn.ModuleDict, name) for name in names):
-            raise ValueError(f"two sides cannot be named {' and '.join(names)}")
+            raise ValueError(f"its two modalities cannot be named {' and '.join(names)}")
         if self.coding != CODING:
-            raise ValueError("its CoMIRs are coded in a way that this program does not know")
+            raise ValueError("this program does not know how its CoMIRs are coded")
 
 
 class Model:
@@ -108,13 +108,13 @@ class Model:
     architecture : {"compact", "tiramisu", "tiramisu-aerial"}
     comir_channels : int
     pixel_size_um : float
-        At which images are embedded.
+        Pixel size at which images are embedded.
     vocabulary : Vocabulary, optional
-        Needed to index; a model without one only embeds.
+        Needed to index slides; a model without one can only embed.
     calibration : Calibration, optional
-        From scores to confidence.
+        Turns measurements of a search into a confidence.
     card : dict, optional
-        Training data, seed, metrics, licence note: whatever JSON holds.
+        Training data, seed, metrics, licence note: any JSON values.
     """
 
     def __init__(
@@ -147,12 +147,12 @@ class Model:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the two sides."""
+        """Names of the two modalities."""
         return tuple(self._modalities)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """What turns CoMIRs into words; None before it was learned."""
+        """The vocabulary that turns CoMIRs into words; None before it was learned."""
         return self._vocabulary
 
     @vocabulary.setter
@@ -162,22 +162,22 @@ class Model:
 
     @property
     def comir_pixel_size_um(self) -> float:
-        """Size of a CoMIR pixel."""
+        """Side of a CoMIR pixel."""
         return self.pixel_size_um * self.stride
 
     @cached_property
     def embedding_fingerprint(self) -> str:
-        """Hash of the networks and their coding: slides that these embedded need no embedding again."""
+        """Hash of the networks and their coding: if it is the same, slides need not be embedded again."""
         return self._hash({**self._structure(), "vocabulary": None}, "networks.")
 
     @cached_property
     def words_fingerprint(self) -> str:
-        """Hash of networks, coding and vocabulary: the name by which an index knows its model."""
+        """Hash of networks, coding and vocabulary: an index identifies its model by it."""
         return self._hash(self._structure(), "")
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the whole, calibration included: answers of one fingerprint can be compared."""
+        """Hash of the whole model with its calibration: answers with the same hash can be compared."""
         whole = json.dumps([self.words_fingerprint, self._calibration()], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
@@ -190,24 +190,24 @@ class Model:
         return digest.hexdigest()[:32]
 
     def modality(self, name: str) -> Modality:
-        """Return the side of that name.
+        """Return the modality with this name.
 
         Raises
         ------
         ComirSearchError
-            If the model has no such side.
+            If the model has no such modality.
         """
         if name not in self._modalities:
             names = " and ".join(self._modalities)
-            raise ComirSearchError(f"The model knows the modalities {names}, not {name!r}.")
+            raise ComirSearchError(f"The model has the modalities {names}, not {name!r}; choose one of them.")
         return self._modalities[name]
 
     def channels_of(self, name: str) -> int:
-        """Return the channels of a side's images, 1 or 3."""
+        """Return the number of channels of a modality's images, 1 or 3."""
         return self.modality(name).channels
 
     def other(self, name: str) -> str:
-        """Return the name of the opposite side."""
+        """Return the name of the other modality."""
         self.modality(name)
         return next(other for other in self._modalities if other != name)
 
@@ -219,7 +219,7 @@ class Model:
         return self
 
     def network(self, name: str) -> nn.Module:
-        """Return the network of a side, batch normalisation folded away where that is exact."""
+        """Return the network of a modality, with batch normalisation merged into convolutions where possible."""
         self.modality(name)
         if name not in self._folded:
             self._folded[name] = _fold(self.networks[name])
@@ -258,9 +258,9 @@ class Model:
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return what a file holds."""
+        """Return the tensors of the model file."""
         weights = self.networks.state_dict()
-        if self.architecture == "compact":  # half the file, no change that can be measured
+        if self.architecture == "compact":  # halves the file without a measurable change
             weights = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
         tensors = {f"networks.{name}": tensor for name, tensor in weights.items()}
         if self.vocabulary:
@@ -277,7 +277,7 @@ def choose_device(device: str) -> torch.device:
     Raises
     ------
     ComirSearchError
-        If "cuda" is asked for and there is none.
+        If "cuda" is requested but not available.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ComirSearchError(f"There is no device {device!r}; use auto, cpu or cuda.")
@@ -298,7 +298,7 @@ def load_model(path: str | Path | None = None, device: str = "auto") -> Model:
     Raises
     ------
     ComirSearchError
-        If the file is missing, is no model, or is of a newer format.
+        If the file is missing, not a model, or of a newer format.
     """
     path = DEFAULT_MODEL if path is None else Path(path)
     with open_tensors(path, wanted=WANTED, advice=ADVICE) as file:
@@ -308,12 +308,12 @@ def load_model(path: str | Path | None = None, device: str = "auto") -> Model:
 
 
 def check_pixel_size(pixel_size_um: float) -> float:
-    """Return a pixel size at which a model can work.
+    """Return the pixel size if a model can work at it.
 
     Raises
     ------
     ComirSearchError
-        If it is none.
+        If it is out of range.
     """
     low, high = PIXEL_SIZE_RANGE_UM
     if not low <= pixel_size_um <= high:
@@ -329,14 +329,14 @@ def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, Shape]:
 
 
 def find_bad_weight(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None) -> str:
-    """Return the name of a weight that no network can have; "" where all can be.
+    """Return the name of a weight with impossible values; "" if there is none.
 
     Parameters
     ----------
     weights : mapping of str to Tensor
-        Whose values are all finite, and variances not negative, in a network that works.
+        Their values must be finite, and variances not negative.
     expected : mapping of str to Tensor, optional
-        A network's own, of equal names: floating point where these are.
+        Tensors of the same names, with the expected data types.
     """
     for name, tensor in weights.items():
         is_variance = name.endswith(("running_var", "exp_avg_sq"))
@@ -351,7 +351,7 @@ def _read_header(file: TensorFile) -> _Header:
     name, text = str(file.path), file.metadata.get("model")
     kind = _Kind() if text is None else decode(text, _Kind, name=name, advice=ADVICE)
     if kind.format != FORMAT:
-        raise ComirSearchError(f"{name} is no comir-search model; give {WANTED}.")
+        raise ComirSearchError(f"{name} is not a comir-search model; give {WANTED}.")
     if kind.format_version > FORMAT_VERSION:
         raise ComirSearchError(
             f"{name} has model format {kind.format_version}, newer than this program's {FORMAT_VERSION}; update "
@@ -363,7 +363,7 @@ def _read_header(file: TensorFile) -> _Header:
 
 def _assemble(file: TensorFile, header: _Header) -> Model:
     name = str(file.path)
-    with torch.device("meta"):  # shapes alone: nothing is allocated before the file is known to fit
+    with torch.device("meta"):  # shapes only: no memory is allocated before the file is checked
         networks = nn.ModuleDict(
             {
                 side.name: build_network(header.architecture, side.channels, header.comir_channels)
@@ -374,14 +374,14 @@ def _assemble(file: TensorFile, header: _Header) -> Model:
     arrays = file.read_group("networks.", shapes_of(expected))
     weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
     if bad := find_bad_weight(weights, expected):
-        raise BadDocument(name, f"networks.{bad} holds values that no network has", ADVICE)
+        raise BadDocument(name, f"networks.{bad} contains impossible values", ADVICE)
     networks.load_state_dict(weights, assign=True)
     vocabulary = None
     if header.vocabulary is not None:
         shapes = header.vocabulary.shapes(file.group("vocabulary."))
         vocabulary = Vocabulary.from_arrays(file.read_group("vocabulary.", shapes), header.vocabulary)
         if vocabulary.comir_channels != header.comir_channels:
-            raise BadDocument(name, "its vocabulary is of other CoMIRs", ADVICE)
+            raise BadDocument(name, "its vocabulary does not match its CoMIRs", ADVICE)
     calibration = header.calibration
     model = Model(
         networks,

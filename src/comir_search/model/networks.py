@@ -1,9 +1,9 @@
 """The compact network that maps one modality to a CoMIR, and how to build any network.
 
 A CoMIR network takes (batch, channels, rows, columns) and returns
-(batch, CoMIR channels, rows / stride, columns / stride), unbounded. It never
-normalises across pixels at inference, so a tile with a halo as wide as the
-receptive field gives what the whole image gives.
+(batch, CoMIR channels, rows / stride, columns / stride), unbounded. At inference it
+never normalises across pixels, so a tile with a halo as wide as the receptive field
+gives the same result as the whole image.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class _Conv(nn.Sequential):
 class CompactNet(nn.Module):
     """A U-Net that works at half the input's resolution and below.
 
-    The input is folded 2 x 2 into channels, so that nothing runs at full
-    resolution; the decoder adds its skips instead of concatenating them. About
+    The input is folded 2 x 2 into channels, so nothing runs at full resolution. The
+    decoder adds its skip connections instead of concatenating them. It needs about
     20 kMAC per input pixel (published network: 159).
 
     Parameters
@@ -46,7 +46,7 @@ class CompactNet(nn.Module):
     """
 
     stride = 2
-    bytes_per_px = 170  # memory that embedding takes for each of the input, about; measured
+    bytes_per_px = 170  # memory to embed, per input pixel; measured
 
     def __init__(
         self, in_channels: int, out_channels: int = 8, widths: tuple[int, ...] = COMPACT_WIDTHS
@@ -73,7 +73,7 @@ class CompactNet(nn.Module):
 
     @property
     def halo_px(self) -> int:
-        """Input pixels around a tile that its CoMIR depends on, rounded up to `tile_multiple`."""
+        """Input pixels around a tile on which its CoMIR depends, rounded up to `tile_multiple`."""
         reach, skips = Reach(), []
         for _ in self.up:
             reach = reach.convolution()
@@ -124,7 +124,16 @@ def build_network(architecture: str, in_channels: int, out_channels: int) -> nn.
 
 
 def count_macs(network: nn.Module, in_channels: int, side_px: int = 256) -> float:
-    """Return the multiply-accumulates of the convolutions per input pixel."""
+    """Return the multiply-accumulates of the convolutions per input pixel.
+
+    Parameters
+    ----------
+    network : Module
+    in_channels : int
+        Channels of the image.
+    side_px : int
+        Side of the image on which they are counted.
+    """
     total = 0
 
     def add(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""Pickles read as data: a small machine that can build containers and what its caller allows.
+"""Read pickles as data, without running code: only containers and what the caller allows are built.
 
-Python's own unpickler calls whatever a file names, and allocates whatever a
-file asks for. This one reads the opcodes one by one, knows the few that
-describe data, counts them, and calls nothing but the builders it is given.
+Python's own unpickler calls any function that a file names and allocates any memory
+that it requests. This one reads the opcodes one by one, accepts the few that describe
+data, counts them, and calls only the given builders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-# A published checkpoint takes about 50,000, a ResNet-152 about 40,000. Each makes at most one small object.
+# A published checkpoint has about 50,000, a ResNet-152 about 40,000. Each makes at most one small object.
 MAX_OPCODES = 400_000
 MAX_KEY = 2**31
 
@@ -35,23 +35,23 @@ _GETS = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class Refused(ValueError):
-    """The file names something that is not needed to describe data."""
+    """The file refers to something that is not needed to describe data."""
 
 
 class Damaged(ValueError):
-    """The file does not hold what it should."""
+    """The file is damaged."""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """What a name in a pickle stands for, where it is called with arguments."""
+    """A function that may be called for a name in a pickle."""
 
     build: Callable[..., Any]
 
 
 @dataclass(eq=False)
 class StandIn:
-    """Where an object was: the name of its class, its attributes, and no behaviour."""
+    """In place of an object: the name of its class and its attributes, without behaviour."""
 
     class_name: str
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -59,13 +59,13 @@ class StandIn:
 
 @dataclass(frozen=True)
 class StandInClass:
-    """Where the class of an object was."""
+    """In place of the class of an object."""
 
     name: str
 
 
 def make_ordered(items: Any = ()) -> OrderedDict[Any, Any]:
-    """Build an OrderedDict from [key, value] pairs, as Python 2 wrote them."""
+    """Build an OrderedDict from [key, value] pairs, the format of Python 2."""
     if not all(isinstance(item, list | tuple) and len(item) == 2 for item in items):
         raise Damaged("a value is missing")
     return OrderedDict((_key(key), value) for key, value in items)
@@ -77,17 +77,17 @@ def make_set(items: Any = ()) -> set[Any]:
 
 
 class LimitedFile:
-    """A file of known size, of which nobody can ask for more than it holds."""
+    """A file of known size; a read never requests more bytes than it has."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.size = file, size
 
     def read(self, count: int) -> bytes:
-        """Read `count` bytes, fewer at the end."""
+        """Read `count` bytes, or fewer at the end."""
         return self._file.read(max(0, min(count, self.size - self._file.tell())))
 
     def readline(self) -> bytes:
-        """Read a line, fewer bytes at the end."""
+        """Read a line, or fewer bytes at the end."""
         return self._file.readline()
 
     def tell(self) -> int:
@@ -105,23 +105,23 @@ def read_pickle(
     Parameters
     ----------
     file : LimitedFile
-        Left right behind the pickle.
+        Its position is right after the pickle when this returns.
     find : callable
-        From (module, name) to a `Builder`, a `StandInClass` or an inert value;
+        Returns a `Builder`, a `StandInClass` or a plain value for (module, name), or
         raises `Refused`.
     load_storage : callable, optional
-        From a persistent id to what it stands for.
+        Returns the object of a persistent id.
 
     Returns
     -------
     object
-        Containers, numbers, text, `StandIn`s and what builders return. Keys of
+        Containers, numbers, text, `StandIn`s and the results of builders. Keys of
         dicts and members of sets are text, whole numbers, bools or None.
 
     Raises
     ------
     Refused, Damaged, ValueError
-        ValueError also for what no pickle has.
+        ValueError also if the file is not a pickle.
     """
     machine = _Machine(find, load_storage)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, file))):
@@ -134,7 +134,7 @@ def read_pickle(
 
 
 class _Machine:
-    """The state while a pickle is read."""
+    """The state during the reading of a pickle."""
 
     def __init__(self, find: Callable[[str, str], Any], load_storage: Callable[..., Any] | None) -> None:
         self._find, self._load_storage = find, load_storage
@@ -167,14 +167,14 @@ class _Machine:
         }
 
     def step(self, name: str, argument: Any) -> None:
-        """Do what one opcode says."""
+        """Carry out one opcode."""
         if name in _LITERALS:
             self._push(argument)
         elif name in _PUTS:
             self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._top()
         elif name in _GETS:
             if argument not in self._memo:
-                raise Damaged("it refers to an object that it does not hold")
+                raise Damaged("it refers to an object that is missing")
             self._push(self._memo[argument])
         elif name in _TUPLES:
             self._push(tuple([self.pop() for _ in range(_TUPLES[name])][::-1]))
@@ -188,7 +188,7 @@ class _Machine:
             raise Refused(f"the operation {name}")
 
     def pop(self) -> Any:
-        """Take the object on top of the stack."""
+        """Remove and return the object on top of the stack."""
         self._top()
         return self._stack.pop()
 
@@ -241,10 +241,10 @@ class _Machine:
         elif isinstance(what, Builder):
             self._push(what.build(*map(self._count, arguments)))
         else:
-            raise Refused("a call of something that is no class")
+            raise Refused("a call of something that is not a class")
 
     def _count(self, argument: Any) -> Any:
-        """Return an argument; builders copy containers, and only so many objects can be copied in all."""
+        """Return an argument. Builders copy containers, so the number of copied objects is limited."""
         if isinstance(argument, list | tuple | dict | set | frozenset):
             self._copied += len(argument)
             if self._copied > MAX_OPCODES:
@@ -257,8 +257,8 @@ class _Machine:
             self._count(state)
             target.attributes.update((key, value) for key, value in state.items() if isinstance(key, str))
         elif not (isinstance(target, OrderedDict) and isinstance(state, dict)):
-            # What PyTorch hangs on its state dicts beside the weights is of no use here.
-            raise Refused("a state of something that has none")
+            # Attributes that PyTorch adds to its state dicts are not needed here.
+            raise Refused("a state for an object that has none")
 
     def _push_persistent(self, pid: Any) -> None:
         if self._load_storage is None or not isinstance(pid, tuple) or not pid:
@@ -273,7 +273,7 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
 
 
 def _key(key: Any) -> Any:
-    """Return a key of a kind whose hashes nobody can make collide on purpose."""
+    """Return a key if its type is safe: its hashes cannot be made to collide on purpose."""
     if isinstance(key, str) or key is None or (isinstance(key, int) and abs(key) < MAX_KEY):
         return key
     raise Damaged(f"a key of the type {type(key).__name__}")

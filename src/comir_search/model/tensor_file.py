@@ -1,6 +1,6 @@
-"""Safetensors files that may come from anywhere: looked at before they are read.
+"""Read safetensors files safely: their header is checked before their tensors are read.
 
-Nothing heavy is imported, so that a window can look into a file at once.
+Only small modules are imported, so the plugin can look into a file quickly.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Shape = tuple[int, ...]
 
 
 class TensorFile:
-    """An open file: its text, and the shapes and types of its tensors; see `open_tensors`.
+    """An open file: its metadata, and the shapes and types of its tensors; see `open_tensors`.
 
     Attributes
     ----------
     metadata : dict of str to str
-        Not checked.
+        Text values, not checked.
     shapes : dict of str to tuple of int
-        Of each tensor; together they are no larger than the file.
+        Shape of each tensor; together they are no larger than the file.
     """
 
     def __init__(self, path: Path, advice: str, file: Any) -> None:
@@ -47,33 +47,35 @@ class TensorFile:
         self._dtypes: dict[str, str] = {name: part.get_dtype() for name, part in slices.items()}
 
     def group(self, prefix: str) -> dict[str, Shape]:
-        """Return the shapes of the tensors whose names begin with a prefix, by the rest of the name."""
+        """Return the shapes of the tensors whose names start with a prefix, by the rest of the name."""
         return {name.removeprefix(prefix): s for name, s in self.shapes.items() if name.startswith(prefix)}
 
     def read(self, name: str) -> NDArray[Any]:
-        """Return a copy of a tensor: float32 or int64, and finite.
+        """Return a copy of a tensor as float32 or int64; all values are finite.
 
         Raises
         ------
         BadDocument
-            If its type is another, or a value is not a number.
+            If its data type is different, or a value is NaN or infinity.
         """
         kind = self._dtypes[name]
         if kind not in (*FLOATS, *INTEGERS):
             raise BadDocument(str(self.path), f"{quote(name)} has the type {kind}", self.advice)
-        with np.errstate(over="ignore"):  # what overflows is refused below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
             values = np.array(self._file.get_tensor(name), np.int64 if kind in INTEGERS else np.float32)
         if not np.isfinite(values).all():
-            raise BadDocument(str(self.path), f"{quote(name)} holds values that are not numbers", self.advice)
+            raise BadDocument(
+                str(self.path), f"{quote(name)} contains values that are not numbers", self.advice
+            )
         return values
 
     def read_group(self, prefix: str, expected: Mapping[str, Shape]) -> dict[str, NDArray[Any]]:
-        """Read the tensors whose names begin with a prefix, once they are exactly those expected.
+        """Read the tensors whose names start with a prefix, if they are exactly the expected ones.
 
         Raises
         ------
         BadDocument
-            If a tensor is missing, is one too many, or has another shape; nothing was read then.
+            If a tensor is missing, unexpected or of another shape; then nothing is read.
         """
         problem = find_misfit(expected, self.group(prefix))
         if problem:
@@ -89,9 +91,9 @@ def open_tensors(path: Path, *, wanted: str, advice: str) -> Iterator[TensorFile
     ----------
     path : Path
     wanted : str
-        What to give instead where there is no file, as in "a model file".
+        What the user should give if there is no such file, such as "a model file".
     advice : str
-        The way out where it is damaged, as in "train or copy it again".
+        What the user can do if it is damaged, such as "train or copy it again".
 
     Yields
     ------
@@ -100,7 +102,7 @@ def open_tensors(path: Path, *, wanted: str, advice: str) -> Iterator[TensorFile
     Raises
     ------
     ComirSearchError
-        If it is no regular file, cannot be read, or is no safetensors file.
+        If it is not a regular file, cannot be read, or is not a safetensors file.
     """
     require_file(path, wanted)
     try:
@@ -113,13 +115,13 @@ def open_tensors(path: Path, *, wanted: str, advice: str) -> Iterator[TensorFile
 
 
 def require_file(path: Path, wanted: str) -> None:
-    """Refuse what is no regular file: a pipe would be waited for without end.
+    """Raise an error if a path is not a regular file: reading from a pipe could wait for ever.
 
     Parameters
     ----------
     path : Path
     wanted : str
-        What to give instead.
+        What the user should give instead.
 
     Raises
     ------
@@ -129,13 +131,13 @@ def require_file(path: Path, wanted: str) -> None:
         if path.is_file():
             return
         is_what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else ""
-    except (OSError, ValueError) as error:  # not permitted, or a name that no file can have
+    except (OSError, ValueError) as error:  # no permission, or an impossible name
         raise ComirSearchError(f"{path} cannot be read ({error}); give {wanted}.") from error
     raise ComirSearchError(f"{path} {is_what or 'does not exist'}; give {wanted}.")
 
 
 def find_misfit(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
-    """Say by what tensors are not those that a network has; "" where they are.
+    """Return how tensors differ from those of a network, "" if they do not.
 
     Parameters
     ----------
@@ -156,6 +158,6 @@ def find_misfit(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> st
 
 
 def quote(text: str) -> str:
-    """Return a name or a reason out of a file as part of one sentence."""
+    """Return a text from a file, shortened to be quoted in a sentence."""
     line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return line if len(line) <= 80 else f"{line[:79]}…"

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from comir_search.model.reach import Reach
 
-# The biomedical network looks over 800 px far; within this halo lies all but a
-# fraction of a grey level of its influence (measured in the tests, before training).
+# The receptive field of the biomedical network is over 800 px wide. Pixels outside this halo
+# change the result by less than a grey level (measured in the tests, before training).
 LARGEST_HALO_PX = 256
 
 
 @dataclass(frozen=True)
 class TiramisuShape:
-    """Sizes of a Tiramisu, by default those of the published biomedical one.
+    """Sizes of a Tiramisu network, by default those of the published biomedical one.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ class TiramisuShape:
     growth : int
         Channels that a dense layer adds.
     layers_down, layers_up : tuple of int
-        Dense layers of each block; as many blocks up as down.
+        Dense layers of each block; the number of blocks up and down is the same.
     layers_bottleneck : int
     compression : float
         Share of its channels that a transition down keeps.
     dropout : float
-        While training.
+        Dropout rate in training.
     """
 
     first_channels: int = 32
@@ -47,7 +47,7 @@ class TiramisuShape:
     dropout: float = 0.2
 
 
-# Those that were published, by the name of the architecture.
+# The published ones, by the name of the architecture.
 SHAPES = {
     "tiramisu": TiramisuShape(),
     "tiramisu-aerial": TiramisuShape(
@@ -74,7 +74,7 @@ class DenseLayer(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """Dense layers, each fed with the block's input and all earlier outputs.
+    """Dense layers; each takes the block's input and all earlier outputs.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class DenseBlock(nn.Module):
         self.out_channels = n_layers * shape.growth + (n_in if keep_input else 0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the new features, behind the input where it is kept."""
+        """Return the new features, after the input if it is kept."""
         collected = [features]
         for layer in self.layers:
             collected.append(layer(torch.cat(collected, 1)))
@@ -137,7 +137,7 @@ class Tiramisu(nn.Module):
     """
 
     stride = 1
-    bytes_per_px = 3400  # memory that embedding takes for each, about; measured
+    bytes_per_px = 3400  # memory to embed, per input pixel; measured
 
     def __init__(
         self, in_channels: int, out_channels: int = 1, shape: TiramisuShape = SHAPES["tiramisu"]
@@ -172,7 +172,7 @@ class Tiramisu(nn.Module):
 
     @property
     def halo_px(self) -> int:
-        """Pixels around a tile that its CoMIR depends on, all but a fraction of a grey level."""
+        """Pixels around a tile on which its CoMIR depends, to within a fraction of a grey level."""
         reach, skips = Reach(), []
         for n_layers in reversed(self.shape.layers_up):
             reach = reach.convolution(n_layers)

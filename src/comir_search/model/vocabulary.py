@@ -1,10 +1,9 @@
-"""The visual vocabulary: what turns a CoMIR into a map of words.
+"""The visual vocabulary turns a CoMIR into a map of words.
 
-It belongs to the model, so indexes are append-only. At each point of a grid and
-for each block size the SURF descriptors of all CoMIR channels are joined,
-projected onto the directions in which matching points of the two modalities
-agree best (linear discriminants), and given the nearest of the block size's
-words.
+It is part of the model, so new slides do not change it. At each point of a grid and for
+each block size, the SURF descriptors of all CoMIR channels are joined and projected
+onto the directions in which matching points of the two modalities agree best (linear
+discriminants). The point gets the nearest word of the block size.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from comir_search.model.tensor_file import Shape, find_misfit
 NO_WORD = 65535
 MAX_WORDS = NO_WORD
 MAX_DIMENSIONS = 4096
-_ASSIGN_CHUNK = 1024  # descriptors at a time: their distances to all words fit into a cache
+_ASSIGN_CHUNK = 1024  # descriptors at a time: their distances to all words fit into the processor's cache
 
 
 @dataclass(frozen=True)
 class VocabularySettings:
-    """What of a vocabulary is not an array.
+    """The settings of a vocabulary that are not arrays.
 
     Parameters
     ----------
@@ -45,13 +44,13 @@ class VocabularySettings:
     block_px: Annotated[tuple[Annotated[int, Meta(ge=4, le=512)], ...], Meta(min_length=1, max_length=16)]
 
     def shapes(self, found: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Return the shapes that the arrays must have, by name.
+        """Return the required shapes of the arrays, by name.
 
         Parameters
         ----------
         found : mapping of str to tuple of int
-            Those that they have: how many channels, dimensions and words there
-            are is taken from them, as far as that many there can be.
+            Their actual shapes. The numbers of channels, dimensions and words are
+            taken from them, up to a limit.
         """
         projection, words = (found.get(name, ()) + (0,) * 3 for name in ("projection", "words"))
         n_blocks = len(self.block_px)
@@ -81,8 +80,8 @@ class Vocabulary:
         Subtracted after projecting.
     words : ndarray (n_blocks, n_words, dimensions) float32
     idf : ndarray (n_blocks, n_words) float32
-        Inverse document frequency of each word over windows of the training side
-        that is indexed.
+        Inverse document frequency of each word over windows of the training images
+        of the indexed modality.
     """
 
     step_px: int
@@ -104,11 +103,11 @@ class Vocabulary:
 
     @property
     def halo_px(self) -> int:
-        """CoMIR pixels around an area that its words depend on."""
+        """CoMIR pixels around an area on which its words depend."""
         return max(self.block_px) * 21 // 40 + 2
 
     def settings(self) -> dict[str, Any]:
-        """Return what is not an array, JSON-ready."""
+        """Return the settings that are not arrays, JSON-ready."""
         return {"step_px": self.step_px, "block_px": list(self.block_px)}
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -117,7 +116,7 @@ class Vocabulary:
 
     @property
     def comir_channels(self) -> int:
-        """Channels of the CoMIRs that it describes."""
+        """Number of channels of its CoMIRs."""
         return int(self.projection.shape[1]) // DESCRIPTOR_LENGTH
 
     @classmethod
@@ -129,8 +128,8 @@ class Vocabulary:
         Raises
         ------
         BadDocument
-            If a setting is out of range, an array is missing, is one too many,
-            or is not finite float32 of the right shape.
+            If a setting is out of range, or if an array is missing, unexpected or
+            not finite float32 of the right shape.
         """
         name, advice = "The vocabulary", "learn it again"
         if not isinstance(settings, VocabularySettings):
@@ -139,7 +138,7 @@ class Vocabulary:
         if problem := find_misfit(settings.shapes(found), found):
             raise BadDocument(name, problem, advice)
         if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
-            raise BadDocument(name, "it holds values that are not float32 numbers", advice)
+            raise BadDocument(name, "it contains values that are not float32 numbers", advice)
         return cls(settings.step_px, settings.block_px, **arrays)
 
     def project(self, comir: NDArray[np.float32] | Tensor) -> Tensor:
@@ -153,7 +152,7 @@ class Vocabulary:
         Returns
         -------
         Tensor (n_blocks, rows // step, columns // step, dimensions) float32
-            NaN where the CoMIR is flat in every channel.
+            NaN where the CoMIR is constant in every channel.
         """
         matrices, offset = torch.from_numpy(self.projection), torch.from_numpy(self.offset)
         image = torch.as_tensor(comir, dtype=torch.float32)
@@ -161,7 +160,7 @@ class Vocabulary:
         return projected.sub_(offset[:, None, None])
 
     def project_joined(self, joined: Tensor, projection: Tensor | None = None) -> Tensor:
-        """Project descriptors from `join_channels`, by the vocabulary's projection or another; see `project`."""
+        """Project descriptors from `join_channels`, with the vocabulary's projection or another; see `project`."""
         projection = torch.from_numpy(self.projection) if projection is None else projection
         offset = torch.from_numpy(self.offset)
         projected = torch.einsum("byxd,bde->byxe", joined, projection) - offset[:, None, None]
@@ -169,7 +168,7 @@ class Vocabulary:
         return projected.masked_fill_(flat, torch.nan)
 
     def assign(self, projected: Tensor) -> NDArray[np.uint16]:
-        """Return the nearest word of each projected descriptor, `NO_WORD` where flat.
+        """Return the nearest word of each projected descriptor, `NO_WORD` for NaN.
 
         Parameters
         ----------
@@ -178,8 +177,7 @@ class Vocabulary:
         Returns
         -------
         ndarray (n_blocks, rows, columns) uint16
-            Exact: what is found is what brute force finds, for it is brute force, as
-            one matrix product per block size.
+            Exact: all words are compared, by one matrix product per block size.
         """
         found = np.empty(projected.shape[:3], np.uint16)
         for block, descriptors in enumerate(projected):
@@ -190,7 +188,7 @@ class Vocabulary:
     def nearest(
         self, descriptors: Tensor, block: int, count: int
     ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-        """Return the `count` nearest words of descriptors and the squared distances.
+        """Return the `count` nearest words of each descriptor, and their squared distances.
 
         Parameters
         ----------
@@ -206,7 +204,7 @@ class Vocabulary:
         distances : ndarray (n, count) float32
         """
         words = torch.from_numpy(self.words[block])
-        # |w|^2 - 2 d w as one product: descriptors get a last entry of 1.
+        # |w|^2 - 2 d w as one product: each descriptor gets a last entry of 1.
         table = torch.cat([-2 * words, (words**2).sum(1, keepdim=True)], 1).T.contiguous()
         numbers = np.empty((len(descriptors), count), np.uint16)
         distances = np.empty((len(descriptors), count), np.float32)
@@ -215,7 +213,7 @@ class Vocabulary:
             flat = torch.isnan(part).any(1)
             part = part.nan_to_num(0.0)
             far = torch.nn.functional.pad(part, (0, 1), value=1.0) @ table
-            if count == 1:  # NumPy's is several times as fast as PyTorch's
+            if count == 1:  # NumPy's argmin is several times as fast as PyTorch's
                 near = torch.from_numpy(far.numpy().argmin(1))[:, None]
                 values = far.gather(1, near)
             else:
@@ -232,6 +230,10 @@ def join_channels(comir: NDArray[np.float32] | Tensor, step_px: int, block_px: S
     ----------
     comir : (channels, rows, columns) float32
         In [0, 1].
+    step_px : int
+        CoMIR pixels between grid points.
+    block_px : sequence of int
+        Block sizes, CoMIR pixels.
 
     Returns
     -------
@@ -242,17 +244,17 @@ def join_channels(comir: NDArray[np.float32] | Tensor, step_px: int, block_px: S
 
 
 def turn_projections(vocabulary: Vocabulary) -> list[Tensor]:
-    """Return projections that make of descriptors what `vocabulary`'s makes of those of a turned image.
+    """Return projections for rotated images: applied to unrotated descriptors, they give the rotated words.
 
     Returns
     -------
     list of Tensor (n_blocks, channels * 64, dimensions)
-        For none, one, two and three quarter turns, counter-clockwise.
+        For zero to three quarter turns, counter-clockwise.
 
     Notes
     -----
-    Points lie half a pixel off the grid's centre, so those of the turned image
-    are one pixel from where describing it anew would put them.
+    The grid is half a pixel off its centre, so the points of the rotated image are one
+    pixel away from the grid that would be used for it.
     """
     projection = torch.from_numpy(vocabulary.projection)
     unit = torch.eye(projection.shape[1])
@@ -260,7 +262,7 @@ def turn_projections(vocabulary: Vocabulary) -> list[Tensor]:
 
 
 def turn_entries(descriptors: Tensor, turns: int) -> Tensor:
-    """Return descriptors (..., channels * 64) as counter-clockwise quarter turns of the image make them."""
+    """Return descriptors (..., channels * 64) after counter-clockwise quarter turns of the image."""
     for _ in range(turns % 4):
         cells = torch.rot90(descriptors.unflatten(-1, (-1, 4, 4, 4)), 1, (-3, -2))
         dx, dy, size_dx, size_dy = cells.unbind(-1)

@@ -1,4 +1,4 @@
-"""Display values: images of any type as 8-bit RGB to look at."""
+"""Convert images of any data type to 8-bit RGB for display."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from comir_search.opencv import cv2
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a person set so as to see an image well.
+    """The contrast that a person set for an image.
 
     Parameters
     ----------
     low, high : float
         Values that are shown black and white.
     gamma : float
-        Exponent of what lies between.
+        Exponent for the values between.
     """
 
     low: float
@@ -29,11 +29,11 @@ class Contrast:
 
 
 def display_range(array: np.ndarray) -> tuple[float, float]:
-    """Return the values that are shown black and white, judged by what an image holds, not by its type.
+    """Return the values that are shown black and white, from an image's content, not its data type.
 
-    Colour is shown from 0 to the largest value of as many bits as it uses: 255 for
-    8 bits, 4095 for 12 bits in a file of 16, 1 for floats up to 1. Grey is shown
-    from its 1st to its 99.7th percentile, so that dim SHG is not black.
+    Colour is shown from 0 to the largest value of the bits that it uses: 255 for 8
+    bits, 4095 for 12 bits in a 16-bit file, 1 for floats up to 1. Grey is shown from
+    its 1st to its 99.7th percentile, so dim SHG is not black.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def display_range(array: np.ndarray) -> tuple[float, float]:
     if not is_colour:
         low, high = np.percentile(values, (1, 99.7))
         return float(low), float(high)
-    brightest = float(np.percentile(values, 99.9))  # a few hot pixels do not count
+    brightest = float(np.percentile(values, 99.9))  # ignores a few hot pixels
     if values.dtype.kind == "f" and brightest <= 1.001:
         return 0.0, 1.0
     bits = max(8, math.ceil(math.log2(max(brightest, 1.0) + 1) - 1e-9))
@@ -61,12 +61,12 @@ def display_range(array: np.ndarray) -> tuple[float, float]:
 
 
 def to_display(array: np.ndarray, contrast: Contrast | None = None) -> NDArray[np.uint8]:
-    """Return an image as 8-bit RGB to look at.
+    """Return an image as 8-bit RGB for display.
 
     Parameters
     ----------
     array : ndarray (height, width), (height, width, 1) or (height, width, 3)
-        Any integer or float type; not-a-number is shown black.
+        Any integer or float type; NaN is shown black.
     contrast : Contrast, optional
         By default the range is that of `display_range`.
     """
@@ -83,7 +83,14 @@ def to_display(array: np.ndarray, contrast: Contrast | None = None) -> NDArray[n
 
 
 def fit_picture(picture: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
-    """Resize an RGB picture to fit a box, keeping its proportions."""
+    """Resize an RGB picture to fit into a box, keeping its proportions.
+
+    Parameters
+    ----------
+    picture : ndarray (height, width, 3) uint8
+    width_px, height_px : int
+        Size of the box.
+    """
     height, width = picture.shape[:2]
     scale = min(width_px / width, height_px / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))

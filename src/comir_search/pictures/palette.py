@@ -1,4 +1,4 @@
-"""Colours that people with any colour vision tell apart (Okabe and Ito, 2008)."""
+"""Colours that people with any colour vision can distinguish (Okabe and Ito, 2008)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERDICT_COLOURS: dict[Verdict, Colour] = {
     Verdict.REJECTED: VERMILION,
     Verdict.UNSURE: ORANGE,
 }
-TEXT_COLOURS: dict[Verdict, str] = {  # in which a word on these is read
+TEXT_COLOURS: dict[Verdict, str] = {  # colour of text on these colours
     Verdict.NONE: "white",
     Verdict.ACCEPTED: "white",
     Verdict.REJECTED: "white",
@@ -33,5 +33,5 @@ VERDICT_LABELS: dict[Verdict, str] = {
     Verdict.REJECTED: "Rejected match",
     Verdict.UNSURE: "Unsure match",
 }
-# In this order neighbours differ most, on pink tissue and on white glass.
+# Ordered so that neighbours differ most, on pink tissue and on white glass.
 SERIES: tuple[Colour, ...] = (BLUE, VERMILION, GREEN, BLACK, ORANGE, PURPLE, SKY_BLUE)

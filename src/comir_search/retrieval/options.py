@@ -36,11 +36,11 @@ class SearchOptions(PixelSizeOptions):
     modality: str | None = option(
         None, "the queries' modality", otherwise="the one that is not indexed", metavar="NAME"
     )
-    top: int = option(10, "candidates per query, distinct ones", metavar="N", low=1)
-    mirror: bool = option(False, "look for flipped patches too")
+    top: int = option(10, "different candidates for each query", metavar="N", low=1)
+    mirror: bool = option(False, "also look for the query flipped left to right")
     slides: tuple[str, ...] | None = option(None, "look only in these slides", flag="")
     method: Literal["auto", "correlation", "words"] = option(
         "auto",
-        "how places are found: correlation compares every position on the tissue, words looks for the same "
-        "small structures, auto uses words where the correlation is not sure",
+        "how positions are found: correlation compares the query with every position on the tissue, words looks "
+        "for the same small structures, auto uses words where the correlation is not sure",
     )

@@ -30,7 +30,7 @@ from comir_search.retrieval.report import Clock, Coverage, Reporter
 from comir_search.retrieval.verification import Verifier
 from comir_search.retrieval.workers import LocalSearchRunner, SearchRunner, open_search_runner
 from comir_search.slides import Slide, open_slide
-from comir_search.version import find_version
+from comir_search.version import __version__
 
 SURE = 0.95  # confidence of the first place from which nothing else is looked at
 CLOSE_TILES = 256  # of the finer scan, those with the best places so far first
@@ -351,7 +351,7 @@ class QuerySearch:
             index=str(self._index.path),
             embedding=model.embedding_fingerprint,
             model=model.fingerprint,
-            version=find_version(),
+            version=__version__,
         )
 
 

@@ -1,8 +1,7 @@
-"""The demo's sample: synthetic slides and SHG queries of known place.
+"""The demo's sample: synthetic slides, and SHG queries whose positions are known.
 
-The pictures are computed by `comir_search.sample.synthetic_tissue` and show no tissue
-of anybody; their names and their metadata say so. One query's tissue lies on
-none of the slides.
+`comir_search.sample.synthetic_tissue` computes the images. They show no real tissue,
+and their names and metadata say so. One query is on none of the slides.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from comir_search.files import atomic_path, writing
 from comir_search.geometry import center_frame_matrix, place_error_px, query_to_slide
 from comir_search.opencv import cv2
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick
 from comir_search.records import Candidate
 from comir_search.sample.synthetic_tissue import PIXEL_SIZE_UM, Tissue, simulate_tissue_steps
 
@@ -40,7 +39,7 @@ TRUTH_COLUMNS = (
     "mirrored",
     "side_um",
 )
-LABEL = "Synthetic: simulated by napari-comir-search, no tissue of anybody"
+LABEL = "Synthetic: simulated by napari-comir-search, not real tissue"
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,25 @@ class Sample:
     truth: Path
 
 
-def make_sample(folder: str | Path, seed: int = 0) -> Sample:
-    """Write slides/, queries/ and truth.csv; see `make_sample_steps`."""
-    return finish(make_sample_steps(folder, seed))
-
-
 def make_sample_steps(folder: str | Path, seed: int = 0) -> Job[Sample]:
-    """Simulate slides and queries of known place, step by step.
+    """Simulate slides and queries with known positions, step by step.
 
-    Written: two brightfield slides (pyramidal OME-TIFF), six SHG queries (12 bits
-    in 16, at another pixel size and any angle), of which the last lies on
-    neither slide, and last ``truth.csv`` in the columns that `evaluate-slide`
-    reads. The same seed writes the same files.
+    This writes two brightfield slides (pyramidal OME-TIFF), six SHG queries (12 bits
+    in 16, at another pixel size and any angle) and ``truth.csv`` with the columns that
+    `evaluate-slide` reads. The last query is on neither slide. The same seed gives
+    the same files.
 
     Parameters
     ----------
     folder : path
-        Where to write; made if absent.
+        Where to write; created if needed.
     seed : int, optional
-        Of the simulated tissue and the queries' places.
+        Seed of the simulated tissue and the queries' positions.
 
     Raises
     ------
     ComirSearchError
-        When the folder cannot be written.
+        If the folder cannot be written.
     """
     folder = Path(folder)
     with writing(folder):
@@ -87,7 +81,7 @@ def make_sample_steps(folder: str | Path, seed: int = 0) -> Job[Sample]:
     slides: list[Path] = []
     pieces = [(name, *plan) for name, plan in SLIDES.items()] + [("", ABSENT_SIZE_UM, 1)]
     for number, (slide, size_um, n_queries) in enumerate(pieces):
-        stage = f"simulating {slide or 'tissue of no slide'}"
+        stage = f"simulating {slide or 'tissue that is on no slide'}"
         tissue = yield from simulate_tissue_steps(*size_um, 1000 * seed + number, stage)
         if slide:
             yield Tick(f"writing {slide}", 0, 1)
@@ -106,9 +100,9 @@ def make_sample_steps(folder: str | Path, seed: int = 0) -> Job[Sample]:
 
 
 def _choose_places(tissue: Tissue, slide: str, count: int, rng: np.random.Generator) -> list[Candidate]:
-    """Choose places at random that are full of tissue, hold some collagen, and lie apart."""
+    """Choose random positions that are full of tissue, contain some collagen, and do not overlap."""
     side_um = QUERY_SIDE_PX * QUERY_PIXEL_SIZE_UM
-    reach = side_um / PIXEL_SIZE_UM / np.sqrt(2)  # no query looks over the canvas's border
+    reach = side_um / PIXEL_SIZE_UM / np.sqrt(2)  # keeps queries inside the image
     height, width = tissue.inside.shape
     window = (int(side_um / PIXEL_SIZE_UM),) * 2
     full = cv2.blur(tissue.inside.astype(np.float32), window)
@@ -143,7 +137,7 @@ def _choose_places(tissue: Tissue, slide: str, count: int, rng: np.random.Genera
 
 
 def _acquire(tissue: Tissue, place: Candidate, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Image a place by SHG: shot noise of the photons, detector offset and read noise, 12 bits."""
+    """Simulate an SHG image of a position: photon shot noise, detector offset, read noise, 12 bits."""
     side = (QUERY_SIDE_PX, QUERY_SIDE_PX)
     matrix = center_frame_matrix(query_to_slide(place, side, QUERY_PIXEL_SIZE_UM))
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
@@ -173,7 +167,7 @@ def _write_slide(path: Path, image: NDArray[np.uint8]) -> None:
         "axes": "YXS",
         "Name": path.name.removesuffix(".ome.tif"),
         "Description": LABEL,
-        # One of its own for the same picture each time, so that an index knows the slide again.
+        # The same image gets the same UUID each time, so an index recognises the slide.
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, hashlib.sha256(image.tobytes()).hexdigest())),
         "PhysicalSizeX": PIXEL_SIZE_UM,
         "PhysicalSizeXUnit": "µm",

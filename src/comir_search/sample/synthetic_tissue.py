@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comir_search.opencv import cv2
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick
 
 Field = NDArray[np.floating]
 Generator = np.random.Generator
@@ -46,11 +46,6 @@ class Tissue:
     brightfield: NDArray[np.uint8]
     emission: Field
     inside: NDArray[np.bool_]
-
-
-def simulate_tissue(width_um: int, height_um: int, seed: int) -> Tissue:
-    """Lay out and image a piece of tissue with white glass around it."""
-    return finish(simulate_tissue_steps(width_um, height_um, seed))
 
 
 def simulate_tissue_steps(width_um: int, height_um: int, seed: int, stage: str = "simulating") -> Job[Tissue]:

@@ -14,7 +14,7 @@ from comir_search.slides.fingerprint import content_fingerprint
 from comir_search.slides.pixel_size import MISSING, user_pixel_size
 from comir_search.slides.slide import Slide
 
-_WHOLE_SAMPLES = 16 << 20  # larger arrays are known by pieces spread over them
+_WHOLE_SAMPLES = 16 << 20  # the fingerprint of a larger array uses pieces spread over it
 
 
 class ArraySlide(Slide):
@@ -24,7 +24,7 @@ class ArraySlide(Slide):
     ----------
     array : ndarray or dask array
         (height, width), (height, width, 1), (height, width, 3) or
-        (height, width, 4), whose alpha is dropped.
+        (height, width, 4); the alpha channel is dropped.
     pixel_size_um : float or None
     name, path : str
     """
@@ -41,7 +41,7 @@ class ArraySlide(Slide):
         if 0 in array.shape:
             raise ComirSearchError(f"{name} is empty: its shape is {tuple(array.shape)}")
         if array.dtype.kind not in "uifb":
-            raise ComirSearchError(f"{name} holds {array.dtype}, which is not a type of pixels")
+            raise ComirSearchError(f"{name} contains {array.dtype}, which cannot be pixel values")
         self._array = array
         self._dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else np.dtype(array.dtype)
         height, width = array.shape[:2]
@@ -64,7 +64,7 @@ class ArraySlide(Slide):
 
     @property
     def identity(self) -> str:
-        """The fingerprint, which looks at pieces of all of the array."""
+        """The fingerprint: it already uses pieces from the whole array."""
         return self.fingerprint
 
     def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
@@ -77,8 +77,8 @@ class ArraySlide(Slide):
 
 
 def _sample(array: Any) -> Iterator[Any]:
-    """Yield all of an array that is small, pieces spread over one that is large."""
-    # Every piece of an array that is not in memory may cost the decoding of a tile, or more.
+    """Yield the whole array if it is small, otherwise pieces spread over it."""
+    # A piece of an array that is not in memory may need a whole tile to be decoded.
     in_memory = isinstance(array, np.ndarray)
     pieces, side_px = (16, 128) if in_memory else (3, 32)
     if math.prod(array.shape) <= (_WHOLE_SAMPLES if in_memory else (pieces * side_px) ** 2):
@@ -97,12 +97,13 @@ def slide_from_array(
     Parameters
     ----------
     array : ndarray or dask array
-        (height, width), (height, width, 1), (height, width, 3), or 4 channels
-        whose alpha is dropped. It is not copied.
+        (height, width), (height, width, 1), (height, width, 3) or
+        (height, width, 4); the alpha channel is dropped. It is not copied.
     pixel_size_um : float or None
+        Micrometres per pixel, None if unknown.
     name : str
-        Stands for the file's name.
+        Shown as the file's name.
     path : str, optional
-        Where the array came from.
+        Source of the array.
     """
     return ArraySlide(array, pixel_size_um=pixel_size_um, name=name, path=path)

@@ -1,4 +1,4 @@
-"""Channels: grey images where grey is asked, colour where colour is."""
+"""Bring images to the number of channels that a modality needs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,32 @@ from comir_search.errors import ComirSearchError
 def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: str) -> NDArray[np.generic]:
     """Bring an image to (rows, columns, channels).
 
-    RGB with equal channels counts as grey; grey where colour is asked is repeated.
+    An RGB image with three equal channels counts as grey. A grey image is repeated
+    where colour is needed.
+
+    Parameters
+    ----------
+    image : ndarray (rows, columns) or (rows, columns, channels)
+    channels : int
+        Number of channels needed: 1 or 3.
+    name : str
+        File name, for messages.
+    modality : str
+        Name of the modality, for messages.
+
+    Returns
+    -------
+    ndarray (rows, columns, channels)
 
     Raises
     ------
     ComirSearchError
-        If a colour image is given where the modality is grey, or values are not
-        finite: a network would spread them over all that it looks at.
+        If the image is in colour but the modality is grey, or if it contains NaN or
+        infinity: a network would spread these over their neighbourhood.
     """
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ComirSearchError(
-            f"{name} holds values that are not numbers (NaN or infinity); export it again."
+            f"{name} contains pixels that are not numbers (NaN or infinity): export it again."
         )
     image = image[..., None] if image.ndim == 2 else image
     if image.shape[2] == channels:
@@ -37,5 +52,5 @@ def as_channels(image: NDArray[np.generic], channels: int, name: str, modality: 
 
 
 def is_grey(image: NDArray[np.generic]) -> bool:
-    """Return whether an image (rows, columns[, channels]) has one channel, or equal ones."""
+    """Return whether an image (rows, columns[, channels]) has one channel, or several equal ones."""
     return image.ndim == 2 or bool((image == image[..., :1]).all())

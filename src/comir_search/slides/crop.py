@@ -1,4 +1,4 @@
-"""A candidate cut out of its slide, turned into the query's frame."""
+"""Cut a candidate out of its slide, rotated as the query shows it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def extract_candidate(
     pixel_size_um: float,
     shape: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Cut a candidate out of its slide, turned and mirrored as the query shows it.
+    """Cut a candidate out of its slide, rotated and mirrored as the query shows it.
 
     Parameters
     ----------
     slide : Slide
         The candidate's slide.
     candidate : Candidate
-        The place.
+        Its position, rotation and size on the slide.
     pixel_size_um : float
-        Of the picture.
+        Pixel size of the picture that is returned.
     shape : (int, int), optional
         Height and width of the picture, centred on the candidate; by default
         the candidate's own size.
@@ -33,8 +33,7 @@ def extract_candidate(
     Returns
     -------
     ndarray (height, width) or (height, width, 3)
-        In the slide's type; background where the candidate looks over the
-        slide's border.
+        In the slide's data type. Parts outside the slide are background.
     """
     if shape is None:
         shape = (
@@ -42,7 +41,7 @@ def extract_candidate(
             max(1, round(candidate.width_um / pixel_size_um)),
         )
     height, width = shape
-    # From the picture to the slide in pixels of the picture's size, where the slide is read.
+    # Maps the picture to the slide, both in pixels of the picture's size.
     scale = candidate.pixel_size_um / pixel_size_um
     to_slide = np.diag([scale, scale, 1.0]) @ query_to_slide(candidate, shape, pixel_size_um)
     corners = transform(to_slide, [[0, 0], [width, 0], [width, height], [0, height]])

@@ -1,9 +1,9 @@
-"""Hashes that know a slide again after it was moved or renamed.
+"""Hashes that recognise a slide after it was moved or renamed.
 
-There are two. The *fingerprint* is quick to compute and is the name of a slide in
-indexes and projects; it looks at little of a slide, so two different slides may
-have the same one. The *identity* looks at the structure of the whole and at pieces
-spread over all of it. Where even that is equal, `is_same_content` decides.
+The *fingerprint* is quick to compute; indexes and projects use it as the slide's
+name. It covers only a small part of a slide, so two different slides can share one.
+The *identity* covers the structure of the whole slide and pieces spread over it. If
+two identities are equal, `is_same_content` compares every byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comir_search.slides.guard import unreadable
 _PIECES = 16
 _PIECE_BYTES = 16 << 10
 _IDENTITY_BYTES = 4 << 20
-_IDENTITY_PIECE_BYTES = 64 << 10  # a disk that turns, or a share, takes long for each piece
+_IDENTITY_PIECE_BYTES = 64 << 10  # hard disks and network shares are slow for many small pieces
 _COMPARED_BYTES = 1 << 20
 _ARRAY_METADATA = (".zarray", "zarr.json")
 _GROUP_METADATA = (".zgroup", ".zattrs", "zarr.json")
@@ -42,7 +42,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def content_fingerprint(*parts: bytes) -> str:
-    """Return a hash of the parts given: 32 hex digits."""
+    """Return a hash of the given parts: 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -54,10 +54,9 @@ def identity_of(path: str | Path) -> str:
     """Return a hash of a slide's structure and of pieces spread over all of it: 32 hex digits.
 
     It stays the same when the slide is moved or renamed. It covers the names and
-    sizes of all files of the slide (the image of an OME-Zarr that is read, and not
-    its labels; the companions of an MRXS) and at most about 4 MB of their content:
-    all of it where there is no more, else as much of each level as of any other,
-    in pieces spread over it.
+    sizes of all files of the slide, with the companion files of an MRXS but without
+    the labels of an OME-Zarr. It also covers their content: all of it up to about
+    4 MB, above that pieces spread evenly over each level.
 
     Parameters
     ----------
@@ -67,7 +66,7 @@ def identity_of(path: str | Path) -> str:
     Raises
     ------
     ComirSearchError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     path = Path(path)
     try:
@@ -95,14 +94,14 @@ def stored_bytes(path: Path) -> int:
 
 
 def is_same_content(first: str | Path, second: str | Path) -> bool:
-    """Whether two slides hold the same bytes in the same files, whatever the slides are called.
+    """Whether two slides contain the same bytes in the same files; the slides' own names may differ.
 
-    Reads both as a whole, in bounded memory, and stops at the first difference.
+    Reads both slides completely, in bounded memory, and stops at the first difference.
 
     Raises
     ------
     ComirSearchError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     first, second = Path(first), Path(second)
     path = first
@@ -125,9 +124,9 @@ def is_same_content(first: str | Path, second: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class _Member:
-    """One file of a slide: its name within the slide, where it lies, and its size in bytes.
+    """One file of a slide: its name within the slide, its path, and its size in bytes.
 
-    What is no regular file (a pipe, a device) counts as empty: it is never opened.
+    A pipe or a device counts as an empty file and is never opened.
     """
 
     name: str
@@ -136,16 +135,16 @@ class _Member:
 
 
 def _list_members(path: Path) -> list[_Member]:
-    """Return the files of a slide, sorted by name. The slide's own name is in none of them."""
+    """Return the files of a slide, sorted by name. Their names do not include the slide's own name."""
     if path.is_dir():
         return list(_list_image(path))
     companions = list_companions(path)
-    if path.suffix.lower() == ".dcm":  # any file of a series stands for all of it
+    if path.suffix.lower() == ".dcm":  # any file of a series represents the whole series
         files = sorted([path, *companions], key=lambda file: file.name)
         return [_Member(str(number), file, _size_of(file)) for number, file in enumerate(files)]
     members = [_Member("", path, _size_of(path))]
     for companion in companions:
-        if companion.is_dir():  # it is called as the slide is
+        if companion.is_dir():  # its name follows the slide's name
             members.extend(_walk_members(companion, "companion/", set()))
         elif companion.exists():
             members.append(_Member(companion.name, companion, _size_of(companion)))
@@ -153,7 +152,7 @@ def _list_members(path: Path) -> list[_Member]:
 
 
 def _walk_members(folder: Path, prefix: str, walked: set[str]) -> Iterator[_Member]:
-    """Yield the files below a folder; hidden ones only where they are Zarr's."""
+    """Yield the files below a folder; of hidden files only Zarr's metadata."""
     here = os.path.realpath(folder)
     if here in walked:
         return
@@ -170,21 +169,23 @@ def _walk_members(folder: Path, prefix: str, walked: set[str]) -> Iterator[_Memb
 
 
 def _list_image(path: Path) -> Iterator[_Member]:
-    """Yield the files of the image of an OME-Zarr that is read: those of its group and of its levels.
+    """Yield the files of the OME-Zarr image that is read: its group's metadata and its levels.
 
-    What else the folder holds, such as labels that were drawn later, does not change
-    the image. Of a folder that holds no image it is all files.
+    Other content of the folder, such as labels drawn later, does not belong to the
+    image. If the folder contains no image, all its files are yielded.
     """
     import zarr
 
-    from comir_search.slides.zarr_images import choose_image  # which needs slides, which need this module
+    from comir_search.slides.zarr_images import (
+        choose_image,
+    )  # imported here: it imports slides, which import this module
     from comir_search.slides.zarr_store import CheckedStore
 
     try:
         image = choose_image(zarr.open_group(CheckedStore(path), mode="r"), path.name)
     except OSError:
         raise
-    except Exception:  # noqa: BLE001  (Zarr raises whatever there is of a folder that holds no image)
+    except Exception:  # noqa: BLE001  (Zarr raises many kinds of errors for a folder without an image)
         yield from _walk_members(path, "", set())
         return
     prefix = f"{image.group}/" if image.group else ""
@@ -202,7 +203,7 @@ def _size_of(path: Path) -> int:
 
 
 def _group_by_level(members: list[_Member]) -> list[list[_Member]]:
-    """Return the files of each array of a Zarr folder, one group for all others."""
+    """Return the files of a Zarr folder, grouped by array, with one more group for all other files."""
     arrays = {
         member.name.rpartition("/")[0]
         for member in members
@@ -217,7 +218,7 @@ def _group_by_level(members: list[_Member]) -> list[list[_Member]]:
 
 
 def _read_pieces(members: list[_Member], limit_bytes: int) -> Iterator[bytes]:
-    """Yield pieces spread over files laid end to end; all of them where they are within the limit."""
+    """Yield pieces spread over all files together, or all content if it is within the limit."""
     total = sum(member.size for member in members)
     number = max(limit_bytes // _IDENTITY_PIECE_BYTES, 2)
     if total <= number * _IDENTITY_PIECE_BYTES:

@@ -17,7 +17,7 @@ SUFFIXES = frozenset({
 _INDEX_FILES = (
     "index.json",
     "model.safetensors",
-)  # an index is a Zarr hierarchy, and may lie beside the slides
+)  # an index is a Zarr folder too, and may be stored beside the slides
 _NAMES_COMPANIONS = (".mrxs", ".vms", ".vmu", ".vsi")
 _SERIES_TAG = b"\x20\x00\x0e\x00UI"  # DICOM's SeriesInstanceUID, explicit little endian
 
@@ -25,25 +25,25 @@ _SERIES_TAG = b"\x20\x00\x0e\x00UI"  # DICOM's SeriesInstanceUID, explicit littl
 def find_slides(paths: Sequence[str | Path], left_out: list[LeftOut] | None = None) -> list[Path]:
     """Return the slides among files and in folders, each once, sorted.
 
-    Folders are searched at any depth. A file that is named is taken whatever it
-    is called. Hidden files and the companions of slides in several files (MRXS,
-    VMS, DICOM) are left out, and so are indexes; an OME-Zarr folder is one slide.
-    What cannot be read never keeps the rest from being found.
+    Folders are searched with all their subfolders. A file given by name is always
+    included, whatever its suffix. Hidden files, indexes and the companion files of
+    a slide (MRXS, VMS, DICOM) are left out. An OME-Zarr folder is one slide. A file
+    that cannot be read does not stop the search for the others.
 
     Parameters
     ----------
     paths : sequence of str or Path
     left_out : list of LeftOut, optional
-        What could not be found or read is added to it, with the reason, instead
-        of being raised.
+        Paths that are missing or cannot be read are added to this list, with the
+        reason. Without it they raise an error.
 
     Raises
     ------
     ComirSearchError
-        Without `left_out`: where a path does not exist, or a folder holds no slide.
+        Without `left_out`: if a path does not exist, or a folder contains no slide.
     BatchIncomplete
-        Without `left_out`: where a folder or file below a folder cannot be read.
-        Its `result` is the slides that were found.
+        Without `left_out`: if a folder or file below a folder cannot be read.
+        Its `result` contains the slides that were found.
     """
     found: dict[Path, Path] = {}
     failed: list[LeftOut] = []
@@ -65,7 +65,7 @@ def find_slides(paths: Sequence[str | Path], left_out: list[LeftOut] | None = No
 
 
 def _find_below(path: Path, failed: list[LeftOut]) -> list[Path]:
-    """Return a file, or the slides below a folder; what below it cannot be read is added to `failed`."""
+    """Return a file, or the slides below a folder; add paths that cannot be read to `failed`."""
     before = len(failed)
     try:
         path.stat()
@@ -78,7 +78,7 @@ def _find_below(path: Path, failed: list[LeftOut]) -> list[Path]:
         raise unreadable(path, error) from error
     if not slides and len(failed) == before:
         raise ComirSearchError(
-            f"the folder {path} holds no slide: name one with files such as .ome.tif, .svs, .png or .zarr"
+            f"the folder {path} contains no slide: choose one with files such as .ome.tif, .svs, .png or .zarr"
         )
     return slides
 
@@ -89,7 +89,7 @@ def is_zarr(path: Path) -> bool:
 
 
 def _walk(folder: Path, walked: set[Path], failed: list[LeftOut]) -> Iterator[Path]:
-    """Yield the slides below a folder, companions left out, unless it was walked by another way (links)."""
+    """Yield the slides below a folder, without companion files; skip a folder that a link already led to."""
     here = folder.resolve()
     if here in walked:
         return
@@ -127,7 +127,7 @@ def _walk(folder: Path, walked: set[Path], failed: list[LeftOut]) -> Iterator[Pa
 
 @contextlib.contextmanager
 def _noting(entry: Path, failed: list[LeftOut]) -> Iterator[None]:
-    """Note that an entry cannot be read, and go on."""
+    """Note that an entry cannot be read, and continue."""
     try:
         yield
     except OSError as error:
@@ -135,10 +135,10 @@ def _noting(entry: Path, failed: list[LeftOut]) -> Iterator[None]:
 
 
 def list_companions(path: Path) -> list[Path]:
-    """Return the files and folders beside a slide that belong to it: of MRXS, VMS, VMU, VSI and DICOM.
+    """Return the companions of a slide (MRXS, VMS, VMU, VSI, DICOM): files and folders beside it.
 
-    Names that a slide states are taken as names beside it only, never as paths
-    that lead elsewhere. They need not exist.
+    Names written in the slide's file count only if they lie beside it; they cannot
+    lead to another folder. The companions need not exist.
     """
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
@@ -161,7 +161,7 @@ def list_companions(path: Path) -> list[Path]:
 
 
 def list_named_files(path: Path) -> list[str]:
-    """Return the names of other files that a VMS or VMU names, as written; nothing for other kinds."""
+    """Return the names of other files that a VMS or VMU file lists; nothing for other formats."""
     if path.suffix.lower() not in (".vms", ".vmu"):
         return []
     with path.open("rb") as file:
@@ -170,12 +170,12 @@ def list_named_files(path: Path) -> list[str]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name that a file states is that of a file beside it, and no path that leads elsewhere."""
+    """Whether a name written in a file is a plain file name, not a path to another folder."""
     return bool(name) and name not in (".", "..") and not any(part in name for part in "/\\\0")
 
 
 def _read_series(path: Path) -> bytes:
-    """Return the DICOM series of a file, or its name where it states none."""
+    """Return the DICOM series of a file, or the file's name if it gives no series."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     at = head.find(_SERIES_TAG)

@@ -1,8 +1,7 @@
-"""What is checked before a file is believed: its kind, how much its pieces unpack to, why it failed.
+"""Checks that protect against damaged and harmful files, and readable messages for failed reads.
 
-Files come from anywhere. A pipe blocks whoever opens it, a few kilobytes can unpack to
-gigabytes, and readers fail in as many ways as there are readers: every one of these
-becomes one sentence here.
+A pipe blocks the program that opens it, and a few kilobytes can unpack to gigabytes.
+Every image library raises its own kinds of errors; here each becomes one sentence.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from pathlib import Path
 from comir_search.errors import ComirSearchError
 from comir_search.files import find_way_out
 
-HANDY_BYTES = 256 << 20  # a piece of a file may always unpack to this much
+HANDY_BYTES = 256 << 20  # a piece of a file may always unpack to this size
 _CEILING_BYTES = 1 << 30
 _MOST_RATIO = 32
-HANDY_LEVEL_PX = 256 << 20  # a level of so many pixels is always looked at
+HANDY_LEVEL_PX = 256 << 20  # a level of up to so many pixels is always accepted
 _MOST_PX_PER_BYTE = 100
 _SMALL_TILE_PX = 4096
 _MOST_SMALL_TILES = 20_000
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path leads to a plain file, which can be read to its end."""
+    """Whether a path leads to a plain file, not a folder, pipe or device."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -35,13 +34,13 @@ def is_regular(path: Path) -> bool:
 def largest_piece_bytes(file_bytes: int) -> int:
     """Return how many bytes one piece (tile, strip, chunk, whole PNG) of a file may unpack to.
 
-    256 MB, and up to 1 GB where the file itself is so large that this is plausible.
+    This is 256 MB, or up to 1 GB if the file itself is large enough to make that plausible.
     """
     return min(max(HANDY_BYTES, _MOST_RATIO * file_bytes), _CEILING_BYTES)
 
 
 def check_piece(name: str, piece_bytes: int, file_bytes: int, what: str) -> None:
-    """Raise where one piece of a file would take more memory than `largest_piece_bytes`.
+    """Raise an error if one piece of a file would take more memory than `largest_piece_bytes`.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ def check_piece(name: str, piece_bytes: int, file_bytes: int, what: str) -> None
 
 
 def check_extent(name: str, level_px: int, file_bytes: int) -> None:
-    """Raise where an overview would take minutes though there is hardly anything in the file.
+    """Raise an error if an overview would take minutes although the file is nearly empty.
 
     Parameters
     ----------
@@ -76,34 +75,44 @@ def check_extent(name: str, level_px: int, file_bytes: int) -> None:
     """
     if level_px > max(HANDY_LEVEL_PX, _MOST_PX_PER_BYTE * file_bytes):
         raise ComirSearchError(
-            f"{name} states {level_px / 1e9:.3g} gigapixels but holds only {_in_words(file_bytes)}: it is "
+            f"{name} claims {level_px / 1e9:.3g} gigapixels but contains only {_in_words(file_bytes)}: it is "
             "nearly empty or damaged, export it again with a pyramid"
         )
 
 
 def check_tiles(name: str, tile_px: int, tiles: int) -> None:
-    """Raise where a level is stored in so many tiny pieces that reading them would take minutes."""
+    """Raise an error if a level is stored in so many tiny pieces that reading it would take minutes.
+
+    Parameters
+    ----------
+    name : str
+        File name, for the message.
+    tile_px : int
+        Pixels in a piece.
+    tiles : int
+        Number of pieces.
+    """
     if tile_px < _SMALL_TILE_PX and tiles > _MOST_SMALL_TILES:
         raise ComirSearchError(
-            f"{name} is stored in {tiles:,} pieces of {tile_px:,} pixels, too small to be read in a sensible "
+            f"{name} is stored in {tiles:,} pieces of {tile_px:,} pixels, too small to be read in reasonable "
             "time: export it again in pieces of 256 x 256 pixels or more"
         )
 
 
 @contextlib.contextmanager
 def stated_failures(name: str, damage: str) -> Iterator[None]:
-    """Turn whatever a reader raises into a `ComirSearchError`.
+    """Turn any error of an image library into a `ComirSearchError`.
 
-    What the system says (no permission, too many open files, a disk that fails)
-    keeps its reason; everything else means that the file is not as it should be.
+    An error of the operating system (no permission, too many open files, a failing
+    disk) keeps its reason. Any other error means that the file is damaged.
 
     Parameters
     ----------
     name : str
         File name, for messages.
     damage : str
-        What to say of a file that is not as it should be: `{error}` in it is
-        replaced by what the reader says.
+        Message for a damaged file. `{error}` in it is replaced by the library's
+        error.
     """
     try:
         yield
@@ -123,7 +132,7 @@ def stated_failures(name: str, damage: str) -> Iterator[None]:
 
 
 def unreadable(name: str | Path, error: OSError) -> ComirSearchError:
-    """Return the sentence on a file that the system does not let us read."""
+    """Return the error for a file that the operating system cannot read."""
     if isinstance(error, FileNotFoundError):
         return ComirSearchError(f"{name} does not exist: check the path")
     return ComirSearchError(f"{name} cannot be read: {find_way_out(error)}")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT_BYTES = 512 << 20
-# What is larger and asked for in part only is read in blocks of so many pixels a side, of which only that
-# part is held.
+# Side of a block in pixels. If only parts of a larger area are needed, it is read block by block and only
+# those parts are kept.
 WHOLE_BYTES, BLOCK_PX = 64 << 20, 2048
 ALL = slice(None)
 
@@ -23,10 +23,10 @@ Index = int | slice | EllipsisType | np.ndarray
 class LazyLevel:
     """A level as an array (height, width) or (height, width, 3).
 
-    It is sliced as NumPy slices, every axis by itself, and reads in the calling
-    thread: a viewer that waits for other threads waits for all that compete with
-    them. The part read last is kept unless it is large, because viewers ask for
-    the same part again and again.
+    It is sliced like a NumPy array, but several index arrays select where rows and
+    columns cross. It reads in the calling thread, because other threads may be busy
+    for long. The last part read is kept unless it is large, since viewers often
+    request the same part again.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class LazyLevel:
         return self.shape[0]
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> NDArray[Any]:
-        """Read a part; it is shared, and read-only."""
+        """Read a part. The array is shared and read-only."""
         parts = list(index) if isinstance(index, tuple) else [index]
         if any(part is None or getattr(part, "ndim", 0) > 1 for part in parts):
             raise IndexError("a level is indexed by numbers, slices and one-dimensional arrays only")
@@ -71,9 +71,9 @@ class LazyLevel:
         else:
             places = (np.atleast_1d(first + np.arange(number)[part]) for first, number, part in spans)
             region = self._pick(*places)
-            # All was picked already; a number still has to take its axis away.
+            # Everything is selected already; an index that is a number still removes its axis.
             rows, columns = (ALL if isinstance(part, slice) or part.ndim else 0 for part in (rows, columns))
-        # From the last axis to the first: a number takes its axis away.
+        # From the last axis to the first, since an index that is a number removes its axis.
         for axis, part in reversed(list(enumerate([rows, columns, *parts[2:]]))):
             region = region[(ALL,) * axis + (part,)]
         return region
@@ -82,7 +82,7 @@ class LazyLevel:
         return np.array(self[...], dtype, copy=copy or None)
 
     def _pick(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Read where these rows and columns cross."""
+        """Read the pixels where these rows and columns cross."""
         picked = np.empty((rows.size, columns.size, *self.shape[2:]), self.dtype)
         for near_rows, near_columns in itertools.product(_by_block(rows), _by_block(columns)):
             ys, xs = rows[near_rows], columns[near_columns]
@@ -104,7 +104,7 @@ class LazyLevel:
 
 
 def _span(part: Any, side: int) -> tuple[int, int, Any]:
-    """Return first and number of the places to read along an axis, and how to index what was read."""
+    """Return the first index and the count to read along an axis, and how to index the result."""
     if isinstance(part, slice):
         start, stop, step = part.indices(side)
         if step == 1:
@@ -117,6 +117,6 @@ def _span(part: Any, side: int) -> tuple[int, int, Any]:
 
 
 def _by_block(places: np.ndarray) -> list[np.ndarray]:
-    """Return, for each block that holds some of the places along an axis, which ones."""
+    """Return the given indices along an axis, grouped by block."""
     blocks = places // BLOCK_PX
     return [np.flatnonzero(blocks == block) for block in np.unique(blocks)]

@@ -1,8 +1,7 @@
-"""OME-XML: which images and planes of a set lie in the file that was opened.
+"""OME-XML: which images and planes of a set are stored in the file that was opened.
 
-One description may cover many files: one for each position, one for each channel.
-Only what it says of the file at hand counts, so it makes no difference whether the
-other files are there.
+One description may cover many files, such as one for each position or channel. Only
+the part about the opened file counts, so the other files need not be there.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _MOST_COMPANION_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class OmePlane:
-    """One plane of an image: its place in the stack, and its page (directory) in the file."""
+    """One plane of an image: its position in the stack, and its page (directory) in the file."""
 
     place: dict[str, int]  # by axis: C, Z, T
     page: int
@@ -33,7 +32,7 @@ class OmePlane:
 
 @dataclass(frozen=True)
 class OmeImage:
-    """An image as the description states it.
+    """An image as the OME-XML describes it.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ class OmeImage:
     pixel_size : tuple
         (x, unit), (y, unit) as written.
     planes : tuple of OmePlane
-        Those that lie in the file at hand.
+        The planes stored in this file.
     """
 
     name: str
@@ -58,7 +57,7 @@ class OmeImage:
     planes: tuple[OmePlane, ...]
 
     def find_pixel_size(self, file_name: str, shape: tuple[int, int]) -> PixelSize:
-        """Return the pixel size stated for this image; `shape` is that of its pages in the file."""
+        """Return the pixel size that the OME-XML gives; `shape` is that of the image's pages in the file."""
         sides = []
         for value, unit in self.pixel_size:
             number, unit_um = parse_number(value), unit_in_um(unit)
@@ -69,24 +68,24 @@ class OmeImage:
             return PixelSize(
                 None,
                 MISSING.source,
-                f"its OME-XML describes an image of {self.shape[1]} x {self.shape[0]} px, which this is not: "
-                "give --pixel-size",
+                f"its OME-XML describes an image of {self.shape[1]} x {self.shape[0]} px, but this image has "
+                f"{shape[1]} x {shape[0]} px: give --pixel-size",
             )
         return believe(file_name, sides[0], sides[1], "OME PhysicalSizeX")
 
 
 @dataclass(frozen=True)
 class OmeSet:
-    """What a description states of the file at hand.
+    """What an OME-XML description says about one file.
 
     Parameters
     ----------
     images : tuple of OmeImage
-        Those with at least one plane in the file.
+        The images with at least one plane in the file.
     is_ambiguous : bool
-        It describes several files, and does not say which of them this one is.
+        Whether it describes several files and does not say which one this is.
     missing : str
-        Why there are no images, where that is known.
+        Why there are no images, if known.
     """
 
     images: tuple[OmeImage, ...]
@@ -95,7 +94,7 @@ class OmeSet:
 
 
 def read_ome(xml: str, path: Path, pages: int) -> OmeSet:
-    """Return what an OME-XML description states of the file in which it was found.
+    """Return what an OME-XML description says about the file that contains it.
 
     Parameters
     ----------
@@ -103,12 +102,12 @@ def read_ome(xml: str, path: Path, pages: int) -> OmeSet:
     path : Path
         The file.
     pages : int
-        Pages (directories) in it.
+        Number of pages (directories) in the file.
 
     Raises
     ------
     ComirSearchError
-        Where the description is harmful or cannot be right.
+        If the description is harmful or impossible.
     """
     root = parse_xml(xml, path.name)
     if root is None:
@@ -120,15 +119,15 @@ def read_ome(xml: str, path: Path, pages: int) -> OmeSet:
         if found is None:
             return OmeSet(
                 (),
-                missing=f"its description lies in {companion or 'another file'}, which cannot be read beside "
-                "it: put that file there, or give --pixel-size",
+                missing=f"its description is in {companion or 'another file'}, which was not found or not "
+                "readable beside it: put that file there, or give --pixel-size",
             )
         root = found
     return _find_own(root, path.name, uuid, pages)
 
 
 def _read_companion(path: Path, name: str) -> ElementTree.Element | None:
-    """Read the description that lies in a file beside this one."""
+    """Read a description that is stored in a file beside this one."""
     companion = path.with_name(name) if is_plain_name(name) else None
     if companion is None or not is_regular(companion) or companion.stat().st_size > _MOST_COMPANION_BYTES:
         return None
@@ -140,7 +139,7 @@ def _read_companion(path: Path, name: str) -> ElementTree.Element | None:
 
 
 def _find_own(root: ElementTree.Element, name: str, uuid: str | None, pages: int) -> OmeSet:
-    """Return the images that have a plane in the file of that name and UUID."""
+    """Return the images that have a plane in the file with this name and UUID."""
     described = [
         (image, pixels)
         for image in find_children(root, "Image")
@@ -174,7 +173,7 @@ def _read_image(
     sizes["C"] = max(sizes["C"] // max(samples, 1), 1)
     if math.prod(sizes.values()) > _MOST_PLANES or min(sizes.values()) < 1:
         raise ComirSearchError(
-            f"{name} states {math.prod(sizes.values())} planes in its OME-XML: it is damaged, export it again"
+            f"{name} claims {math.prod(sizes.values())} planes in its OME-XML: it is damaged, export it again"
         )
     order = [axis for axis in pixels.get("DimensionOrder", "XYCZT") if axis in sizes]
     return OmeImage(
@@ -197,7 +196,7 @@ def _list_planes(
     pages: int,
     name: str,
 ) -> Iterator[OmePlane]:
-    """Yield the planes of an image that lie in the file at hand, in the order in which they are stated."""
+    """Yield the planes of an image that are stored in this file, in the order of the description."""
     for block in find_children(pixels, "TiffData"):
         references = find_children(block, "UUID")
         if references and (references[0].text or "", references[0].get("FileName", "")) not in own:
@@ -220,7 +219,7 @@ def _list_planes(
 
 
 def _whole(text: str | None, default: int, name: str) -> int:
-    """Return a number of at least 0 as a document states it."""
+    """Return a whole number of at least 0 that is written in a document."""
     if text is None:
         return default
     try:
@@ -229,6 +228,6 @@ def _whole(text: str | None, default: int, name: str) -> int:
         value = -1
     if value < 0 or value > 2**40:
         raise ComirSearchError(
-            f"{name} states a size of {text[:40]!r} in its OME-XML: it is damaged, export it again"
+            f"{name} gives an impossible size, {text[:40]!r}, in its OME-XML: it is damaged, export it again"
         )
     return value

@@ -26,7 +26,7 @@ class OmeZarrSlide(TiledSlide):
     ----------
     path : Path
     pixel_size : PixelSize, optional
-        Overrides what the file states.
+        Overrides the file's own.
     """
 
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
@@ -54,7 +54,7 @@ class OmeZarrSlide(TiledSlide):
             pixel_size = _find_pixel_size(image.multiscale, self._axes, path.name)
         dtype = np.dtype(self._arrays[0].dtype)
         if dtype.kind not in "uifb":
-            raise ComirSearchError(f"{path.name} holds {dtype}, which is not a type of pixels")
+            raise ComirSearchError(f"{path.name} contains {dtype}, which cannot be pixel values")
         y, x = self._axes.index("y"), self._axes.index("x")
         for array in self._arrays:
             _check_array(array, (y, x), path, store)
@@ -73,7 +73,7 @@ class OmeZarrSlide(TiledSlide):
         )
 
     def _sign(self, attributes: dict[str, Any]) -> None:
-        """Set the fingerprint: the metadata, and pixels of the middle of the coarsest level."""
+        """Set the fingerprint from the metadata and the middle of the coarsest level."""
         last = len(self.level_shapes) - 1
         height, width = (min(side, _SAMPLE_PX) for side in self.level_shapes[last])
         top, left = (
@@ -108,12 +108,12 @@ class OmeZarrSlide(TiledSlide):
 
 
 def _check_array(array: Any, places: tuple[int, int], path: Path, store: Any) -> None:
-    """Raise where a level is empty or in pieces too large or too small; let the store check its chunks."""
+    """Raise an error if a level is empty or its chunks are too large or too small; have the store check them."""
     from comir_search.slides.zarr_store import find_rule
 
     name = path.name
     if 0 in array.shape or 0 in array.chunks:
-        raise ComirSearchError(f"{name} holds an empty level: export it again")
+        raise ComirSearchError(f"{name} contains an empty level: export it again")
     rule = find_rule(array)
     if rule.chunk_bytes > HANDY_BYTES:
         pieces = " x ".join(str(side) for side in array.chunks)
@@ -129,17 +129,18 @@ def _check_array(array: Any, places: tuple[int, int], path: Path, store: Any) ->
 def _find_channels(
     axes: list[str], array: Any, attributes: dict[str, Any], name: str
 ) -> tuple[int, list[str]]:
-    """Return 1 or 3 and what to say of it; raise where an image is a stack or has several grey channels.
+    """Return the number of channels (1 or 3) and notes; raise for a stack or several grey channels.
 
-    OME-Zarr has no word for colour: three channels of 8 bits of which nothing is said,
-    or of which it is said that they are red, green and blue, are colour.
+    OME-Zarr cannot mark an image as RGB. Three channels count as colour if the file
+    calls them red, green and blue, or if they are 8-bit and the file does not name
+    their colours.
     """
     sizes = dict(zip(axes, array.shape, strict=True))
     planes = {axis: size for axis, size in sizes.items() if axis not in "yx" and size > 1}
     if not planes:
         return 1, []
     inside = " x ".join(f"{size} ({axis})" for axis, size in planes.items())
-    several = ComirSearchError(f"{name} holds several planes, {inside}: save the one to use as one image")
+    several = ComirSearchError(f"{name} contains several planes, {inside}: save the one to use as one image")
     count = planes.get("c", 1)
     if set(planes) != {"c"} or count not in (3, 4) or (count == 4 and axes[-1] != "c"):
         raise several
@@ -149,21 +150,21 @@ def _find_channels(
     if stated or np.dtype(array.dtype) != np.uint8:
         named = f", shown in {', '.join(stated[:count])}" if stated else ""
         raise ComirSearchError(
-            f"{name} holds {count} channels that are not red, green and blue{named}: save the one to use as "
+            f"{name} contains {count} channels that are not red, green and blue{named}: save the one to use as "
             "one image"
         )
     return 3, ["its three channels are read as colour: the file does not say what they are"]
 
 
 def _list_colours(attributes: dict[str, Any]) -> list[str]:
-    """Return the colour of each channel that `omero` states, as RRGGBB."""
+    """Return the colour of each channel in the `omero` metadata, as RRGGBB."""
     omero = attributes.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     return [str(channel.get("color", "")).lstrip("#").upper()[:6] for channel in channels or ()]
 
 
 def _find_pixel_size(image: dict[str, Any], axes: list[str], name: str) -> PixelSize:
-    """Read the scale of level 0: the dataset's own times the image's."""
+    """Read the scale of level 0: the scale of its dataset times that of the image."""
     scale = [1.0] * len(axes)
     stated = False
     for holder in (image["datasets"][0], image):

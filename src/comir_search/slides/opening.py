@@ -1,4 +1,4 @@
-"""Open a slide or a query: the reader is chosen by content, by suffix where content does not tell."""
+"""Open a slide or a query. The file's content decides on the reader, its suffix only if the content is unclear."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_slide(path: str | Path, *, pixel_size_um: float | None = None) -> Slide
     path : str or Path
         A file, or the folder of an OME-Zarr image.
     pixel_size_um : float, optional
-        Level-0 pixel size; overrides what the file states.
+        Level-0 pixel size; overrides the file's own.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def open_slide(path: str | Path, *, pixel_size_um: float | None = None) -> Slide
     Raises
     ------
     ComirSearchError
-        Where the file is missing, empty, truncated or no image that is read.
+        If the file is missing, empty, truncated or not of a known image format.
     """
     path = Path(path)
     _check_name(path)
@@ -61,7 +61,7 @@ def open_slide(path: str | Path, *, pixel_size_um: float | None = None) -> Slide
 
 
 def _check_name(path: Path) -> None:
-    """Raise where a name holds bytes that are no text: indexes and projects could not store it."""
+    """Raise an error if a name contains bytes that are not text: indexes and projects could not store it."""
     if (shown := replace_undecodable(str(path))) != str(path):
         raise ComirSearchError(
             f"{shown} has characters in its name that are not UTF-8 text: rename the file, or its folder"
@@ -80,9 +80,9 @@ def _open(path: Path, pixel_size: PixelSize | None) -> Slide:
             from comir_search.slides.ome_zarr import OmeZarrSlide
 
             return OmeZarrSlide(path, pixel_size)
-        raise ComirSearchError(f"{path} is a folder and no OME-Zarr image: name a file in it")
+        raise ComirSearchError(f"{path} is a folder but not an OME-Zarr image: choose a file in it")
     if not stat.S_ISREG(mode):
-        raise ComirSearchError(f"{path} is a pipe or a device, not a file: name an image file")
+        raise ComirSearchError(f"{path} is a pipe or a device, not a file: choose an image file")
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -105,12 +105,12 @@ def _open(path: Path, pixel_size: PixelSize | None) -> Slide:
         return PictureSlide(path, pixel_size)
     if head.startswith(_ZIP):
         raise ComirSearchError(
-            f"{path.name} is a zip archive, which is not read: unzip it and name the image or the OME-Zarr "
+            f"{path.name} is a zip archive, which cannot be read: unzip it and choose the image or the OME-Zarr "
             "folder in it"
         )
     if suffix in _UNREAD_SUFFIXES:
         raise ComirSearchError(
-            f"{path.name} is {_UNREAD_SUFFIXES[suffix]} file, which is not read: export it as OME-TIFF"
+            f"{path.name} is {_UNREAD_SUFFIXES[suffix]} file, which cannot be read: export it as OME-TIFF"
         )
     raise ComirSearchError(
         f"{path.name} is not an image of a known format: export it as TIFF, OME-TIFF, PNG or JPEG"
@@ -118,7 +118,7 @@ def _open(path: Path, pixel_size: PixelSize | None) -> Slide:
 
 
 def _check_extent(slide: Slide, path: Path) -> None:
-    """Raise where an overview would take minutes though there is hardly anything in the file."""
+    """Raise an error if an overview would take minutes although the file is nearly empty."""
     level = slide.level_for(max(1.0, max(slide.level_shapes[0]) / _OVERVIEW_PX))
     level_px = slide.level_shapes[level][0] * slide.level_shapes[level][1]
     if level_px > HANDY_LEVEL_PX:

@@ -1,4 +1,4 @@
-"""MRXS, BIF, DICOM and other vendors' slides through OpenSlide, an extra."""
+"""MRXS, BIF, DICOM and other vendors' slides, read with OpenSlide (an optional package)."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _VENDORS = {
 class OpenSlideSlide(TiledSlide):
     """A slide that OpenSlide reads. Use `open_slide`.
 
-    What was never scanned is transparent in OpenSlide and white here. OpenSlide
-    takes places in pixels of level 0 only and interpolates where the ratio of
-    two levels is not whole: pixels of coarser levels may then be off by up to
-    a quarter of a pixel.
+    Areas that were never scanned are transparent in OpenSlide and white here.
+    OpenSlide accepts positions in level-0 pixels only and interpolates if the ratio
+    of two levels is not a whole number. Pixels of coarser levels may then be off by
+    up to a quarter of a pixel.
 
     Parameters
     ----------
     path : Path
     pixel_size : PixelSize, optional
-        Overrides what the file states.
+        Overrides the file's own.
     """
 
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
@@ -60,7 +60,7 @@ class OpenSlideSlide(TiledSlide):
             raise _explain(path, error) from error
         try:
             with stated_failures(
-                path.name, f"{path.name} states what cannot be true ({{error}}): export it as OME-TIFF"
+                path.name, f"{path.name} contains impossible metadata ({{error}}): export it as OME-TIFF"
             ):
                 self._describe(slide, path, pixel_size)
         except BaseException:
@@ -73,7 +73,7 @@ class OpenSlideSlide(TiledSlide):
         if pixel_size is None:
             x_um, y_um = (parse_number(properties.get(f"openslide.mpp-{axis}")) or 0.0 for axis in "xy")
             pixel_size = believe(path.name, x_um, y_um, "OpenSlide mpp")
-        # The named file may be a small part of the slide, or one of several that name it (MRXS, DICOM).
+        # This file may be only a small part of the slide (MRXS, DICOM): prefer OpenSlide's own hash.
         quick_hash = properties.get("openslide.quickhash-1")
         fingerprint = content_fingerprint(quick_hash.encode()) if quick_hash else file_fingerprint(path)
         tiles = []
@@ -82,7 +82,7 @@ class OpenSlideSlide(TiledSlide):
                 int(properties.get(f"openslide.level[{level}].tile-{side}", _TILE_PX))
                 for side in ("height", "width")
             )
-            # OpenSlide reads any part, so a tile need not be what the file calls one.
+            # OpenSlide reads any rectangle, so our tiles need not be the file's tiles.
             is_handy = 0 < height * width <= _LARGEST_TILE_PX and height > 0
             tiles.append((height, width) if is_handy else (_TILE_PX, _TILE_PX))
         super().__init__(
@@ -106,7 +106,7 @@ class OpenSlideSlide(TiledSlide):
         )
 
     def close(self) -> None:
-        """Release the file and the tiles held of it."""
+        """Release the file and its cached tiles."""
         super().close()
         self._slide.close()
 
@@ -138,11 +138,11 @@ def _list_associated(slide: Any) -> list[tuple[str, tuple[int, int]]]:
 
 
 def _check_members(path: Path) -> None:
-    """Raise where OpenSlide would open what is no plain file, or lies elsewhere."""
+    """Raise an error if OpenSlide would open a pipe, a device or a file in another folder."""
     for name in list_named_files(path):
         if not is_plain_name(name):
             raise ComirSearchError(
-                f"{path.name} names a file in another folder ({name[:100]!r}), which is not opened: put all "
+                f"{path.name} refers to a file in another folder ({name[:100]!r}), which is not opened: put all "
                 "its files into one folder"
             )
     folders = [path.parent] if path.suffix.lower() == ".dcm" else []
@@ -159,7 +159,7 @@ def _check_members(path: Path) -> None:
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a pipe, a socket or a device (and no link that leads nowhere)."""
+    """Whether it is a pipe, a socket or a device; a broken link is not."""
     try:
         mode = entry.stat().st_mode
     except OSError:
@@ -169,22 +169,22 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
 
 def _no_file(path: Path) -> ComirSearchError:
     return ComirSearchError(
-        f"{path.parent.name}/{path.name} is a pipe or a device, which OpenSlide would wait for: remove it"
+        f"{path.parent.name}/{path.name} is a pipe or a device, on which OpenSlide would wait for ever: remove it"
     )
 
 
 def _explain(path: Path, error: Exception) -> ComirSearchError:
-    """Return the sentence on why OpenSlide does not open a file."""
+    """Return the error that explains why OpenSlide cannot open a file."""
     said = " ".join(str(error).replace(f"{path.parent}{os.sep}", "").split()).rstrip(".")
     kind = {"": "DICOM", "DCM": "DICOM"}.get(path.suffix.lstrip(".").upper(), path.suffix.lstrip(".").upper())
     if type(error).__name__ == "OpenSlideUnsupportedFormatError":
         return ComirSearchError(
-            f"{path.name} cannot be read by OpenSlide (it is not a slide of a kind that OpenSlide knows): "
+            f"{path.name} cannot be read by OpenSlide (OpenSlide does not know this format): "
             "export it as OME-TIFF"
         )
     if _UNREAD_KINDS.search(said):
         return ComirSearchError(
-            f"{path.name} is a kind of {kind} that OpenSlide does not read ({said}): export it as OME-TIFF"
+            f"{path.name} is a kind of {kind} that OpenSlide cannot read ({said}): export it as OME-TIFF"
         )
     return ComirSearchError(
         f"{path.name} cannot be read by OpenSlide ({said}): it is damaged, or files that belong to it are "

@@ -19,7 +19,7 @@ from comir_search.slides.tiled import TiledSlide
 PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # by colour type
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_TAIL_BYTES = 4096  # some programs write a trailer after the end
+_TAIL_BYTES = 4096  # some programs write more data after the end of the picture
 
 
 class PictureSlide(TiledSlide):
@@ -29,7 +29,7 @@ class PictureSlide(TiledSlide):
     ----------
     path : Path
     pixel_size : PixelSize, optional
-        Overrides what the file states.
+        Overrides the file's own.
     """
 
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
@@ -83,7 +83,7 @@ def _truncated(name: str) -> str:
 
 
 def _describe_png(data: bytes) -> tuple[int, int, int, Any, tuple[float, float, float] | None]:
-    """Return width, height, channels, type and (x, y, unit in um) density of a PNG."""
+    """Return width, height, channels, data type and density (x, y, unit in um) of a PNG."""
     width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
     density = None
     at = 8
@@ -99,7 +99,7 @@ def _describe_png(data: bytes) -> tuple[int, int, int, Any, tuple[float, float, 
 
 
 def _describe_jpeg(data: bytes) -> tuple[int, int, int, Any, tuple[float, float, float] | None]:
-    """Return width, height, channels, type and (x, y, unit in um) density of a JPEG."""
+    """Return width, height, channels, data type and density (x, y, unit in um) of a JPEG."""
     density = None
     at = 2
     while True:

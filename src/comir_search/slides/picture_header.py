@@ -1,7 +1,7 @@
-"""What the header of a compressed picture says of its size, before it is decoded.
+"""Check the size in the header of a compressed picture before it is decoded.
 
-A tile in a TIFF is a picture with a header of its own, which may state any size,
-whatever the TIFF states.
+A tile in a TIFF can be a picture with its own header. A damaged header may give a
+much larger size than the TIFF does.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _SCAN = b"\xff\xda"
 def check_picture(
     data: bytes, compression: int, shape: tuple[int, int], *, header: bytes | None = None
 ) -> None:
-    """Raise where a compressed tile states more pixels than a tile has.
+    """Raise an error if the header of a compressed tile gives more pixels than a tile has.
 
     Parameters
     ----------
     data : bytes
         The tile.
     compression : int
-        TIFF's number of it. What is no picture of its own is not looked at: it is
-        unpacked to the size that the TIFF states and no further.
+        TIFF's number of the compression. Kinds without a header are not checked:
+        they are never unpacked beyond the size that the TIFF gives.
     shape : (int, int)
         Height and width of a tile.
     header : bytes, optional
-        Of a JPEG whose header is kept elsewhere (NDPI).
+        Header of a JPEG that is stored without it (NDPI).
 
     Raises
     ------
     ValueError
-        In words for `stated_failures`.
+        With a message for `stated_failures`.
     """
     if compression in JPEG:
         size = jpeg_size((header or b"") + data[: 1 << 16])
@@ -56,19 +56,17 @@ def check_picture(
     else:
         return
     if size is not None and size[0] * size[1] > 2 * shape[0] * shape[1] + (1 << 20):
-        raise ValueError(
-            f"a tile states {size[1]} x {size[0]} pixels of its own, instead of {shape[1]} x {shape[0]}"
-        )
+        raise ValueError(f"a tile contains {size[1]} x {size[0]} pixels instead of {shape[1]} x {shape[0]}")
 
 
 def check_scans(data: bytes) -> None:
-    """Raise where a progressive JPEG consists of absurdly many passes, each of which costs time."""
+    """Raise an error if a progressive JPEG has absurdly many passes: each one costs time."""
     if data.count(_SCAN) > _MOST_SCANS:
         raise ValueError("a JPEG of more than 200 passes")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return the height and width that a JPEG's frame states, None where there is none."""
+    """Return the height and width in a JPEG's frame header, None if there is none."""
     at = 0
     while (at := data.find(b"\xff", at)) >= 0 and at + 9 < len(data):
         marker = data[at + 1]

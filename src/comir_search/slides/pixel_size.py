@@ -1,4 +1,4 @@
-"""The pixel size of an image, and where it is stated."""
+"""The pixel size of an image, and its source."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _UM_PER_UNIT = {
     "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "millimeter": 1e3, "millimetre": 1e3,
     "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4,
 }  # fmt: skip
-# Programs write these when they know nothing about the image: dots per inch of screens and printers.
+# Resolutions of screens and printers (dots per inch): programs write them if the true one is unknown.
 _PRINT_DPI = (
     1, 72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200, 1440, 2400, 2880,
     4800,
 )  # fmt: skip
 _PHILIPS_SPACING = re.compile(r'DICOM_PIXEL_SPACING"[^>]*>[^0-9]*([0-9.]+)[^0-9]+([0-9.]+)')
-SMALLEST_UM, LARGEST_UM = 0.02, 20.0  # what a microscope's or scanner's pixel may be
+SMALLEST_UM, LARGEST_UM = 0.02, 20.0  # plausible pixel sizes of microscopes and scanners
 _USER_SMALLEST_UM, _USER_LARGEST_UM = 1e-3, 1e3
 _SQUARE_WITHIN = 0.02
 _MICROMANAGER_TAG = 51123
@@ -31,9 +31,9 @@ _MICROMANAGER_TAG = 51123
 
 @dataclass(frozen=True)
 class PixelSize:
-    """A pixel size in um, None where it is not known, and its source.
+    """A pixel size in um (None if unknown) and its source.
 
-    `doubt` says why what the file states was not believed, and what to do.
+    `doubt` says why the pixel size in the file was rejected, and what to do.
     """
 
     um: float | None
@@ -45,7 +45,7 @@ MISSING = PixelSize(None, "missing")
 
 
 def user_pixel_size(pixel_size_um: float) -> PixelSize:
-    """Check and wrap the pixel size that a user gives."""
+    """Return the pixel size that a user gives, if it is possible."""
     value = float(pixel_size_um)
     if not (math.isfinite(value) and _USER_SMALLEST_UM <= value <= _USER_LARGEST_UM):
         raise ComirSearchError(
@@ -56,42 +56,42 @@ def user_pixel_size(pixel_size_um: float) -> PixelSize:
 
 
 def believe(name: str, x_um: float, y_um: float, source: str, *, density: bool = False) -> PixelSize:
-    """Return the pixel size that a file states, if it can be that of a microscope.
+    """Return the pixel size that a file gives, if a microscope can have it.
 
-    The one gate for every source. Print densities, and sizes outside 0.02 to 20 um, are
-    not believed: the pixel size then counts as missing, and its `doubt` says why.
-    Differences between the axes of up to 2 % are averaged.
+    Every pixel size from a file is checked here. Print densities and sizes outside
+    0.02 to 20 um are rejected: the pixel size then counts as missing, and its `doubt`
+    says why. If the axes differ by up to 2 %, their mean is used.
 
     Parameters
     ----------
     name : str
         File name, for messages.
     x_um, y_um : float
-        What is stated.
+        The pixel size in the file.
     source : str
-        What states it.
+        The tag or field that gives it.
     density : bool
-        Whether it is stated as pixels per length, as printers do.
+        Whether the file gives it as pixels per length, as printers do.
 
     Raises
     ------
     ComirSearchError
-        Where pixels are far from square.
+        If pixels are far from square.
     """
     if not all(math.isfinite(value) and value > 0 for value in (x_um, y_um)):
         return MISSING
     dpi = 25400 / x_um
     if abs(dpi - 1) < 0.02:
-        return MISSING  # nobody means one pixel per inch
+        return MISSING  # one pixel per inch is never meant
     is_print = any(abs(dpi - usual) < 0.02 * math.sqrt(usual) for usual in _PRINT_DPI)
     if is_print or not all(SMALLEST_UM <= value <= LARGEST_UM for value in (x_um, y_um)):
         reason = (
             f"which is a print density ({dpi:.4g} dpi)"
             if is_print or (density and x_um > LARGEST_UM)
-            else f"which is no pixel of a microscope ({SMALLEST_UM:g} to {LARGEST_UM:g} um)"
+            else f"which is not possible for a microscope ({SMALLEST_UM:g} to {LARGEST_UM:g} um)"
         )
         return PixelSize(
-            None, MISSING.source, f"the file states {x_um:.4g} um ({source}), {reason}: give --pixel-size"
+            None, MISSING.source, f"the file gives {x_um:.4g} um ({source}), {reason}: give --pixel-size"
         )
     if abs(x_um - y_um) > _SQUARE_WITHIN * max(x_um, y_um):
         raise ComirSearchError(
@@ -102,7 +102,7 @@ def believe(name: str, x_um: float, y_um: float, source: str, *, density: bool =
 
 
 def first_believed(stated: Iterable[PixelSize]) -> PixelSize:
-    """Return the first pixel size that is known, else the first doubt, else that it is missing."""
+    """Return the first known pixel size, otherwise the first with a doubt, otherwise `MISSING`."""
     doubted = MISSING
     for pixel_size in stated:
         if pixel_size.um is not None:
@@ -113,7 +113,7 @@ def first_believed(stated: Iterable[PixelSize]) -> PixelSize:
 
 
 def parse_number(text: Any) -> float | None:
-    """Return a number as a file states it, with a point or a comma; None for anything else."""
+    """Return a number written with a point or a comma; None for any other text."""
     try:
         return float(str(text).strip().replace(",", "."))
     except ValueError:
@@ -121,12 +121,12 @@ def parse_number(text: Any) -> float | None:
 
 
 def unit_in_um(unit: str | None) -> float | None:
-    """Return micrometres per unit of length, None for what is not a length."""
+    """Return micrometres per unit of length, None if it is not a unit of length."""
     return _UM_PER_UNIT.get(str(unit or "").replace("\\u00B5", "µ").strip().lower())
 
 
 def resolution_pixel_size(name: str, x: float, y: float, unit_um: float, source: str) -> PixelSize:
-    """Return the pixel size that is stated as pixels per unit.
+    """Return a pixel size that the file gives as pixels per unit.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def resolution_pixel_size(name: str, x: float, y: float, unit_um: float, source:
     unit_um : float
         The unit in um: 10,000 (cm) or 25,400 (inch).
     source : str
-        What states it.
+        The tag or field that gives it.
     """
     if not (x > 0 and y > 0) or x == y == 1:
         return MISSING
@@ -145,7 +145,7 @@ def resolution_pixel_size(name: str, x: float, y: float, unit_um: float, source:
 
 
 def tiff_pixel_sizes(tiff: Any, page: Any, name: str) -> Iterator[PixelSize]:
-    """Yield what a TIFF file states, vendors' own statements before the resolution tag.
+    """Yield the pixel sizes in a TIFF file, vendors' own fields before the resolution tag.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def tiff_pixel_sizes(tiff: Any, page: Any, name: str) -> Iterator[PixelSize]:
 
 
 def _micromanager_um(page: Any) -> float:
-    """Return Micro-Manager's pixel size, 0 where there is none or it was never calibrated."""
+    """Return Micro-Manager's pixel size, 0 if there is none or it was never calibrated."""
     about = page.tags.valueof(_MICROMANAGER_TAG)
     if isinstance(about, (str, bytes)):
         try:
@@ -194,7 +194,7 @@ def _micromanager_um(page: Any) -> float:
 
 
 def _rational(value: Any) -> float:
-    """Return a TIFF rational as a number, 0 where it is none."""
+    """Return a TIFF rational as a number, 0 if it is not one."""
     try:
         return float(value[0]) / float(value[1])
     except (TypeError, ValueError, ZeroDivisionError, IndexError, OverflowError):

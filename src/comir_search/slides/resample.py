@@ -1,8 +1,8 @@
 """Resampling on a grid that is fixed to the slide, so that overlapping reads agree.
 
 Target pixel i of an axis covers [i s, (i + 1) s) source pixels, counted from the
-slide's corner. Each target pixel has its own source pixels and weights, whatever
-part of the slide is asked for.
+slide's corner. The source pixels and weights of a target pixel do not depend on the
+part of the slide that is read.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Taps:
     index : ndarray (count, taps) of int
         Source pixels, all inside the source.
     weight : ndarray (count, taps) of float32
-        Their weights, of sum 1 where the target pixel touches the source.
+        Their weights. They sum to 1 if the target pixel overlaps the source.
     inside : ndarray (count,) of bool
-        Whether it does.
+        Whether the target pixel overlaps the source.
     block : int
-        n where every target pixel is the plain mean of its own n source pixels
+        n if every target pixel is the plain mean of n source pixels of its own
         (n = 1: a copy), 0 otherwise.
     """
 
@@ -44,7 +44,7 @@ class Taps:
 
     @property
     def span(self) -> tuple[int, int]:
-        """First source pixel, and the one after the last, that are needed."""
+        """First source pixel that is needed, and the one after the last."""
         needed = self.index[self.inside]
         return (int(needed.min()), int(needed.max()) + 1) if needed.size else (0, 0)
 
@@ -55,7 +55,7 @@ def find_taps(start: int, count: int, scale: float, length: int) -> Taps:
     Parameters
     ----------
     start, count : int
-        Target pixels asked for; they may lie outside the source.
+        Target pixels to find; they may lie outside the source.
     scale : float
         Source pixels per target pixel. Above 1 the target is an area mean,
         below 1 it is interpolated linearly.
@@ -65,7 +65,7 @@ def find_taps(start: int, count: int, scale: float, length: int) -> Taps:
     target = np.arange(start, start + count, dtype=np.float64)
     if scale >= 1:
         low = target * scale
-        first = np.floor(low + 1e-6)  # a border that is whole but for rounding counts as whole
+        first = np.floor(low + 1e-6)  # a rounding error must not shift a border to the next pixel
         index = first[:, None] + np.arange(int(np.ceil(scale - 1e-6)) + 1)
         weight = np.minimum(index + 1, (low + scale)[:, None]) - np.maximum(index, low[:, None])
         weight[weight < 1e-5] = 0
@@ -88,7 +88,7 @@ def find_taps(start: int, count: int, scale: float, length: int) -> Taps:
 
 
 def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -> np.ndarray:
-    """Resample an image that holds exactly the source pixels which the taps span.
+    """Resample an image that contains exactly the source pixels within the span of the taps.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def resample(source: np.ndarray, rows: Taps, columns: Taps, background: float) -
     Returns
     -------
     ndarray
-        (rows, columns[, channels]) in the type of `source`; integers rounded.
+        (rows, columns[, channels]) in the data type of `source`; integers are rounded.
     """
     shape = (len(rows.inside), len(columns.inside), *source.shape[2:])
     if source.size == 0:
@@ -129,7 +129,7 @@ def resample_in_parts(
     dtype: np.dtype[Any],
     part_px: int,
 ) -> np.ndarray:
-    """Resample as `resample` does what is too large to be held: read in bands of rows, and sum up.
+    """Resample like `resample`, but read the source in bands of rows, to bound the memory.
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ def resample_in_parts(
     background : float
         Value of target pixels outside the source.
     dtype : numpy dtype
-        Of the result.
+        Data type of the result.
     part_px : int
-        Source pixels that are held at a time, or one row of them where that is more.
+        Source pixels held at a time; at least one row is read.
     """
     (y0, y1), (x0, x1) = rows.span, columns.span
     exact = np.float64 if dtype.itemsize > 2 and dtype != np.float32 else np.float32
@@ -156,7 +156,7 @@ def resample_in_parts(
             after, samples = source.shape[2:], flat.shape[1]
             mixed = np.zeros((len(rows.inside), samples), exact)
         weights = of_rows[:, top - y0 : top - y0 + height].toarray()
-        for left in range(0, samples, _CACHED_SAMPLES):  # while the processor still has them at hand
+        for left in range(0, samples, _CACHED_SAMPLES):  # small enough to stay in the processor's cache
             piece = flat[:, left : left + _CACHED_SAMPLES].astype(exact)
             mixed[:, left : left + _CACHED_SAMPLES] += weights @ piece
     turned = np.moveaxis(mixed.reshape(len(rows.inside), x1 - x0, *after), 1, 0)
@@ -183,10 +183,10 @@ def _weigh(taps: Taps, exact: type) -> csr_array:
 
 
 def _mix_rows(image: np.ndarray, taps: Taps) -> np.ndarray:
-    """Return the weighted sums of rows that `taps` asks for."""
+    """Return the weighted sums of rows that `taps` defines."""
     count, used = taps.index.shape
     index = np.clip(taps.index - taps.span[0], 0, image.shape[0] - 1)
-    # One pass over the rows, several times as fast as summing tap by tap.
+    # One pass over the rows: several times as fast as a sum tap by tap.
     weights = csr_array(
         (taps.weight.ravel().astype(image.dtype), index.ravel(), np.arange(0, count * used + 1, used)),
         shape=(count, image.shape[0]),
@@ -196,7 +196,7 @@ def _mix_rows(image: np.ndarray, taps: Taps) -> np.ndarray:
 
 
 def _transpose(image: np.ndarray) -> np.ndarray:
-    """Return an image with rows and columns exchanged, in one piece."""
+    """Return an image with rows and columns exchanged, contiguous in memory."""
     turned = cv2.transpose(image)
     return turned.reshape(image.shape[1], image.shape[0], *image.shape[2:])
 
@@ -204,9 +204,9 @@ def _transpose(image: np.ndarray) -> np.ndarray:
 def find_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
     """Return how many level-0 pixels a pixel of a level spans.
 
-    Scanners halve and cut or pad the last pixel, so a whole number that explains
-    both sides within one pixel of the level is taken as exact; otherwise it is
-    the mean of both ratios.
+    Scanners cut or pad the last pixel of a level. If a whole number explains both
+    sides to within one pixel of the level, it is taken as exact; otherwise the
+    result is the mean of both ratios.
     """
     ratios = [side / own for side, own in zip(full, level, strict=True)]
     mean = sum(ratios) / 2

@@ -1,7 +1,7 @@
-"""A slide: read in any part, at any resolution, never held as a whole.
+"""A slide: any part can be read at any resolution, and it is never held in memory as a whole.
 
-Every backend describes its levels and reads a rectangle of one; everything else
-(borders, resampling, overviews, lazy levels) is here and the same for all.
+Each file format describes its levels and reads a rectangle of one level. Everything
+else (borders, resampling, overviews, lazy levels) is here, the same for all formats.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from comir_search.slides.lazy import LazyLevel
 from comir_search.slides.pixel_size import PixelSize
 from comir_search.slides.resample import find_downsample, find_taps, resample, resample_in_parts
 
-_BLOCK_PX = 4 << 20  # level pixels that one step of a scaled read may hold
-_LARGEST_BLOCK_PX = 4 * _BLOCK_PX  # more, where one row of the result needs them, is read in parts
+_BLOCK_PX = 4 << 20  # largest number of level pixels in one step of a scaled read
+_LARGEST_BLOCK_PX = 4 * _BLOCK_PX  # if one row of the result needs more, it is read in parts
 
 
 class ReadInterrupted(Exception):
-    """Nobody wants any longer what is being read."""
+    """A read was stopped because its result is no longer needed."""
 
 
 class Slide(ABC):
     """A slide or a query: one image in levels, finest first.
 
-    Reads may come from several threads. Use it as a context manager or call
-    `close`.
+    Several threads may read at once. Use it as a context manager, or call `close`.
 
     Parameters
     ----------
@@ -46,13 +45,13 @@ class Slide(ABC):
     channels : int
         1 or 3.
     dtype : numpy dtype
-        Type of the pixels handed out.
+        Data type of the pixels.
     pixel_size : PixelSize
-        Of level 0.
+        Pixel size of level 0.
     fingerprint : str
         Hash of the content.
     notes, other_images, bounds_origin_px
-        As in `SlideInfo`. What is doubtful about the pixel size is added to the notes.
+        As in `SlideInfo`. A doubt about the pixel size is added to the notes.
     """
 
     def __init__(
@@ -104,9 +103,9 @@ class Slide(ABC):
         """Release the file. The slide cannot be read afterwards."""
 
     def interrupt(self) -> None:
-        """Make scaled reads that are under way in other threads, and all later ones, raise `ReadInterrupted`.
+        """Make running and later scaled reads in all threads raise `ReadInterrupted`.
 
-        Without a pyramid such a read may take minutes; it ends within a block of a few megapixels.
+        Without a pyramid a read may take minutes. It stops after the current block of a few megapixels.
         """
         self._interrupted = True
 
@@ -117,19 +116,19 @@ class Slide(ABC):
 
     @property
     def pixel_size_um(self) -> float | None:
-        """Level-0 pixel size, None where it is not known."""
+        """Level-0 pixel size, None if unknown."""
         return self.info.pixel_size_um
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content, the same wherever the file lies."""
+        """Hash of the content; it does not depend on the file's path."""
         return self.info.fingerprint
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the whole slide's structure and of pieces of all of it; see `identity_of`.
+        """Hash of the slide's structure and of pieces spread over all of it; see `identity_of`.
 
-        Stronger than the fingerprint, and read from the file when it is first asked for.
+        Stronger than the fingerprint. It is read from the file when first needed.
         """
         return identity_of(self.info.path)
 
@@ -140,7 +139,7 @@ class Slide(ABC):
 
     @property
     def background(self) -> float:
-        """What lies outside the slide: black in grey images, white in RGB."""
+        """Value of pixels outside the slide: black in grey images, white in RGB."""
         if self.channels == 1:
             return 0
         return float(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else 1.0
@@ -151,14 +150,13 @@ class Slide(ABC):
         Raises
         ------
         PixelSizeMissing
-            Where neither the file nor the user states it, or what the file states
-            cannot be true.
+            If neither the file nor the user gives it, or the file's is impossible.
         """
         if self.pixel_size_um is None:
             if self._pixel_size_doubt:
                 raise PixelSizeMissing(f"{self.name}: {self._pixel_size_doubt}, in micrometres per pixel")
             raise PixelSizeMissing(
-                f"{self.name} states no pixel size: give it with --pixel-size, in micrometres per pixel"
+                f"{self.name} gives no pixel size: give it with --pixel-size, in micrometres per pixel"
             )
         return self.pixel_size_um
 
@@ -175,7 +173,7 @@ class Slide(ABC):
         Returns
         -------
         ndarray (height_px, width_px) or (height_px, width_px, 3)
-            In the slide's own type.
+            In the slide's data type.
         """
         level_height, level_width = self.level_shapes[level]
         left, top = max(x_px, 0), max(y_px, 0)
@@ -191,21 +189,21 @@ class Slide(ABC):
     def read_downsampled(self, downsample: float, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a rectangle in pixels `downsample` times as large as those of level 0.
 
-        The grid's (0, 0) corner is the slide's corner, so overlapping reads
-        agree. The nearest finer level is used; pixels are area means of it when
-        that shrinks, linear interpolations when it enlarges.
+        The grid starts at the slide's corner, so overlapping reads agree. The
+        nearest finer level is used. Its pixels are averaged to shrink it and
+        interpolated linearly to enlarge it.
 
         Parameters
         ----------
         downsample : float
-            Level-0 pixels per pixel asked for; below 1 enlarges.
+            Level-0 pixels per pixel of the result; below 1 enlarges.
         x, y, width, height : int
-            In the pixels asked for; parts outside the slide are background.
+            In pixels of the result. Parts outside the slide are background.
 
         Returns
         -------
         ndarray (height, width) or (height, width, 3)
-            In the slide's own type, integers rounded.
+            In the slide's data type, integers rounded.
         """
         level = self.level_for(downsample)
         scale = downsample / self.level_downsamples[level]
@@ -244,24 +242,36 @@ class Slide(ABC):
     def read_scaled(self, pixel_size_um: float, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a rectangle in pixels of `pixel_size_um`; see `read_downsampled`.
 
+        Parameters
+        ----------
+        pixel_size_um : float
+            Pixel size of the result.
+        x, y, width, height : int
+            In pixels of the result. Parts outside the slide are background.
+
+        Returns
+        -------
+        ndarray (height, width) or (height, width, 3)
+            In the slide's data type, integers rounded.
+
         Raises
         ------
         PixelSizeMissing
-            Where the slide's own pixel size is not known.
+            If the slide's own pixel size is not known.
         """
         return self.read_downsampled(pixel_size_um / self.require_pixel_size(), x, y, width, height)
 
     def scaled_shape(self, pixel_size_um: float) -> tuple[int, int]:
-        """Return (height, width) of the whole slide in pixels of that size, rounded up."""
+        """Return (height, width) of the whole slide in pixels of `pixel_size_um`, rounded up."""
         return self.downsampled_shape(pixel_size_um / self.require_pixel_size())
 
     def downsampled_shape(self, downsample: float) -> tuple[int, int]:
-        """Return (height, width) of the whole slide in pixels that much larger, rounded up."""
+        """Return (height, width) of the whole slide in pixels `downsample` times as large, rounded up."""
         height, width = (max(1, int(np.ceil(side / downsample - 1e-6))) for side in self.level_shapes[0])
         return height, width
 
     def level_for(self, downsample: float) -> int:
-        """Return the coarsest level that is at least as fine as asked for."""
+        """Return the coarsest level whose downsampling is at most `downsample`."""
         fine = [level for level, own in enumerate(self.level_downsamples) if own <= downsample * (1 + 1e-3)]
         return fine[-1] if fine else 0
 
@@ -272,7 +282,7 @@ class Slide(ABC):
         -------
         image : ndarray (height, width) or (height, width, 3)
         pixel_size_um : float or None
-            Of the image; None where the slide's own is not known.
+            Pixel size of the image; None if the slide's own is not known.
         """
         downsample = max(1.0, max(self.level_shapes[0]) / max_side_px)
         height, width = self.downsampled_shape(downsample)
@@ -289,7 +299,7 @@ class Slide(ABC):
         ]
 
     def _empty(self, height: int, width: int) -> np.ndarray:
-        """Return background of that size."""
+        """Return an image of this size that is all background."""
         shape = (height, width) if self.channels == 1 else (height, width, 3)
         return np.full(shape, self.background, self.dtype)
 

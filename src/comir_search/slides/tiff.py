@@ -1,8 +1,7 @@
 """TIFF files through tifffile: OME-TIFF, Aperio SVS, tiled pyramids, plain TIFF.
 
-tifffile (either generation, before and after 2026.5) finds the levels and
-decodes single tiles or strips; which of them, when, and the file handle are
-ours, so that a read touches only the tiles it needs.
+tifffile (versions before and after 2026.5) finds the levels and decodes single tiles
+or strips. This module chooses which tiles to read, so a read uses only those it needs.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from comir_search.slides.tiff_images import TiffImage, check_pages, check_planes
 from comir_search.slides.tiff_layout import Level, check_complete, find_levels
 from comir_search.slides.tiled import TiledSlide
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # failures are stated once, by us
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # failures are reported by our own messages
 
 _JPEG = {6, 7, 34892, 33007}
-# What is packed, and unpacks to the size that the tags state; CCITT faxes; pictures in their own right.
+# Compressions that unpack to the size in the tags; CCITT faxes; tiles that are pictures with a header.
 _PACKED = {1, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013}
 _COMPRESSIONS = _PACKED | {2, 3, 4} | _JPEG | JPEG_2000 | WEBP | PNG
 _APERIO_YCBCR = 33003
@@ -50,21 +49,21 @@ class TiffSlide(TiledSlide):
     ----------
     path : Path
     pixel_size : PixelSize, optional
-        Overrides what the file states.
+        Overrides the file's own.
     """
 
     def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
         name = path.name
         if path.suffix.lower() == ".vsi":
             raise ComirSearchError(
-                f"{name} holds a preview only; the slide lies in the .ets files in the folder _{path.stem}_, "
-                "which are not read: export it as OME-TIFF"
+                f"{name} contains only a preview; the slide is in the .ets files in the folder _{path.stem}_, "
+                "which cannot be read: export it as OME-TIFF"
             )
         with stated_failures(
             name,
             f"{name} is not a readable TIFF ({{error}}): it is damaged or truncated, copy or export it again",
         ):
-            # Else tifffile opens whatever files the metadata name.
+            # Otherwise tifffile opens any file that the metadata refer to.
             tiff = tifffile.TiffFile(path, is_ome=False, is_ndtiff=False, is_mmstack=False)
         try:
             with stated_failures(
@@ -77,7 +76,7 @@ class TiffSlide(TiledSlide):
         except BaseException:
             tiff.close()
             raise
-        tiff.filehandle.set_lock(True)  # late tag reads (JPEG tables) from several threads
+        tiff.filehandle.set_lock(True)  # several threads may still read tags (JPEG tables)
         self._tiff = tiff
         self._file_lock = threading.Lock()
 
@@ -117,7 +116,7 @@ class TiffSlide(TiledSlide):
         )
 
     def close(self) -> None:
-        """Release the file and the tiles held of it."""
+        """Release the file and its cached tiles."""
         super().close()
         self._file.close()
         self._tiff.close()
@@ -148,7 +147,7 @@ class TiffSlide(TiledSlide):
         return _to_pixels(tile, found.page, self.channels)
 
     def _read_raw(self, level: Level, offset: int, row: int) -> np.ndarray:
-        """Read a virtual strip of uncompressed pixels: (rows, width, samples)."""
+        """Read some rows of uncompressed pixels: (rows, width, samples)."""
         keyframe = level.page
         samples = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
         first = row * level.tile_shape[0]
@@ -174,13 +173,13 @@ class TiffSlide(TiledSlide):
         if decoded is None:
             return None
         if page.compression == _APERIO_YCBCR and data[46:48] == b"\1\1":
-            # The decoder takes chroma at full resolution (per the codestream's header) for RGB.
+            # If chroma has full resolution in the tile's header, the decoder takes it for RGB.
             return cv2.cvtColor(decoded[0][..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB)
         return decoded[0]
 
 
 def _list_pixel_sizes(tiff: Any, image: TiffImage, ome: OmeSet | None, name: str) -> Iterator[PixelSize]:
-    """Yield what the file states of the image's pixel size, the OME-XML first."""
+    """Yield the pixel sizes that the file gives for the image, the OME-XML's first."""
     if image.ome is not None:
         yield image.ome.find_pixel_size(name, image.shape)
     elif ome is not None:
@@ -199,22 +198,22 @@ def _list_pixel_sizes(tiff: Any, image: TiffImage, ome: OmeSet | None, name: str
 
 
 def _find_kind(page: Any, name: str) -> tuple[int, np.dtype[Any]]:
-    """Return channels (1 or 3) and the type of the pixels handed out."""
+    """Return the number of channels (1 or 3) and the data type of the pixels."""
     photometric, samples = int(page.photometric), int(page.samplesperpixel)
     if int(page.compression) not in _COMPRESSIONS:
         raise ComirSearchError(
-            f"{name} is compressed by {getattr(page.compression, 'name', page.compression)}, which is not "
+            f"{name} is compressed by {getattr(page.compression, 'name', page.compression)}, which cannot be "
             "read: save it uncompressed, or with deflate, LZW or JPEG"
         )
     coded = page.compression in _JPEG or page.compression in JPEG_2000
     if photometric not in _COLOURS or (photometric == _YCBCR and not coded):
         raise ComirSearchError(
-            f"{name} stores its colours as {getattr(page.photometric, 'name', photometric)}, which is not "
+            f"{name} stores its colours as {getattr(page.photometric, 'name', photometric)}, which cannot be "
             "read: save it as grey or RGB"
         )
     if page.dtype is None or page.dtype.kind not in "uifb":
         raise ComirSearchError(
-            f"{name} stores pixels of a type that is not read: save it as 8-bit, 16-bit or float"
+            f"{name} stores pixels of a type that cannot be read: save it as 8-bit, 16-bit or float"
         )
     if photometric == _PALETTE:
         return 3, np.dtype(np.uint8)

@@ -1,7 +1,7 @@
 """The images in a TIFF file, and which of them is the slide.
 
-Only pages of the file itself count. Where it is a part of a set (one file for each
-position or channel), the pages of the others are never looked at.
+Only the pages in this file count. If it belongs to a set (one file for each position
+or channel), the other files are never opened.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ASIDE = re.compile(r"\b(label|macro|thumbnail|map|barcode)\b", re.IGNORECASE)
 _MOST_NAMED = 5
 _AXES = {"C": "channel", "Z": "z position", "T": "time point"}
 _PLURALS = {"C": "channels", "Z": "z positions", "T": "time points", "I": "pages"}
-_MACRO_MAGNIFICATION = 2.0  # an objective below this takes a picture of the whole glass
+_MACRO_MAGNIFICATION = 2.0  # a lower magnification shows the whole glass slide
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class TiffImage:
     Parameters
     ----------
     name : str
-        As the file calls it, or "".
+        Name in the file, or "".
     pages : tuple
         Its tifffile pages, finest level first, of the first plane.
     planes : dict of str to int
         Axes (C, Z, T, I) along which it has more than one plane.
     is_aside : bool
-        Whether it is a label, a picture of the whole glass, a thumbnail.
+        Whether it is a label, a picture of the whole glass slide, or a thumbnail.
     ome : OmeImage, optional
-        What the OME-XML states of it.
+        Its description in the OME-XML.
     siblings : dict of str to (int, int)
-        Axes of a set over several files, of which this file holds one plane only:
-        that plane's number, from 0, and how many there are.
+        Axes along which a set of files is split, this file with one plane only:
+        the number of that plane, from 0, and the number of planes.
     """
 
     name: str
@@ -83,12 +83,12 @@ def is_smaller_copy(full: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def is_aside(name: str) -> bool:
-    """Whether an image's name says that it shows a label or the whole glass."""
+    """Whether an image's name says that it shows a label or the whole glass slide."""
     return bool(_ASIDE.search(name))
 
 
 def list_images(tiff: Any, path: Path) -> tuple[list[TiffImage], OmeSet | None]:
-    """Return the images of a file in their order, and what its OME-XML says of the file.
+    """Return the images of a file in their order, and what its OME-XML says about the file.
 
     `tiff` must have been opened with `is_ome=False`, so that tifffile does not open other files.
     """
@@ -152,7 +152,7 @@ def _list_series(tiff: Any, description: str, name: str) -> Iterator[TiffImage]:
 
 
 def _find_macros(description: str, name: str) -> set[int]:
-    """Return which images of a Leica SCN file show the whole glass."""
+    """Return which images of a Leica SCN file show the whole glass slide."""
     root = parse_xml(description, name)
     macros: set[int] = set()
     number = 0
@@ -183,7 +183,7 @@ def _is_below(text: str, limit: float) -> bool:
 
 
 def check_pages(path: Path, tiff: Any) -> None:
-    """Raise where a file holds so many pages or tags that listing them would take minutes."""
+    """Raise an error if a file has so many pages or tags that listing them would take minutes."""
     if tiff.is_ndpi:  # its offsets have more bits than its tags have room for
         return
     order, big = tiff.byteorder, tiff.is_bigtiff
@@ -203,7 +203,7 @@ def check_pages(path: Path, tiff: Any) -> None:
             pages, tags = pages + 1, tags + here
             if pages > _MOST_PAGES or tags > _MOST_TAGS:
                 raise ComirSearchError(
-                    f"{path.name} holds more than {_MOST_PAGES:,} pages or {_MOST_TAGS:,} tags: it is a stack "
+                    f"{path.name} contains more than {_MOST_PAGES:,} pages or {_MOST_TAGS:,} tags: it is a stack "
                     "or damaged, save the one plane to use"
                 )
             listed = file.read(here * entry_bytes)
@@ -219,7 +219,7 @@ def check_pages(path: Path, tiff: Any) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """The image that is the slide, the others in the file, and what to say of the choice."""
+    """The image that is the slide, the other images in the file, and notes about the choice."""
 
     image: TiffImage
     others: list[TiffImage]
@@ -227,15 +227,17 @@ class Choice:
 
 
 def choose_image(images: list[TiffImage], name: str) -> Choice:
-    """Return the first image of a file that is no label, macro, thumbnail or preview.
+    """Return the first image of a file that is not a label, macro, thumbnail or preview.
 
     Raises
     ------
     ComirSearchError
-        Where there is no image.
+        If there is no image.
     """
     if not images:
-        raise ComirSearchError(f"{name} holds no image: it is damaged or truncated, copy or export it again")
+        raise ComirSearchError(
+            f"{name} contains no image: it is damaged or truncated, copy or export it again"
+        )
     slides = [image for image in images if not image.is_aside and not _is_preview(image, images)]
     slides = slides or [max(images, key=lambda image: image.shape[0] * image.shape[1])]
     chosen = slides[0]
@@ -244,27 +246,27 @@ def choose_image(images: list[TiffImage], name: str) -> Choice:
         notes.append(say_choice(str(chosen), [str(image) for image in slides[1:]]))
     for axis, (number, count) in chosen.siblings.items():
         notes.append(
-            f"{_AXES[axis]} {number + 1} of {count}: this file holds one of a set, the others lie in files "
-            "of their own"
+            f"{_AXES[axis]} {number + 1} of {count}: this file contains only one of a set, the others are in "
+            "other files"
         )
     return Choice(chosen, [image for image in images if image is not chosen], notes)
 
 
 def say_choice(chosen: str, others: list[str]) -> str:
-    """Return the sentence on which of several images is used."""
+    """Return a note that says which of several images is used."""
     named = "; ".join(others[:_MOST_NAMED]) + ("; ..." if len(others) > _MOST_NAMED else "")
     return f"image 1 of {len(others) + 1} ({chosen}) is used; not used: {named}"
 
 
 def _is_preview(image: TiffImage, images: list[TiffImage]) -> bool:
-    """Whether an image without a description of its own is a smaller copy of another one."""
+    """Whether an image without its own description is a smaller copy of another one."""
     return image.ome is None and any(
         not other.is_aside and is_smaller_copy(other.shape, image.shape) for other in images
     )
 
 
 def check_planes(image: TiffImage, name: str) -> None:
-    """Raise where an image is a stack, or has several grey channels: which one is meant is not known."""
+    """Raise an error if an image is a stack or has several grey channels: the user must choose one."""
     if image.planes:
         count = 1
         for size in image.planes.values():
@@ -272,6 +274,6 @@ def check_planes(image: TiffImage, name: str) -> None:
         inside = " x ".join(f"{size} ({axis})" for axis, size in image.planes.items())
         kinds = ", ".join(_PLURALS.get(axis, f"planes along {axis}") for axis in image.planes)
         raise ComirSearchError(
-            f"{name} holds {count} planes, {inside}: save the one to use as a single grey or RGB image "
+            f"{name} contains {count} planes, {inside}: save the one to use as a single grey or RGB image "
             f"(it has several {kinds})"
         )

@@ -1,4 +1,4 @@
-"""Where the levels and tiles of a TIFF file lie, and whether all of them are there."""
+"""Where the levels and tiles of a TIFF file are stored, and whether the file is complete."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TAG_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 1
 
 @dataclass(frozen=True)
 class Level:
-    """Where the tiles of a level lie.
+    """Where the tiles of a level are stored.
 
-    `planes` is 3 where the page stores its colours one after the other.
-    `raw_offsets` are set where the pixels lie uncompressed in one piece per plane.
+    `planes` is 3 if the page stores its colours one after the other. `raw_offsets` are
+    set if the pixels of each plane are stored in one uncompressed piece.
     """
 
     page: Any
@@ -35,8 +35,18 @@ class Level:
 def find_levels(tiff: Any, image: TiffImage, others: list[TiffImage], path: Path) -> list[Level]:
     """Return the levels of an image of a file, finest first.
 
-    Readers group most levels by themselves; the rest are tiled copies marked as such. In an SVS the
-    mark says nothing, and a level that takes the place of the thumbnail is known by its tiles.
+    tifffile groups most levels itself. The others are tiled copies that are marked as smaller copies.
+    In an SVS this mark is unreliable; there a level differs from a thumbnail by its tiles.
+
+    Parameters
+    ----------
+    tiff : tifffile.TiffFile
+    image : TiffImage
+        The image that is the slide.
+    others : list of TiffImage
+        The other images in the file; some may be further levels.
+    path : Path
+        The file.
     """
     levels = [_describe_level(image.pages[0], path)]
     copies = [
@@ -57,7 +67,7 @@ def _area(page: Any) -> int:
 
 
 def _continues(levels: list[Level], level: Level) -> bool:
-    """Whether a level is a smaller copy of the first: same kind, same proportions."""
+    """Whether a level is a smaller copy of the first: same type, same proportions."""
     first, last = levels[0], levels[-1]
     same = first.page.dtype == level.page.dtype and first.page.samplesperpixel == level.page.samplesperpixel
     if not same or level.shape[0] >= last.shape[0] or level.shape[1] >= last.shape[1]:
@@ -69,13 +79,15 @@ def _describe_level(page: Any, path: Path) -> Level:
     """Find the tiles of one level."""
     shape = shape_of(page)
     if page.imagedepth > 1:
-        raise ComirSearchError(f"{path.name} is a volume: save the plane to use as one grey or RGB image")
+        raise ComirSearchError(
+            f"{path.name} is a volume (three-dimensional): save the plane to use as one grey or RGB image"
+        )
     width_in_tile, height_in_tile = (
         (page.tilewidth, page.tilelength) if page.is_tiled else (shape[1], min(page.rowsperstrip, shape[0]))
     )
     if min(width_in_tile, height_in_tile) < 1 or page.dtype is None:
         raise ComirSearchError(
-            f"{path.name} stores pixels of a type that is not read: save it as 8-bit, 16-bit or float"
+            f"{path.name} stores pixels of a type that cannot be read: save it as 8-bit, 16-bit or float"
         )
     separate = page.planarconfig == 2 and page.samplesperpixel > 1
     samples = 1 if separate else int(page.samplesperpixel)
@@ -110,14 +122,23 @@ def _describe_level(page: Any, path: Path) -> Level:
 
 
 def check_complete(tiff: Any, levels: list[Level], path: Path) -> None:
-    """Raise where the file ends before the last byte of its tags or tiles."""
+    """Raise an error if the file ends before the last byte of its tags or tiles.
+
+    Parameters
+    ----------
+    tiff : tifffile.TiffFile
+    levels : list of Level
+        The levels to check.
+    path : Path
+        The file.
+    """
     for number, level in enumerate(levels):
         _check_tags(tiff, level, path)
         _check_tiles(level, number, path)
 
 
 def _check_tags(tiff: Any, level: Level, path: Path) -> None:
-    """Raise where the file ends before the value of a tag, which tifffile passes over in silence."""
+    """Raise an error if the file ends before the value of a tag: tifffile ignores this."""
     if tiff.is_ndpi:  # its offsets have more bits than its tags have room for
         return
     size = path.stat().st_size
@@ -135,12 +156,12 @@ def _check_tags(tiff: Any, level: Level, path: Path) -> None:
 
 def _truncated(name: str, size: int, end: int) -> ComirSearchError:
     return ComirSearchError(
-        f"{name} is truncated: {size:,} of at least {end:,} bytes are there, copy or export it again"
+        f"{name} is truncated: it has {size:,} of at least {end:,} bytes, copy or export it again"
     )
 
 
 def _check_tiles(level: Level, number: int, path: Path) -> None:
-    """Raise where the file ends before the level's last tile."""
+    """Raise an error if the file ends before the level's last tile."""
     size = path.stat().st_size
     page = level.page
     if level.raw_offsets is not None:

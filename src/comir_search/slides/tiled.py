@@ -1,4 +1,4 @@
-"""Slides stored in tiles, of which a read decodes only those it needs."""
+"""Slides stored in tiles. A read decodes only the tiles it needs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from comir_search.slides.cache import TileCache
+from comir_search.compute.cache import ArrayCache
 from comir_search.slides.guard import stated_failures
 from comir_search.slides.slide import Slide
 
-TILE_CACHE = TileCache(limit_bytes=96 << 20)
+TILE_CACHE = ArrayCache(96 << 20, keep_oversize=True)
 
 _numbers = itertools.count()
 
@@ -20,8 +20,8 @@ _numbers = itertools.count()
 class TiledSlide(Slide):
     """A slide that is stored in tiles, each decoded when it is needed.
 
-    Tiles lie on a regular grid; the last ones of a row or column may come whole
-    or cut at the border.
+    Tiles lie on a regular grid. The last tile of a row or column may be whole or cut
+    at the slide's border.
     """
 
     def __init__(self, **description: Any) -> None:
@@ -30,9 +30,9 @@ class TiledSlide(Slide):
 
     @abstractmethod
     def _decode_tile(self, level: int, row: int, column: int) -> np.ndarray | None:
-        """Return a tile (height, width[, 3]), or None where the file holds none.
+        """Return a tile (height, width[, 3]), or None if the file has no such tile.
 
-        Whatever it raises is reported as a damaged file.
+        Any error it raises is reported as a damaged file.
         """
 
     def _read_inside(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
@@ -65,5 +65,5 @@ class TiledSlide(Slide):
         return None if tile.size == 0 else tile
 
     def close(self) -> None:
-        """Release the file and the tiles held of it."""
-        TILE_CACHE.drop(self._number)
+        """Release the file and its cached tiles."""
+        TILE_CACHE.forget(lambda key: isinstance(key, tuple) and key[0] == self._number)

@@ -1,7 +1,7 @@
-"""Where there is something to look at: tissue against glass, signal against dark.
+"""Find tissue: not empty glass in brightfield, not dark background in SHG.
 
-The mask is permissive: it leaves out only what is plainly empty, because what it
-leaves out can never be found.
+The mask leaves out only clearly empty areas, because queries are never found in
+areas outside the mask.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from comir_search.slides.slide import Slide
 
 _OVERVIEW_PX = 1024
 _BLOCK_PX = 2048
-_MARGIN_UM = 40.0  # the mask is widened by this, so that pale borders stay in
-_LEAST_CONTRAST = 0.02  # of the full range: less than this is not told from noise
-_LEAST_GLASS = 0.002  # share of the slide; less bright smooth area is not taken for glass
+_MARGIN_UM = 40.0  # the mask is widened by this, to include pale borders
+_LEAST_CONTRAST = 0.02  # share of the full range; a lower contrast counts as noise
+_LEAST_GLASS = 0.002  # share of the slide; a smaller bright smooth area does not count as glass
 
 
 @dataclass(frozen=True)
 class Emptiness:
-    """What an empty place looks like on one slide.
+    """What an empty area looks like on one slide.
 
     Parameters
     ----------
     bright : bool
         Brightfield (empty is bright) or not (empty is dark).
     level : ndarray (channels,)
-        Colour of an empty place; infinite where the slide shows none, and then
-        only padding is empty.
+        Colour of an empty area; infinite if the slide has none. Then only padding
+        is empty.
     tolerance : float
-        Largest difference from it, in any channel, of an empty pixel.
+        Largest difference of an empty pixel from that colour, in any channel.
     roughness : float
-        Largest local standard deviation of an empty place.
+        Largest local standard deviation of an empty area.
     padding : float
-        Value of what was never scanned.
+        Value of areas that were never scanned.
     """
 
     bright: bool
@@ -51,7 +51,9 @@ class Emptiness:
         padded = np.abs(image - self.padding).max(axis=2) == 0
         if not np.isfinite(self.level).all():
             return ~padded
-        image = np.where(padded[..., None], self.level, image)  # or its border would look rough
+        image = np.where(
+            padded[..., None], self.level, image
+        )  # otherwise the border of the padding would look rough
         smooth = _smooth(image)
         if self.bright:
             full = np.abs(smooth - self.level).max(axis=2) > self.tolerance
@@ -66,16 +68,16 @@ def tissue_mask(
 ) -> NDArray[np.bool_]:
     """Return where a slide is not empty.
 
-    Reads block by block, from the pyramid level nearest `pixel_size_um`.
+    The slide is read block by block, from the pyramid level nearest `pixel_size_um`.
 
     Parameters
     ----------
     slide : Slide
     pixel_size_um : float
-        Pixel size of the mask; 8 to 32 um is sensible.
+        Pixel size of the mask; 8 to 32 um is suitable.
     modality_is_bright : bool, optional
-        Whether empty places are bright (brightfield) or dark (SHG,
-        fluorescence); by default the slide's overview decides.
+        Whether empty areas are bright (brightfield) or dark (SHG, fluorescence).
+        By default the slide's overview decides.
 
     Returns
     -------
@@ -85,7 +87,7 @@ def tissue_mask(
     Raises
     ------
     PixelSizeMissing
-        Where the slide's pixel size is not known.
+        If the slide's pixel size is not known.
     """
     height, width = slide.scaled_shape(pixel_size_um)
     empty = find_emptiness(slide, modality_is_bright)
@@ -104,7 +106,7 @@ def tissue_mask(
 
 
 def find_emptiness(slide: Slide, modality_is_bright: bool | None = None) -> Emptiness:
-    """Measure on an overview what an empty place looks like."""
+    """Measure on an overview what an empty area looks like."""
     image = _as_channels(slide.overview(_OVERVIEW_PX)[0])
     brightness = image.mean(axis=2)
     scanned = np.abs(image - slide.background).max(axis=2) > 0
@@ -119,7 +121,7 @@ def find_emptiness(slide: Slide, modality_is_bright: bool | None = None) -> Empt
         candidates = scanned & colourless & (brightness > 0.8 * high) & (rough < 0.02 * high)
         contrast = high
     else:
-        # Much of a slide may be signal, but its darkest twentieth is not.
+        # Much of a slide may be signal, but not its darkest 5 %.
         mean = smooth.mean(axis=2)
         candidates = scanned & (mean <= np.percentile(mean[scanned], 5)) if scanned.any() else ~scanned
         contrast = high - low
@@ -135,7 +137,7 @@ def find_emptiness(slide: Slide, modality_is_bright: bool | None = None) -> Empt
 
 
 def _as_channels(image: np.ndarray) -> NDArray[np.float32]:
-    """Return an image as (height, width, channels) of float32, 0 where it holds no finite number."""
+    """Return an image as (height, width, channels) of float32, with 0 for NaN and infinity."""
     channels = (image if image.ndim == 3 else image[..., None]).astype(np.float32)
     return np.nan_to_num(channels, copy=False, posinf=0, neginf=0) if image.dtype.kind == "f" else channels
 
@@ -145,6 +147,6 @@ def _smooth(image: np.ndarray) -> np.ndarray:
 
 
 def _roughness(image: np.ndarray, smooth: np.ndarray) -> np.ndarray:
-    """Return the local standard deviation over 3 x 3 pixels, largest of the channels."""
+    """Return the local standard deviation over 3 x 3 pixels, the largest over the channels."""
     variance = _smooth(image * image) - smooth * smooth
     return np.sqrt(np.maximum(variance, 0)).max(axis=2)

@@ -1,4 +1,4 @@
-"""XML that a file brings with it, read with nothing in it that could harm."""
+"""Read the XML in a file safely."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comir_search.errors import ComirSearchError
 
 
 def parse_xml(text: str, name: str) -> ElementTree.Element | None:
-    """Return the root element, None for what is not XML.
+    """Return the root element, None if the text is not XML.
 
     Parameters
     ----------
@@ -19,11 +19,11 @@ def parse_xml(text: str, name: str) -> ElementTree.Element | None:
     Raises
     ------
     ComirSearchError
-        Where it defines entities: a few lines of them can stand for gigabytes.
+        If it defines entities: a few lines of them can expand to gigabytes.
     """
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ComirSearchError(
-            f"{name} holds XML that defines its own entities, which is not read: export it again as OME-TIFF"
+            f"{name} contains XML that defines its own entities, which is unsafe to read: export it again as OME-TIFF"
         )
     try:
         return ElementTree.fromstring(text)
@@ -37,5 +37,5 @@ def local_name(element: ElementTree.Element) -> str:
 
 
 def find_children(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    """Return the direct children of that local name."""
+    """Return the direct children with this local name."""
     return [child for child in element if isinstance(child.tag, str) and local_name(child) == name]

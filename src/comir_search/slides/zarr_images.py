@@ -26,15 +26,15 @@ class ZarrImage:
     attributes : dict
         OME metadata of its group.
     multiscale : dict
-        Its first entry of `multiscales`.
+        First entry of its `multiscales`.
     arrays : list
         Zarr arrays, finest level first.
     signed : dict
-        All metadata, as they go into the fingerprint.
+        All metadata that the fingerprint covers.
     group : str
         Path of its group in the folder, "" for the folder itself.
     notes, others : list of str
-        What to say of the choice; the images that were not chosen.
+        Notes about the choice; the images that were not chosen.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ZarrImage:
 
     @property
     def version(self) -> str:
-        """Of OME-Zarr."""
+        """Version of OME-Zarr."""
         if "ome" in self.signed:
             return str(self.attributes.get("version", "0.5"))
         return str(self.multiscale.get("version", "0.4"))
@@ -66,12 +66,12 @@ class ZarrImage:
 
 
 def choose_image(group: Any, name: str) -> ZarrImage:
-    """Return the image of a Zarr group: its own, or the first of several that is no label or macro.
+    """Return the image of a Zarr group: its own, or the first of several that is not a label or macro.
 
     Raises
     ------
     ComirSearchError
-        Where there is none.
+        If there is no image.
     """
     signed = dict(group.attrs)
     described = _describe(signed)
@@ -88,9 +88,9 @@ def choose_image(group: Any, name: str) -> ZarrImage:
             chosen.others.extend(others)
             return chosen
     if "plate" in described or "well" in described:
-        raise ComirSearchError(f"{name} is a plate or a well: name one of the images in it")
+        raise ComirSearchError(f"{name} is a plate or a well: choose one of the images in it")
     raise ComirSearchError(
-        f"{name} is a Zarr folder without OME metadata: export it as OME-Zarr 0.4 or 0.5, or name the image "
+        f"{name} is a Zarr folder without OME metadata: export it as OME-Zarr 0.4 or 0.5, or choose the image "
         "in it"
     )
 
@@ -101,7 +101,7 @@ def _describe(signed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _list_series(group: Any, name: str) -> Iterator[ZarrImage]:
-    """Yield the images that the layout of bioformats2raw numbers."""
+    """Yield the numbered images of the bioformats2raw layout."""
     listed: Any = None
     if "OME" in group:
         listed = _describe(dict(group["OME"].attrs)).get("series")
@@ -122,12 +122,12 @@ def _read_image(group: Any, signed: dict[str, Any], name: str) -> ZarrImage:
     multiscale = attributes["multiscales"][0]
     paths = [str(dataset["path"]) for dataset in multiscale["datasets"]]
     if not 0 < len(paths) <= _MOST_LEVELS or not all(map(_is_inside, paths)):
-        raise ComirSearchError(f"{name} names levels that it cannot hold: it is damaged, export it again")
+        raise ComirSearchError(f"{name} refers to levels outside its folder: it is damaged, export it again")
     arrays = [group[path] for path in paths]
     described_as = str(multiscale.get("name") or "")
     return ZarrImage(described_as, attributes, multiscale, arrays, signed, group.path.strip("/"))
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path that metadata state leads below the folder in which they lie."""
+    """Whether a path in the metadata stays below the folder of the metadata."""
     return bool(_NAME.fullmatch(path)) and not {".", ".."} & set(path.split("/"))

@@ -1,4 +1,4 @@
-"""A Zarr store in a folder that reads plain files only, and no chunk that unpacks to more than a chunk is."""
+"""A safe Zarr store in a folder: it reads plain files only, and no chunk that unpacks to more than its size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import imagecodecs
 from zarr.storage import LocalStore
 
-# What packs, and what only rearranges or checks. All else is not read: among it are codecs that run code.
+# Codecs that compress, and codecs that only rearrange or check. All others are refused: some run code.
 _PACKING = frozenset({"gzip", "zlib", "zstd", "blosc", "lz4", "bz2", "lzma"})
 _HARMLESS = frozenset({"bytes", "transpose", "crc32c", "crc32", "adler32", "shuffle", "bitround", "delta"})
 _SHARDING = "sharding_indexed"
@@ -26,20 +26,20 @@ _INDEX_BYTES = 16  # of each chunk in a shard
 
 @dataclass(frozen=True)
 class ChunkRule:
-    """What may be in the chunk files of an array.
+    """What the chunk files of an array may contain.
 
     Parameters
     ----------
     codec : str
-        Name of the codec that packs, "" where there is none.
+        Name of the codec that compresses, "" if there is none.
     chunk_bytes : int
         Size of a chunk, unpacked.
     chunks : int
-        Chunks in a file: more than one where chunks are kept in shards.
+        Chunks in a file: more than one if chunks are stored in shards.
     is_shard : bool
         Whether files are shards.
     index_first : bool
-        Whether the list of the chunks of a shard is at its beginning.
+        Whether a shard's list of chunks is at its beginning.
     """
 
     codec: str
@@ -50,7 +50,7 @@ class ChunkRule:
 
     @property
     def limit_bytes(self) -> int:
-        """Largest size of a chunk, unpacked or not, that is not damage."""
+        """Largest allowed size of a chunk, compressed or not."""
         return 2 * self.chunk_bytes + _SPARE_BYTES
 
 
@@ -60,7 +60,7 @@ def find_rule(array: Any) -> ChunkRule:
     Raises
     ------
     ValueError
-        Where its codecs are not read.
+        If its codecs cannot be read.
     """
     metadata = array.metadata
     chunk_bytes = array.dtype.itemsize
@@ -74,11 +74,11 @@ def find_rule(array: Any) -> ChunkRule:
     if _SHARDING not in names:
         return ChunkRule(_find_packing(names), chunk_bytes)
     if names != [_SHARDING]:
-        raise ValueError(f"the codecs {', '.join(names)} around shards are not read")
+        raise ValueError(f"the codecs {', '.join(names)} around shards cannot be read")
     inside = described[0]["configuration"]
     packing = _find_packing([_name_of(codec) for codec in inside["codecs"]])
     if packing == "lz4":
-        raise ValueError("the codec lz4 in shards is not read")
+        raise ValueError("the codec lz4 in shards cannot be read")
     number = 1
     for whole, part in zip(array.shards, array.chunks, strict=True):
         number *= -(-int(whole) // int(part))
@@ -92,18 +92,18 @@ def _name_of(codec: Any) -> str:
 
 
 def _find_packing(names: list[str]) -> str:
-    """Return the one codec that packs, "" for none."""
+    """Return the one codec that compresses, "" for none."""
     packing = [name for name in names if name in _PACKING]
     unknown = [name for name in names if name not in _PACKING | _HARMLESS]
     if unknown or len(packing) > 1:
-        raise ValueError(f"the codecs {', '.join(names)} are not read")
+        raise ValueError(f"the codecs {', '.join(names)} cannot be read")
     return packing[0] if packing else ""
 
 
 class CheckedStore(LocalStore):
-    """A folder of which only plain files of a plausible size are read.
+    """A Zarr folder from which only plain files of a plausible size are read.
 
-    `rules` says for each array, by its path in the folder, what its chunks may be.
+    `rules` has the rule for the chunks of each array, by the array's path in the folder.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
@@ -111,11 +111,26 @@ class CheckedStore(LocalStore):
         self.rules: dict[str, ChunkRule] = {}
 
     def with_read_only(self, read_only: bool = True) -> CheckedStore:
-        """Return the store itself: it is never written to."""
+        """Return the store itself, since it is never written to."""
         return self
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
-        """Return what a file holds, None where there is none."""
+        """Return the content of a file, None if there is no file.
+
+        Parameters
+        ----------
+        key : str
+            Path of the file in the store.
+        prototype : zarr BufferPrototype, optional
+            Kind of buffer to return.
+        byte_range : zarr ByteRequest, optional
+            Part of the file to read; by default all of it.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a plain file, or its content is too large.
+        """
         rule = self._check_file(key, byte_range)
         found = await super().get(key, prototype, byte_range)
         if found is not None and rule is not None:
@@ -127,7 +142,7 @@ class CheckedStore(LocalStore):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     def _check_file(self, key: str, byte_range: Any) -> ChunkRule | None:
-        """Raise where a file is none, or too large to be read; return the rule for its content."""
+        """Return the rule for a file's content; raise if it is not a plain file or is too large."""
         try:
             about = (Path(self.root) / key).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -143,14 +158,14 @@ class CheckedStore(LocalStore):
             return None
         rule = next((rule for path, rule in self.rules.items() if key.startswith(f"{path}/")), None)
         if rule is None:
-            raise ValueError(f"{key} belongs to no array")
+            raise ValueError(f"{key} does not belong to an array")
         if byte_range is None and about.st_size > rule.chunks * (rule.limit_bytes + _INDEX_BYTES):
             raise ValueError(f"{key} is {about.st_size:,} bytes large, more than it unpacks to")
         return rule
 
 
 def check_chunk(data: bytes, rule: ChunkRule, *, is_whole: bool) -> None:
-    """Raise where a chunk, or any chunk of a shard, unpacks to more than it should.
+    """Raise an error if a chunk, or any chunk of a shard, unpacks to more than the rule allows.
 
     Parameters
     ----------
@@ -165,7 +180,7 @@ def check_chunk(data: bytes, rule: ChunkRule, *, is_whole: bool) -> None:
         pieces = list(_split_shard(data, rule))
     for piece in pieces:
         if not _unpacks_within(piece, rule.codec, rule.limit_bytes):
-            raise ValueError(f"a chunk unpacks to more than the {rule.chunk_bytes:,} bytes of a chunk")
+            raise ValueError(f"a chunk unpacks to more than {rule.chunk_bytes:,} bytes")
 
 
 def _split_shard(data: bytes, rule: ChunkRule) -> Iterable[bytes]:
@@ -180,7 +195,7 @@ def _split_shard(data: bytes, rule: ChunkRule) -> Iterable[bytes]:
 
 
 def _unpacks_within(data: bytes, codec: str, limit_bytes: int) -> bool:
-    """Whether packed data unpack to no more than a limit; what is not packed right is left to the reader."""
+    """Whether data unpack to at most a limit; data with errors are left for the decoder to report."""
     if codec in ("gzip", "zlib"):
         return _streams_within(zlib.decompressobj(zlib.MAX_WBITS | 32), data, limit_bytes)
     if codec == "bz2":
@@ -197,11 +212,11 @@ def _unpacks_within(data: bytes, codec: str, limit_bytes: int) -> bool:
 
 
 def _streams_within(decompressor: Any, data: bytes, limit_bytes: int) -> bool:
-    """Unpack piece by piece, and keep none of it."""
+    """Unpack piece by piece without keeping the result."""
     if len(data) * 1032 <= limit_bytes and not isinstance(
         decompressor, bz2.BZ2Decompressor | lzma.LZMADecompressor
     ):
-        return True  # deflate packs no better than that
+        return True  # deflate cannot compress more strongly than this
     unpacked = 0
     try:
         while True:
@@ -216,7 +231,7 @@ def _streams_within(decompressor: Any, data: bytes, limit_bytes: int) -> bool:
 
 
 def _zstd_within(data: bytes, limit_bytes: int) -> bool:
-    """Read the size that a Zstandard frame states; where it states none, unpack it within the limit."""
+    """Read the size from a Zstandard frame; if it has none, unpack within the limit."""
     if data[:4] != b"\x28\xb5\x2f\xfd" or len(data) < 6:
         return True
     flags = data[4]

@@ -1,8 +1,8 @@
-"""The SQLite file under a project: its schema, its opening, its refusals in one sentence.
+"""The SQLite file of a project: its schema, how it is opened, and readable error messages.
 
-A project may come from anywhere, so its file is opened without trust: nothing
-in it may run (triggers, views, functions in the schema), its tables must be
-those of a project, and no value may be larger than `LARGEST_VALUE_BYTES`.
+A project may come from another person, so its file is checked: nothing in it may run
+(triggers, views, functions in the schema), its tables must be those of a project, and
+no value may be larger than `LARGEST_VALUE_BYTES`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CREATE TABLE verdict (
 CREATE INDEX verdict_of_query ON verdict (query_id);
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-# The columns (table, name, type, constraint) that lead from each older format to the next.
+# The columns (table, name, type, constraint) that each older format lacks compared with the next.
 STEPS: dict[int, tuple[tuple[str, str, str, str], ...]] = {
     1: (
         ("slide", "identity", "TEXT", "NOT NULL DEFAULT ''"),
@@ -65,16 +65,15 @@ def create_database(path: Path) -> None:
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open a project's file so that every statement is durable once it returns.
+    """Open a project's file; every statement is on the disk when it returns.
 
-    A file of an older format is brought up to the present one in a single
-    transaction; one that may not be written is brought up in memory, and stays
-    as it is on the disk.
+    A file of an older format is updated in a single transaction. A read-only file is
+    updated in memory and stays unchanged on the disk.
 
     Raises
     ------
     ComirSearchError
-        For a missing file, one that is not a project, a newer format, damage.
+        If the file is missing, not a project, of a newer format, or damaged.
     """
     _check_file(path)
     with stating(path):
@@ -83,8 +82,8 @@ def open_database(path: Path) -> sqlite3.Connection:
             _distrust(connection)
             version = _check_header(connection, path)
             _check_schema(connection, path, version)
-            # A rollback journal keeps the project one movable file, on network folders too;
-            # EXTRA is FULL that also waits for the folder once the journal is gone.
+            # With a rollback journal the project is a single file that can be moved, also on network
+            # folders. EXTRA also waits until the folder is on the disk after the journal was deleted.
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = EXTRA")
             if version < FORMAT_VERSION:
@@ -100,8 +99,8 @@ def _check_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        raise ComirSearchError(f"{path} is not there: choose an existing project file.") from None
-    if not stat.S_ISREG(mode):  # a pipe would be waited for without end
+        raise ComirSearchError(f"{path} does not exist: choose an existing project file.") from None
+    if not stat.S_ISREG(mode):  # reading from a pipe could wait for ever
         raise ComirSearchError(f"{path} is not a project of napari-comir-search: choose a {SUFFIX} file.")
 
 
@@ -113,7 +112,7 @@ def _distrust(connection: sqlite3.Connection) -> None:
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the format's version."""
+    """Return the version of the format."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -124,12 +123,12 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> int:
             f"{FORMAT_VERSION}): update napari-comir-search."
         )
     if version < 1:
-        raise BadDocument(str(path), f"it has no format {version}", ADVICE)
+        raise BadDocument(str(path), f"there is no format {version}", ADVICE)
     return int(version)
 
 
 def _parts(connection: sqlite3.Connection) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
-    """Return (type, name) of all that a schema holds but what SQLite keeps itself, and each table's columns."""
+    """Return (type, name) of everything in a schema, except SQLite's own, and the columns of each table."""
     rows = connection.execute(
         "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
@@ -146,14 +145,14 @@ def _parts(connection: sqlite3.Connection) -> tuple[set[tuple[str, str]], dict[s
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    """Refuse tables that are not a project's, and all else that a schema may hold."""
+    """Raise an error if the schema contains anything but the tables of a project."""
     parts, columns = _parts(connection)
     with closing(sqlite3.connect(":memory:")) as model:
         model.executescript(SCHEMA)
         own_parts, own_columns = _parts(model)
     foreign = sorted(f"{kind} {name}" for kind, name in parts - own_parts)
     if foreign:
-        raise BadDocument(str(path), f"it holds a {foreign[0]}, which no project has", ADVICE)
+        raise BadDocument(str(path), f"it contains a {foreign[0]}, which no project has", ADVICE)
     added = {
         (table, f"{name} {kind} 0")
         for older, columns_then in STEPS.items()
@@ -163,11 +162,11 @@ def _check_schema(connection: sqlite3.Connection, path: Path, version: int) -> N
     for name, wanted in own_columns.items():
         then = {column for column in wanted if (name, column) not in added}
         if set(columns.get(name, ())) != then:
-            raise BadDocument(str(path), f"its table {name} is not as a project has it", ADVICE)
+            raise BadDocument(str(path), f"its table {name} is not that of a project", ADVICE)
 
 
 def _bring_up(connection: sqlite3.Connection, version: int) -> sqlite3.Connection:
-    """Bring a project up to the present format, all of it or not at all."""
+    """Update a project to the present format, completely or not at all."""
     try:
         _take_steps(connection, version)
     except sqlite3.OperationalError as error:
@@ -198,7 +197,7 @@ def _take_steps(connection: sqlite3.Connection, version: int) -> None:
 
 
 def both_paths(path: str, folder: Path) -> tuple[str, str]:
-    """Return a path relative to the project's folder ("" where impossible) and absolute."""
+    """Return a path relative to the project's folder ("" if impossible), and the absolute path."""
     if not path:
         return "", ""
     absolute = os.path.abspath(path)
@@ -209,7 +208,15 @@ def both_paths(path: str, folder: Path) -> tuple[str, str]:
 
 
 def resolve_path(relative: str, absolute: str, folder: Path) -> str:
-    """Return where a file lies now: beside the project if it moved with it, else where it was."""
+    """Return the present path of a file: relative to the project if it exists there, else where it was.
+
+    Parameters
+    ----------
+    relative, absolute : str
+        The two stored paths of the file; `relative` may be "".
+    folder : Path
+        The project's folder.
+    """
     beside = os.path.normpath(folder.absolute() / relative) if relative else ""
     return beside if beside and os.path.exists(beside) else absolute
 
@@ -221,26 +228,26 @@ REFUSALS = {
     sqlite3.SQLITE_BUSY: "is being written by another program: close it there and try again.",
     sqlite3.SQLITE_LOCKED: "is being written by another program: close it there and try again.",
     sqlite3.SQLITE_NOTADB: f"is not a project of napari-comir-search: choose a {SUFFIX} file.",
-    sqlite3.SQLITE_IOERR: "could not be read or written: check the disk or the network it lies on.",
-    sqlite3.SQLITE_TOOBIG: f"holds or is given more than {LARGEST_VALUE_BYTES >> 20} MB in one piece, which a "
-    "project cannot keep: take a smaller part of the image as the query.",
+    sqlite3.SQLITE_IOERR: "could not be read or written: check its disk or the network.",
+    sqlite3.SQLITE_TOOBIG: f"contains or would get more than {LARGEST_VALUE_BYTES >> 20} MB in one piece, which a "
+    "project cannot store: take a smaller part of the image as the query.",
 }
 
 
 @contextmanager
 def stating(path: Path) -> Iterator[None]:
-    """Turn SQLite's refusals into one sentence; what it refuses for no reason of the system's is damage."""
+    """Turn SQLite's errors into one sentence; those without a cause in the system mean damage."""
     try:
         yield
-    except sqlite3.ProgrammingError:  # a mistake of this program's
+    except sqlite3.ProgrammingError:  # an error in this program
         raise
     except sqlite3.Error as error:
         refusal = REFUSALS.get((getattr(error, "sqlite_errorcode", None) or 0) & 0xFF)
         if refusal is None:
             raise BadDocument(str(path), _first_line(error), ADVICE) from error
         raise ComirSearchError(f"{path} {refusal}") from error
-    except UnicodeDecodeError as error:  # of a text, or of a name within SQLite's own messages
-        raise BadDocument(str(path), "a text in it is not UTF-8", ADVICE) from error
+    except UnicodeDecodeError as error:  # in a text, or in a name within SQLite's messages
+        raise BadDocument(str(path), "it contains a text that is not UTF-8", ADVICE) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a project keeps: slides, queries with their results, and judgements."""
+"""The entries of a project: slides, queries with their results, and judgements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comir_search.records import Candidate, SearchResult, Verdict
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict with who gave it, when (ISO 8601, UTC) and why."""
+    """A verdict with its reviewer, time (ISO 8601, UTC) and note."""
 
     verdict: Verdict
     note: str = ""
@@ -24,10 +24,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class ProjectSlide:
-    """A slide of the project; `path` is where it was last seen.
+    """A slide of the project; `path` is its last known path.
 
-    `fingerprint` is its key in the project: its fingerprint, or its `identity`
-    where another slide of the same fingerprint is there already.
+    `fingerprint` is its key in the project: its fingerprint, or its `identity` if the
+    project already has another slide with the same fingerprint.
     """
 
     name: str
@@ -52,16 +52,16 @@ class ProjectQuery:
     id : int
         Key within the project.
     path : str
-        File of the query; empty when its pixels are kept in the project.
+        File of the query; empty if its pixels are stored in the project.
     has_image : bool
-        Whether its pixels are kept in the project.
+        Whether its pixels are stored in the project.
     source : dict
-        Where a drawn query was taken from, as the caller described it.
+        Origin of a drawn query, as described by the caller.
     result : SearchResult or None
         The last answer.
     provenance : dict
-        What made the result, to be shown: index, model, options. What is compared
-        is ``result.provenance``.
+        Index, model and options of the result, only to be shown. Comparisons use
+        ``result.provenance``.
     """
 
     id: int
@@ -76,7 +76,7 @@ class ProjectQuery:
 
 
 def same_place(first: Candidate, second: Candidate) -> bool:
-    """Whether two candidates claim the same: a tenth of the shorter side and 5 degrees apart at most."""
+    """Whether two candidates are the same: at most a tenth of the shorter side and 5 degrees apart."""
     tolerance_px = 0.1 * min(first.width_um, first.height_um) / first.pixel_size_um
     return (
         (first.fingerprint or first.slide) == (second.fingerprint or second.slide)
@@ -87,7 +87,7 @@ def same_place(first: Candidate, second: Candidate) -> bool:
 
 
 def user_name() -> str:
-    """Return the name of the user who is logged in, or "" where the system knows none."""
+    """Return the name of the user who is logged in, or "" if the system has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):

@@ -1,4 +1,4 @@
-"""Whether a stored answer is still that of its inputs, and if not, which of them changed."""
+"""Check whether a stored answer is up to date, and if not, which inputs changed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from comir_search.records import Provenance
 from comir_search.study.entries import ProjectQuery
 from comir_search.study.project import Project
 
-NOT_KNOWN = "an older version made this answer: it is not known what it was computed from"
-STOPPED = "the search was stopped before its end, so this is no answer"
+NOT_KNOWN = "this answer is from an older version, which did not record its inputs"
+STOPPED = "the search was stopped before its end, so this is not an answer"
 SIZE_TOLERANCE = 1e-6
-# A place of an older version says the query's pixel size only as well as its scale was fitted.
+# Candidates of older versions give the query's pixel size only as exactly as their scale was fitted.
 FITTED_TOLERANCE = 0.05
 MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a search would be computed from now; what is None is not known, and not compared.
+    """The present inputs of a search; unknown ones are None and are not compared.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Inputs:
     chosen : collection of str, optional
         The slides that would be searched; None for all.
     names : mapping of str to str
-        What slides are called.
+        Names of the slides.
     options : dict, optional
         ``mirror`` and ``method``.
     embedding, words, model : str, optional
@@ -53,7 +53,7 @@ class Inputs:
 
 
 def inputs_of(project: Project) -> Inputs:
-    """Return what a project alone knows of the inputs of a search."""
+    """Return the inputs of a search that are known from the project alone."""
     slides = project.slides
     return Inputs(
         stated_um={
@@ -64,14 +64,14 @@ def inputs_of(project: Project) -> Inputs:
 
 
 def describe_state(query: ProjectQuery, inputs: Inputs) -> str:
-    """Return what has to be said of a query's stored answer, "" where it is that of its inputs.
+    """Return the state of a query's stored answer in words, "" if it is up to date.
 
     Parameters
     ----------
     query : ProjectQuery
-        With the pixel size and modality that it has now.
+        With its present pixel size and modality.
     inputs : Inputs
-        The other inputs, as they are now.
+        The other present inputs.
     """
     result = query.result
     if result is None:
@@ -85,7 +85,7 @@ def describe_state(query: ProjectQuery, inputs: Inputs) -> str:
 
 
 def describe_changes(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
-    """Yield which inputs of a query's stored answer changed, in words."""
+    """Yield each changed input of a query's stored answer, in words."""
     if query.result is None:
         return
     origin = query.result.provenance
@@ -96,9 +96,9 @@ def describe_changes(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
     if size_um is not None and sizes_differ(origin.pixel_size_um, size_um):
         yield f"the query's pixel size was {origin.pixel_size_um:g} µm, now {size_um:g} µm"
     if query.modality and query.modality != origin.modality:
-        yield f"the query was taken for {origin.modality}, now for {query.modality}"
+        yield f"the query's modality was {origin.modality}, now {query.modality}"
     if query.path and not query.has_image and _fingerprint_now(query.path) not in (None, origin.query):
-        yield f"the file of {query.name} holds another image now"
+        yield f"the file of {query.name} contains another image now"
     yield from _option_changes(origin.options, inputs)
     yield from _slide_changes(origin, inputs)
     if inputs.embedding is not None and inputs.embedding != origin.embedding:
@@ -111,11 +111,11 @@ def _option_changes(then: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
     now = inputs.options or {}
     if "mirror" in now and "mirror" in then and bool(now["mirror"]) != bool(then["mirror"]):
         yield (
-            "mirrored places are looked for now"
+            "mirrored positions are searched now"
             if now["mirror"]
-            else "mirrored places are not looked for now"
+            else "mirrored positions are not searched now"
         )
-    method = then.get("method", "auto")  # of an older version, which knew no other
+    method = then.get("method", "auto")  # older versions had no other method
     if "method" in now and now["method"] != method:
         yield f"the search method was {method}, now {now['method']}"
 
@@ -141,15 +141,17 @@ def _slide_changes(origin: Provenance, inputs: Inputs) -> Iterator[str]:
         if key not in origin.slides and (inputs.chosen is None or key in inputs.chosen)
     ]
     if added:
-        was_chosen = origin.options.get("slides") is not None  # then it may have been there, but not chosen
+        was_chosen = (
+            origin.options.get("slides") is not None
+        )  # it may have been in the index then, but not chosen
         yield f"{'not searched' if was_chosen else 'indexed since, and not searched'}: {_listed(added)}"
 
 
 def _fingerprint_now(path: str) -> str | None:
-    """Return the fingerprint of a query's file as it is now, None where it cannot be opened."""
+    """Return the present fingerprint of a query's file, None if it cannot be opened."""
     try:
         about = os.stat(path)
-        if stat.S_ISDIR(about.st_mode):  # of which it says nothing that a file in it was replaced
+        if stat.S_ISDIR(about.st_mode):  # a folder's time does not change when a file in it is replaced
             return _read_fingerprint.__wrapped__(path, 0, 0)
         return _read_fingerprint(path, about.st_mtime_ns, about.st_size)
     except (OSError, ValueError, ComirSearchError):
@@ -158,7 +160,7 @@ def _fingerprint_now(path: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _read_fingerprint(path: str, time_ns: int, n_bytes: int) -> str:
-    """Return a fingerprint, which stays the same as long as a file's time and size do."""
+    """Return a file's fingerprint, cached as long as its time and size stay the same."""
     from comir_search.slides import open_slide
 
     with open_slide(path) as slide:
@@ -166,7 +168,7 @@ def _read_fingerprint(path: str, time_ns: int, n_bytes: int) -> str:
 
 
 def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
-    """Yield what an older version's answer itself shows to have changed."""
+    """Yield the changes that can be seen from the answer of an older version itself."""
     result = query.result
     assert result is not None
     found = [candidate for candidate in result.candidates if not candidate.by_hand]
@@ -188,7 +190,7 @@ def _changes_seen(query: ProjectQuery, inputs: Inputs) -> Iterator[str]:
 
 
 def sizes_differ(first_um: float, second_um: float) -> bool:
-    """Whether two pixel sizes are not the same one; the one place that decides it."""
+    """Whether two pixel sizes differ; all comparisons use this function."""
     return abs(first_um - second_um) > SIZE_TOLERANCE * second_um
 
 

@@ -1,9 +1,9 @@
 """A project: slides, queries, results, verdicts and settings in one SQLite file.
 
-Every change is on the disk before the call that makes it returns, so killing
-the program loses nothing. Verdicts are never overwritten: each is appended with
-its reviewer, time and note, and the last one on a place counts. What is removed
-stays in the file and can be brought back.
+Every change is on the disk before its call returns, so nothing is lost if the program
+is killed. Verdicts are never overwritten: each is appended with its reviewer, time and
+note, and the last one on a candidate counts. Removed slides and queries stay in the
+file and can be restored.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ VERDICT_COLUMNS = "verdict, note, reviewer, time, candidate"
 class Project:
     """An open project file; use `create` or `open`, and `close` when done.
 
-    Usable from several threads, one call at a time.
+    Several threads may use it, one call at a time.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
-        self._known: dict[int, tuple[tuple[Any, ...], ProjectQuery]] = {}  # row and record, by the query's id
+        self._known: dict[int, tuple[tuple[Any, ...], ProjectQuery]] = {}  # row and record by the query's id
 
     @classmethod
     def create(cls, path: str | Path) -> Project:
@@ -82,8 +82,7 @@ class Project:
         Raises
         ------
         ComirSearchError
-            For a missing file, a file that is not a project, a project of a
-            newer format and a damaged one.
+            If the file is missing, not a project, of a newer format, or damaged.
         """
         project = cls(Path(path), open_database(Path(path)))
         try:
@@ -94,15 +93,15 @@ class Project:
         return project
 
     def _check(self) -> None:
-        """Read all but pixels once, so that damage is known before anything is shown."""
+        """Read everything but pixels once, to notice damage before anything is shown."""
         for query in self.queries:
             self.history(query.id)
         _ = self.slides, self.settings, self.view
 
     def save_as(self, path: str | Path) -> Project:
-        """Write a copy under another name and return it open; this one stays open.
+        """Write a copy under another name and return it open; this project stays open.
 
-        Under its own name there is nothing to write, as the file holds every change already.
+        With the project's own name nothing is written, since its file is up to date.
         """
         path = Path(path)
         if is_same_file(self.path, path):
@@ -160,7 +159,7 @@ class Project:
         return slides
 
     def add_slide(self, info: SlideInfo) -> None:
-        """Add a slide, or note its new place and pixel size if its key (`info.fingerprint`) is known already."""
+        """Add a slide, or update path and pixel size if its key (`info.fingerprint`) is in the project."""
         self._write(
             "INSERT INTO slide"
             " (fingerprint, name, relative_path, absolute_path, pixel_size_um, pixel_size_source, identity)"
@@ -180,25 +179,25 @@ class Project:
         )
 
     def remove_slide(self, fingerprint: str) -> None:
-        """Take a slide out of the project; its file, results and verdicts stay."""
+        """Remove a slide from the project; its file, results and verdicts stay."""
         self._write("UPDATE slide SET removed = ? WHERE fingerprint = ?", (_now(), fingerprint))
 
     def restore_slide(self, fingerprint: str) -> None:
-        """Bring back a slide that was removed."""
+        """Restore a slide that was removed."""
         self._write("UPDATE slide SET removed = NULL WHERE fingerprint = ?", (fingerprint,))
 
     def missing_slides(self) -> list[ProjectSlide]:
-        """Return the slides whose file is no longer where it was."""
+        """Return the slides whose file is missing."""
         return [slide for slide in self.slides if slide.path and not slide.exists]
 
     def relocate_slides(
         self, paths: Iterable[str | Path], left_out: list[LeftOut] | None = None
     ) -> list[ProjectSlide]:
-        """Look for missing slides among files and in folders; return those still missing.
+        """Search for missing slides among files and in folders; return those still missing.
 
-        A slide is known by its identity, of older projects by its fingerprint; files
-        that carry a missing slide's name are tried first. What cannot be read is passed
-        over, and added to `left_out` with the reason.
+        A slide is recognised by its identity, in older projects by its fingerprint.
+        Files with the name of a missing slide are tried first. A file that cannot be
+        read is skipped and added to `left_out` with the reason.
         """
         from comir_search.slides import find_slides, open_slide
 
@@ -223,7 +222,7 @@ class Project:
                 with open_slide(path) as slide:
                     info = replace(slide.info, identity=slide.identity)
             except ComirSearchError:
-                continue  # a broken neighbour is not the slide that is sought
+                continue  # a damaged file is not the missing slide
             found = known(info)
             if found is not None:
                 del missing[found.fingerprint]
@@ -237,19 +236,19 @@ class Project:
 
     @property
     def queries(self) -> list[ProjectQuery]:
-        """The queries in the order they were added, with their results."""
+        """The queries with their results, in the order they were added."""
         rows = self._read(f"SELECT {QUERY_COLUMNS} FROM query WHERE removed IS NULL ORDER BY id")
         return [self._query(row) for row in rows]
 
     def query(self, query_id: int) -> ProjectQuery:
-        """Return one query; KeyError if it is not in the project, or removed."""
+        """Return one query; KeyError if it is not in the project or was removed."""
         rows = self._read(f"SELECT {QUERY_COLUMNS} FROM query WHERE id = ? AND removed IS NULL", (query_id,))
         if not rows:
             raise KeyError(query_id)
         return self._query(rows[0])
 
     def _query(self, values: tuple[Any, ...]) -> ProjectQuery:
-        """Return a row as a record, decoded once as long as it stays the same."""
+        """Return a row as a record; it is only decoded again if the row changed."""
         known = self._known.get(values[0])
         if known is not None and known[0] == values:
             return known[1]
@@ -258,7 +257,7 @@ class Project:
         shown = decode_shown(row.provenance, name)
         result = None if row.result is None else decode_result(row.result, name)
         if result is not None and shown.get("stopped"):
-            result = _unfinished(result)  # older versions kept what a stopped search knew
+            result = _unfinished(result)  # older versions kept the partial result of a stopped search
         query = ProjectQuery(
             id=row.id,
             name=row.name,
@@ -288,18 +287,18 @@ class Project:
         Parameters
         ----------
         name : str
-            As shown to the user and given in tables.
+            Name in the window and in tables.
         path : path, optional
             Its file.
         modality : str, optional
-            Which side of the model it is.
+            Its modality, one of the model's.
         pixel_size_um : float, optional
-            Pixel size as used, the user's correction included.
+            Its pixel size, after any correction by the user.
         source : dict, optional
             Where it was drawn (JSON-ready): layer, corners, ...
         image : ndarray or bytes, optional
-            Its pixels, for a query that lies in no file; as they are, or packed by
-            `pack_image`, which takes a while for large ones.
+            Its pixels if it has no file: an array, or bytes from `pack_image`, which
+            takes some time for large images.
         """
         blob = pack_image(image) if isinstance(image, np.ndarray) else image
         return self._write(
@@ -319,7 +318,16 @@ class Project:
     def update_query(
         self, query_id: int, *, modality: str | None = None, pixel_size_um: float | None = None
     ) -> None:
-        """Correct what is known of a query; what is not given stays."""
+        """Correct the modality or pixel size of a query.
+
+        Parameters
+        ----------
+        query_id : int
+        modality : str, optional
+            By default it stays the same.
+        pixel_size_um : float, optional
+            By default it stays the same.
+        """
         source = self.query(query_id).source
         if pixel_size_um is not None:
             source = source | {"pixel size": "user"}
@@ -330,32 +338,32 @@ class Project:
         )
 
     def query_image(self, query_id: int) -> np.ndarray | None:
-        """Return the pixels kept in the project, or None for a query in a file."""
+        """Return the pixels stored in the project, None for a query in a file."""
         rows = self._read("SELECT image FROM query WHERE id = ?", (query_id,))
         if not rows or rows[0][0] is None:
             return None
         return unpack_image(rows[0][0], f"{self.path} (query {query_id})")
 
     def remove_query(self, query_id: int) -> None:
-        """Take a query out, with its result and verdicts; all of it can be brought back."""
+        """Remove a query with its result and verdicts; it can be restored."""
         self._write("UPDATE query SET removed = ? WHERE id = ?", (_now(), query_id))
 
     def restore_query(self, query_id: int) -> None:
-        """Bring back a query that was removed, with its result and verdicts."""
+        """Restore a removed query with its result and verdicts."""
         self._write("UPDATE query SET removed = NULL WHERE id = ?", (query_id,))
 
     def set_result(
         self, query_id: int, result: SearchResult, provenance: dict[str, Any] | None = None
     ) -> None:
-        """Keep a query's answer, replacing an earlier one; verdicts stay with their places.
+        """Store a query's answer in place of an earlier one; verdicts stay with their candidates.
 
         Parameters
         ----------
         query_id : int
         result : SearchResult
-            Finished: what a running search knows so far is no answer.
+            A finished result.
         provenance : dict, optional
-            What made it, to be shown; by default its own provenance.
+            Index, model and options, to be shown; by default the result's own.
 
         Raises
         ------
@@ -389,11 +397,11 @@ class Project:
         query_id : int
             The query that the candidate answers.
         candidate : Candidate
-            What is judged; a copy is kept with the verdict.
+            The judged candidate; a copy is stored with the verdict.
         verdict : Verdict
-            `Verdict.NONE` takes an earlier one back.
+            `Verdict.NONE` cancels an earlier one.
         note : str, optional
-            Why.
+            The reason.
         reviewer : str, optional
             By default the name of the user who is logged in.
         """
@@ -406,11 +414,6 @@ class Project:
         )
         return judgement
 
-    def verdict_of(self, query_id: int, candidate: Candidate) -> Judgement:
-        """Return the last verdict on a candidate's place (`Verdict.NONE` where there is none)."""
-        events = self.history(query_id, candidate)
-        return events[-1] if events else Judgement(Verdict.NONE)
-
     def verdicts_of(self, query_id: int) -> dict[int, Judgement]:
         """Return the last verdicts on the candidates of a query's result, by rank."""
         result, events = self.query(query_id).result, self.history(query_id)
@@ -418,13 +421,14 @@ class Project:
             return {}
         last: dict[int, Judgement] = {}
         for candidate in result.candidates:
-            for event in events:
+            for event in reversed(events):
                 if event.candidate is not None and same_place(candidate, event.candidate):
                     last[candidate.rank] = event
+                    break
         return last
 
     def history(self, query_id: int, candidate: Candidate | None = None) -> list[Judgement]:
-        """Return all verdicts on a query, or on one candidate's place, oldest first."""
+        """Return all verdicts on a query or on one candidate, oldest first."""
         events = []
         for values in self._read(
             f"SELECT {VERDICT_COLUMNS} FROM verdict WHERE query_id = ? ORDER BY id", (query_id,)
@@ -477,7 +481,7 @@ class Project:
             return self._connection.execute(statement, values).fetchall()
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> int:
-        """Run one statement, which commits by itself; return the row it made."""
+        """Run one statement, which commits itself; return the id of the new row."""
         with self._lock, stating(self.path):
             return self._connection.execute(statement, values).lastrowid or 0
 
@@ -490,13 +494,13 @@ def _now() -> str:
 
 
 def _unfinished(result: SearchResult) -> SearchResult:
-    """Return a result without the numbers that only a finished search can give."""
+    """Return a result without the numbers that only a finished search has."""
     candidates = tuple(replace(candidate, confidence=None) for candidate in result.candidates)
     return replace(result, found=False, finished=False, candidates=candidates)
 
 
 def is_same_file(first: Path, second: Path) -> bool:
-    """Whether two paths lead to one file that is there."""
+    """Whether two paths lead to the same existing file."""
     try:
         return first.samefile(second)
     except OSError:

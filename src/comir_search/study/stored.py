@@ -1,7 +1,7 @@
-"""How a project's rows and JSON texts become records: typed, in range, bounded, or refused.
+"""Convert a project's rows and JSON texts to records, and check their types, ranges and sizes.
 
-A project may be damaged, or sent by a stranger. Nothing of it is used before it
-has gone through here.
+A project may be damaged or come from another person. This module checks all of its
+content before it is used.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Name = Annotated[str, Meta(max_length=2**12)]
 Side = Annotated[int, Meta(ge=0, le=MAX_SIDE_PX)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 
-# Of a query's pixels: what is always taken, and how well larger ones may be packed.
+# For a query's pixels: the size that is always accepted, and the largest compression of larger ones.
 SURE_BYTES, MOST_PACKED = 2**28, 50
 HEADER_BYTES = 2**13
-LONGEST_RATIO = 1e4  # of a place's sides
+LONGEST_RATIO = 1e4  # largest ratio of a candidate's sides
 
 
 class SlideRow(msgspec.Struct, array_like=True):
@@ -44,7 +44,7 @@ class SlideRow(msgspec.Struct, array_like=True):
 
 
 class QueryRow(msgspec.Struct, array_like=True):
-    """A row of the table ``query``, but its pixels."""
+    """A row of the table ``query``, without its pixels."""
 
     id: int
     name: Name
@@ -69,7 +69,7 @@ class VerdictRow(msgspec.Struct, array_like=True):
 
 
 class _Source(msgspec.Struct, rename={"pixel_size": "pixel size"}):
-    """What is used of where a query comes from; all else in it is only shown."""
+    """The parts of a query's origin that are used; other parts are only shown."""
 
     pixel_size: Text = ""
     shape: tuple[Side, Side] | None = None
@@ -78,14 +78,14 @@ class _Source(msgspec.Struct, rename={"pixel_size": "pixel size"}):
 
 
 class _Shown(msgspec.Struct):
-    """What is used of an older answer's provenance."""
+    """The parts of an older answer's provenance that are used."""
 
     options: dict[str, Any] = {}
     stopped: bool = False
 
 
 class Settings(msgspec.Struct):
-    """What is used of a project's settings; all else in them is only shown."""
+    """The parts of a project's settings that are used; other parts are only shown."""
 
     index: Text = ""
     model: Text = ""
@@ -93,7 +93,7 @@ class Settings(msgspec.Struct):
 
 
 class SearchSettings(msgspec.Struct):
-    """How queries are searched in a project."""
+    """The search options of a project."""
 
     top: Annotated[int, Meta(ge=1, le=10_000)] = 10
     mirror: bool = False
@@ -101,7 +101,7 @@ class SearchSettings(msgspec.Struct):
 
 
 class View(msgspec.Struct):
-    """How a project's window looked; a part that is damaged is not worth a word."""
+    """The view of a project's window; damaged parts are ignored."""
 
     query: int | None = None
     rank: int | None = None
@@ -111,12 +111,12 @@ class View(msgspec.Struct):
 
 
 def decode_source(text: str, name: str) -> dict[str, Any]:
-    """Decode where a query comes from."""
+    """Decode the origin of a query."""
     return _decode_checked(text, _Source, name)
 
 
 def decode_shown(text: str, name: str) -> dict[str, Any]:
-    """Decode what made an answer, to be shown."""
+    """Decode the provenance of an answer, to be shown."""
     return _decode_checked(text, _Shown, name)
 
 
@@ -132,7 +132,7 @@ def decode_object(text: str, name: str) -> dict[str, Any]:
 
 
 def decode_view(values: dict[str, Any]) -> View:
-    """Return how a window looked, without the parts that cannot be used."""
+    """Return the view of a window, without damaged parts."""
     view = View()
     for part in View.__struct_fields__:
         if part in values:
@@ -158,7 +158,7 @@ def decode_result(text: str, name: str) -> SearchResult:
         _check(candidate, name)
     ranks = [candidate.rank for candidate in result.candidates]
     if len(set(ranks)) < len(ranks):
-        raise BadDocument(name, "two candidates have one rank", ADVICE)
+        raise BadDocument(name, "two candidates have the same rank", ADVICE)
     return result
 
 
@@ -169,28 +169,29 @@ def _decode_checked(text: str, type: Any, name: str) -> dict[str, Any]:
 
 
 def _check(candidate: Candidate, name: str) -> None:
-    """Refuse a place that no search can have found."""
+    """Raise an error if a candidate is impossible."""
     width_um, height_um = candidate.width_um, candidate.height_um
     sides_px = [side_um / max(candidate.pixel_size_um, 1e-9) for side_um in (width_um, height_um)]
     center_px = max(abs(candidate.center_x_px), abs(candidate.center_y_px))
     checks = {
         f"rank {candidate.rank}": 1 <= candidate.rank <= 10**6,
         f"a pixel size of {candidate.pixel_size_um:g} um": 1e-4 <= candidate.pixel_size_um <= 1e4,
-        "a place off every slide": center_px <= 4 * MAX_SIDE_PX,
-        f"a place of {width_um:g} x {height_um:g} um": min(sides_px) >= 1
+        "a position outside every slide": center_px <= 4 * MAX_SIDE_PX,
+        f"a size of {width_um:g} x {height_um:g} um": min(sides_px) >= 1
         and max(sides_px) <= min(MAX_SIDE_PX, LONGEST_RATIO * min(sides_px)),
-        f"turned by {candidate.angle_deg:g} degrees": abs(candidate.angle_deg) <= 360,
-        f"scale {candidate.scale:g}": 0.01 <= candidate.scale <= 100,
-        f"confidence {candidate.confidence}": candidate.confidence is None or 0 <= candidate.confidence <= 1,
-        f"score {candidate.score:g}": abs(candidate.score) <= 1e6,
-        "a name without end": max(len(candidate.slide), len(candidate.fingerprint)) <= 2**12,
+        f"a rotation of {candidate.angle_deg:g} degrees": abs(candidate.angle_deg) <= 360,
+        f"a scale of {candidate.scale:g}": 0.01 <= candidate.scale <= 100,
+        f"a confidence of {candidate.confidence}": candidate.confidence is None
+        or 0 <= candidate.confidence <= 1,
+        f"a score of {candidate.score:g}": abs(candidate.score) <= 1e6,
+        "a name that is too long": max(len(candidate.slide), len(candidate.fingerprint)) <= 2**12,
     }
     for problem, is_right in checks.items():
         if not is_right:
             raise BadDocument(name, problem, ADVICE)
 
 
-# What NumPy's reader of headers raises; it takes them for Python, of old versions too.
+# The errors of NumPy's header reader, which parses headers as Python code, also of old versions.
 _MALFORMED = (
     *(ValueError, TypeError, KeyError, SyntaxError, EOFError, OverflowError, RecursionError),
     tokenize.TokenError,
@@ -198,23 +199,23 @@ _MALFORMED = (
 
 
 def pack_image(image: np.ndarray) -> bytes:
-    """Return an image as a project keeps it."""
+    """Return an image as bytes, as a project stores it."""
     with io.BytesIO() as buffer:
         np.save(buffer, image, allow_pickle=False)
         return zlib.compress(buffer.getvalue(), 1)
 
 
 def unpack_image(packed: Any, name: str) -> np.ndarray:
-    """Return the image that `pack_image` packed; how large it is is known before it is read.
+    """Return the image from `pack_image`'s bytes; its size is checked before it is unpacked.
 
     Raises
     ------
     BadDocument
-        If it is no such image, or would take far more memory than an image packed
-        so small can need.
+        If it is not such an image, or would take far more memory than its stored size
+        suggests.
     """
     if not isinstance(packed, bytes):
-        raise BadDocument(name, "no pixels", ADVICE)
+        raise BadDocument(name, "it has no pixels", ADVICE)
     unpacker = zlib.decompressobj()
     try:
         with io.BytesIO(unpacker.decompress(packed, HEADER_BYTES)) as head:
@@ -224,22 +225,24 @@ def unpack_image(packed: Any, name: str) -> np.ndarray:
             rest = head.read()
         n_bytes = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "buif" or not 2 <= len(shape) <= 3 or min(shape) < 1 or max(shape) > MAX_SIDE_PX:
-            raise ValueError(f"an array of {shape} {dtype}, not an image")
+            raise ValueError(f"they are an array of {shape} {dtype}, not an image")
         if n_bytes > max(SURE_BYTES, MOST_PACKED * len(packed)):
-            raise ValueError(f"{n_bytes >> 20} MB packed into {len(packed) >> 10} kB")
+            raise ValueError(f"{n_bytes >> 20} MB are compressed into {len(packed) >> 10} kB")
         values = np.empty(n_bytes, np.uint8)
         filled = 0
         piece, left = rest, unpacker.unconsumed_tail
         while piece:
             if filled + len(piece) > n_bytes:
-                raise ValueError("more pixels than its size says")
+                raise ValueError("there are more pixels than the image's size")
             values[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
             filled += len(piece)
             piece, left = unpacker.decompress(left, 2**20), unpacker.unconsumed_tail
         if filled < n_bytes:
-            raise ValueError("fewer pixels than its size says")
+            raise ValueError("there are fewer pixels than the image's size")
         return values.view(dtype).reshape(shape, order="F" if is_fortran else "C")
     except _MALFORMED as error:
-        raise BadDocument(name, f"its pixels: {str(error)[:200]}", ADVICE) from None
+        raise BadDocument(name, f"its pixels cannot be read: {str(error)[:200]}", ADVICE) from None
     except (zlib.error, MemoryError) as error:
-        raise BadDocument(name, f"its pixels: {str(error)[:200] or 'out of memory'}", ADVICE) from None
+        raise BadDocument(
+            name, f"its pixels cannot be read: {str(error)[:200] or 'out of memory'}", ADVICE
+        ) from None

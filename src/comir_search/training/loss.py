@@ -1,4 +1,4 @@
-"""The two contrastive losses: the published one, over patches, and ours, over places."""
+"""The two contrastive losses: the published one over patches, and ours over positions."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import math
 import torch
 from torch import Tensor
 
-POSITIVE_RADIUS_PX = 1.5  # CoMIR pixels: the alignment of real pairs is no better
-IGNORED_RADIUS_PX = 3.5  # neighbours of the right place are neither right nor wrong
+POSITIVE_RADIUS_PX = 1.5  # CoMIR pixels: the alignment of real pairs is not more exact
+IGNORED_RADIUS_PX = 3.5  # positions near the right one count neither as right nor as wrong
 
 
 def patch_info_nce(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     """Return the published InfoNCE loss with the MSE critic.
 
     Source: Pielawski, Wetzer et al., NeurIPS 2020. Each of the 2 N latents is an
-    anchor, its counterpart the positive, the other 2 N - 2 (both modalities) the
-    negatives. Equal to the published double loop.
+    anchor. Its counterpart is the positive, the other 2 N - 2 (of both modalities) are
+    the negatives. The result equals that of the published double loop.
 
     Parameters
     ----------
     first, second : Tensor (N, channels, rows, columns)
-        CoMIRs of the two modalities, row i of one belonging to row i of the other.
+        CoMIRs of the two modalities; row i of one belongs to row i of the other.
     temperature : float
     """
     latents = torch.cat([first, second]).flatten(1)
-    # |a - b|^2 = |a|^2 + |b|^2 - 2ab cancels badly in float32 for near-equal rows.
+    # |a - b|^2 = |a|^2 + |b|^2 - 2ab is inexact in float32 for nearly equal rows.
     exact = latents.double()
     squares = (exact**2).sum(1)
     distances = (squares[:, None] + squares[None] - 2 * exact @ exact.T) / latents.shape[1]
@@ -45,15 +45,15 @@ def activation_penalty(first: Tensor, second: Tensor) -> Tensor:
 
 
 def match_map(templates: Tensor, maps: Tensor, floor: float) -> Tensor:
-    """Correlate every template with every map, at every place where it fits.
+    """Correlate every template with every map, at every position where it fits.
 
     Parameters
     ----------
     templates : Tensor (N, channels, side, side)
     maps : Tensor (M, channels, rows, columns)
     floor : float
-        Energy per pixel added to that under a window, so that empty glass,
-        which correlates with anything, does not win.
+        Energy per pixel that is added to the energy of each window. Without it empty
+        glass would score best.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def match_map(templates: Tensor, maps: Tensor, floor: float) -> Tensor:
 def _cross_spectra(first: Tensor, second: Tensor) -> Tensor:
     """Return conj(first) x second summed over channels, for every pair, (N, M, rows, frequencies).
 
-    Real batched products: complex ones of this shape are slow on the CPU.
+    It uses real batched products, since complex ones of this shape are slow on the CPU.
     """
     rows, columns = first.shape[-2:]
     a = first.flatten(2).permute(2, 0, 1)
@@ -81,18 +81,18 @@ def _cross_spectra(first: Tensor, second: Tensor) -> Tensor:
     real = torch.bmm(left, torch.cat([b.real, b.imag], 1).contiguous())
     imaginary = torch.bmm(left, torch.cat([b.imag, -b.real], 1).contiguous())
     for part in (real, imaginary):
-        if part.requires_grad:  # a strided gradient would send the backward product down a slow path
+        if part.requires_grad:  # a strided gradient would make the backward product slow
             part.register_hook(Tensor.contiguous)
     product = torch.complex(real.permute(1, 2, 0).contiguous(), imaginary.permute(1, 2, 0).contiguous())
     return product.unflatten(2, (rows, columns))
 
 
 def place_info_nce(templates: Tensor, maps: Tensor, places: Tensor, scale: Tensor, floor: float) -> Tensor:
-    """Return the InfoNCE loss over all places of all maps in the batch.
+    """Return the InfoNCE loss over all positions of all maps in the batch.
 
-    What is contrasted is what a search does: template i must correlate best at
-    its own place in map i, against every other place of that map and every
-    place of the other maps (crops of the same core among them).
+    As in a search, template i must correlate best at its own position in map i,
+    compared with every other position of that map and every position of the other
+    maps. Some of these are crops of the same core.
 
     Parameters
     ----------

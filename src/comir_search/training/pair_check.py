@@ -1,4 +1,4 @@
-"""Look at pairs before training on them: whether they match in name, in size and in place."""
+"""Check pairs before training: whether they match in name and size, and whether they are aligned."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from comir_search.training.pairs import MAX_SIZE_DIFFERENCE, list_images
 
 PICTURE_PX = 192
 GREY_LEVELS = 8
-REACH_SHARE = 0.15  # of a side: shifts farther than this are not looked for
+REACH_SHARE = 0.15  # of a side: the largest shift that is searched
 TOLERANCE_SHARE = 0.025  # of the shorter side
-MIN_GAIN = 1.25  # by which a shift must make the sides tell more of each other
-MIN_INFORMATION = 0.01  # nats; below this the sides say too little of each other for a shift to mean anything
+MIN_GAIN = 1.25  # a shift must increase the mutual information by this factor
+MIN_INFORMATION = 0.01  # nats; with less mutual information a shift means nothing
 LISTED_NAMES = 3
 
 
 @dataclass(frozen=True)
 class CheckedPair:
-    """A pair as it is shown, and what speaks against it.
+    """A pair as it is shown to the user, and its problem.
 
     Parameters
     ----------
     name : str
     pictures : tuple of ndarray
-        uint8 (height, width, 3), the first side and the second.
+        uint8 (height, width, 3), the first image and the second.
     problem : str
-        One sentence, "" where nothing speaks against the pair.
+        One sentence, "" if the pair is good.
     is_usable : bool
-        False where training would refuse it.
+        False if training would refuse it.
     """
 
     name: str
@@ -54,7 +54,7 @@ class CheckedPairs:
     ----------
     pairs : tuple of CheckedPair
     problems : tuple of str
-        Sentences on the folders as wholes; those on pairs are theirs.
+        Sentences about the folders; those about pairs are in `pairs`.
     """
 
     pairs: tuple[CheckedPair, ...]
@@ -62,7 +62,7 @@ class CheckedPairs:
 
     @property
     def usable(self) -> list[str]:
-        """Names that can be trained on."""
+        """Names of the pairs that can be used for training."""
         return [pair.name for pair in self.pairs if pair.is_usable]
 
 
@@ -76,9 +76,9 @@ def check_pairs_steps(
     first, second : path
         Folders of equally named images.
     pixel_size_um : float
-        At which the model will work, and that of images which state none.
+        Pixel size of the model, also used for images that give none.
     crop_px : int
-        Side that training needs at least, pixels of that size.
+        Smallest side that training needs, in pixels of this size.
 
     Yields
     ------
@@ -113,26 +113,26 @@ def check_pairs_steps(
 def estimate_shift(
     first: NDArray[np.generic], second: NDArray[np.generic], reach_share: float = REACH_SHARE
 ) -> tuple[float, float, float]:
-    """Return by how much the second image is off the first, by mutual information.
+    """Return the shift of the second image against the first, by mutual information.
 
-    Mutual information asks for no likeness, only that one image tells something
-    of the other, so it compares modalities. It is computed for every whole shift
-    within reach from joint histograms, by FFT.
+    Mutual information can compare different modalities: the images need not look
+    alike. It is computed by FFT from joint histograms, for every shift by whole
+    pixels up to the largest.
 
     Parameters
     ----------
     first, second : ndarray (rows, columns)
-        Of the same shape.
+        Two images of the same shape.
     reach_share : float
         Largest shift, as a share of each side.
 
     Returns
     -------
     right_px, down_px : float
-        What is at (x, y) in the first lies at (x + right, y + down) in the second.
+        The point (x, y) of the first image is at (x + right, y + down) in the second.
     gain : float
-        Mutual information there over that without a shift; 1.0 where the images
-        say next to nothing of each other.
+        Mutual information at this shift divided by that without a shift; 1.0 if the
+        images have almost no mutual information.
     """
     rows, columns = first.shape
     shape = (2 * rows, 2 * columns)
@@ -177,34 +177,37 @@ def _check(name: str, files: tuple[Path, Path], pixel_size_um: float, crop_px: i
 def _judge(
     name: str, sizes_px: Sequence[tuple[int, int]], greys: Sequence[NDArray[np.float32]], crop_px: int
 ) -> tuple[str, bool]:
-    """Return what speaks against a pair, and whether training takes it all the same."""
+    """Return the problem of a pair, and whether training accepts it nevertheless."""
     (width, height), (other_width, other_height) = sizes_px
     if max(abs(width - other_width) / width, abs(height - other_height) / height) > MAX_SIZE_DIFFERENCE:
         sizes = f"{width} × {height} and {other_width} × {other_height} px"
-        return f"{name}: the sides differ in size, {sizes}; cut both to the same field.", False
+        return f"{name}: the two images differ in size, {sizes}; crop both to the same field.", False
     if min(*sizes_px[0], *sizes_px[1]) < crop_px:
         return f"{name}: only {width} × {height} px; training needs {crop_px} px on each side.", False
     if any(np.ptp(grey) == 0 for grey in greys):
-        return f"{name}: one side is empty.", False
+        return f"{name}: one image is empty; check the files.", False
     second = cv2.resize(greys[1], greys[0].shape[::-1], interpolation=cv2.INTER_AREA)
     right, down, gain = estimate_shift(greys[0], second)
     scale = width / greys[0].shape[1]
     if gain > MIN_GAIN and np.hypot(right, down) > TOLERANCE_SHARE * min(greys[0].shape):
         apart_px = f"{np.hypot(right, down) * scale:.0f} px"
         shift_px = f"{right * scale:+.0f} right, {down * scale:+.0f} down"
-        return f"{name}: the sides seem to be {apart_px} apart ({shift_px}); align them first.", True
+        return (
+            f"{name}: the two images seem to be shifted by {apart_px} ({shift_px}); align them first.",
+            True,
+        )
     return "", True
 
 
 def _size_at(slide: Slide, pixel_size_um: float) -> tuple[int, int]:
-    """Return (width, height) at a pixel size, at which slides that state none are taken to be."""
+    """Return (width, height) at a pixel size, which is also assumed for slides that give none."""
     scale = (slide.pixel_size_um or pixel_size_um) / pixel_size_um
     height, width = slide.level_shapes[0]
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _describe_single(names: Sequence[str], folder: Path) -> str:
-    """Say which images have no partner, "" where all have."""
+    """Return a sentence that lists the images without a partner, "" if there are none."""
     if not names:
         return ""
     listed = ", ".join(names[:LISTED_NAMES]) + (" …" if len(names) > LISTED_NAMES else "")
@@ -213,7 +216,7 @@ def _describe_single(names: Sequence[str], folder: Path) -> str:
 
 
 def _levels(image: NDArray[np.generic]) -> NDArray[np.intp]:
-    """Return grey levels that hold about as many pixels each."""
+    """Return an image of grey levels that each have about the same number of pixels."""
     values = np.asarray(image, np.float32)
     edges = np.quantile(values, np.arange(1, GREY_LEVELS) / GREY_LEVELS)
     return np.searchsorted(edges, values, side="right")

@@ -15,23 +15,23 @@ from comir_search.model.intensity import measure_intensity
 from comir_search.slides import open_slide
 from comir_search.slides.channels import as_channels
 
-MAX_SIZE_DIFFERENCE = 0.02  # of a side, by which both sides of a pair may differ
-MAX_IMAGE_PX = 64_000_000  # of one image at the model's pixel size, which is read as a whole
+MAX_SIZE_DIFFERENCE = 0.02  # of a side: the largest difference in size between the images of a pair
+MAX_IMAGE_PX = 64_000_000  # largest image at the model's pixel size, since it is read as a whole
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One place seen in both modalities, normalised, at the model's pixel size.
+    """The same field in both modalities, normalised, at the model's pixel size.
 
     Parameters
     ----------
     name : str
         File stem.
     first : ndarray (rows, columns, channels) float32
-        The brightfield side.
+        The brightfield image.
     second : ndarray (rows, columns, channels) float32
-        The signal side.
+        The signal image.
     """
 
     name: str
@@ -45,15 +45,13 @@ def list_images(folder: Path) -> dict[str, Path]:
     Raises
     ------
     ComirSearchError
-        If it is no folder that can be read, or two images have one stem.
+        If it is not a readable folder, or two images have the same stem.
     """
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         if not folder.is_dir():
-            raise ComirSearchError(
-                f"{folder} is not a folder; give the folder that holds the images."
-            ) from None
+            raise ComirSearchError(f"{folder} is not a folder; give the folder with the images.") from None
         raise ComirSearchError(f"{folder} cannot be read: {find_way_out(error)}.") from error
     images: dict[str, Path] = {}
     for path in paths:
@@ -61,15 +59,15 @@ def list_images(folder: Path) -> dict[str, Path]:
             continue
         if path.stem in images:
             raise ComirSearchError(
-                f"{folder} holds {images[path.stem].name} and {path.name}, so which of them belongs to a pair is "
-                f"not known; move one of them away."
+                f"{folder} contains both {images[path.stem].name} and {path.name}, so it is not clear which one "
+                f"belongs to a pair; move one of them away."
             )
         images[path.stem] = path
     return images
 
 
 def list_pairs(first: Path, second: Path, names: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
-    """Return (name, first file, second file) for every name that both folders hold.
+    """Return (name, first file, second file) for every name that is in both folders.
 
     Parameters
     ----------
@@ -88,9 +86,11 @@ def list_pairs(first: Path, second: Path, names: Sequence[str] | None = None) ->
     for name in wanted:
         for folder, found in ((first, firsts), (second, seconds)):
             if name not in found:
-                raise ComirSearchError(f"{folder} holds no image named {name!r}; check --names.")
+                raise ComirSearchError(f"{folder} contains no image named {name!r}; check --names.")
     if not wanted:
-        raise ComirSearchError(f"{first} and {second} share no image name; pairs must be equally named.")
+        raise ComirSearchError(
+            f"{first} and {second} share no image name; the two images of a pair must have the same name."
+        )
     return [(name, firsts[name], seconds[name]) for name in wanted]
 
 
@@ -103,23 +103,23 @@ def read_image(
     ----------
     path : Path
     modality : str
-        Of the image, for messages.
+        Modality of the image, for messages.
     channels : int
-        1 or 3, as `as_channels` makes them.
+        Number of channels of the result, 1 or 3.
     pixel_size_um : float
-        The model's.
+        Pixel size of the model.
     default_pixel_size_um : float
-        The image's, where it states none.
+        Pixel size of the image if its file gives none.
 
     Returns
     -------
     ndarray (rows, columns, channels)
-        Of the file's type.
+        In the file's data type.
 
     Raises
     ------
     ComirSearchError
-        If it cannot be read, is too large, or has other channels.
+        If it cannot be read, is too large, or has the wrong number of channels.
     """
     with open_slide(path) as slide:
         size_um = slide.pixel_size_um or default_pixel_size_um
@@ -128,7 +128,7 @@ def read_image(
         if height * width > MAX_IMAGE_PX:
             raise ComirSearchError(
                 f"{path} has {width} x {height} px at the model's {pixel_size_um:g} um, more than the "
-                f"{MAX_IMAGE_PX // 10**6} million that are read at once; cut it into smaller images, or check its "
+                f"{MAX_IMAGE_PX // 10**6} million that can be read at once; cut it into smaller images, or check its "
                 f"pixel size ({size_um:g} um)."
             )
         image = slide.read_scaled(pixel_size_um, 0, 0, width, height)
@@ -149,18 +149,18 @@ def load_pair(
     ----------
     name : str
     files : (Path, Path)
-        The two sides.
+        The two images.
     modalities : sequence of (name, channels, intensity kind)
-        Of the two sides.
+        Modalities of the two images.
     pixel_size_um : float
-        The model's.
+        Pixel size of the model.
     default_pixel_size_um : float
-        That of images which state none.
+        Pixel size of images that give none.
 
     Raises
     ------
     ComirSearchError
-        If the sides differ in size by more than 2 %: they cannot be aligned.
+        If the images differ in size by more than 2 %: they cannot be aligned.
     """
     sides = []
     for file, (modality, channels, kind) in zip(files, modalities, strict=True):
@@ -176,7 +176,7 @@ def load_pair(
     if (abs(shapes[0] - shapes[1]) > MAX_SIZE_DIFFERENCE * shapes[0]).any():
         raise ComirSearchError(
             f"{files[0]} and {files[1]} differ in size ({shapes[0][1]} x {shapes[0][0]} and {shapes[1][1]} x "
-            f"{shapes[1][0]} px); pairs must be aligned."
+            f"{shapes[1][0]} px); the images of a pair must be aligned, crop both to the same field."
         )
     rows, columns = shapes.min(axis=0)
     return Pair(name, sides[0][:rows, :columns], sides[1][:rows, :columns])

@@ -1,4 +1,4 @@
-"""A training that was paused, as far as its checkpoint tells it at once: nothing heavy is imported."""
+"""Read quickly from a checkpoint how far a paused training came; only small modules are imported."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class _Recipe:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says beside its tensors.
+    """The metadata of a checkpoint.
 
     Parameters
     ----------
     recipe : dict
-        With what the training was begun.
+        The settings of the training.
     data_sha256 : str
-        Of the pairs that are learned from.
+        Hash of the training pairs.
     step : int
         Steps done.
     losses : tuple of (int, float)
-        Of each step.
+        Step and loss of each step.
     validation : tuple of str
-        Images kept back.
+        Names of the validation set.
     hit_rates : tuple of (int, float)
         See `comir_search.training.validation.Best`.
     pixel_size_um : float or None
-        At which the model works, None where the checkpoint does not say.
+        Pixel size of the model, None if the checkpoint does not contain it.
     """
 
     recipe: dict[str, Any]
@@ -62,34 +62,34 @@ class RunState:
 
 
 def read_state(file: TensorFile) -> RunState:
-    """Return what an open checkpoint says.
+    """Return the metadata of an open checkpoint.
 
     Raises
     ------
     BadDocument
-        If it is none, or damaged.
+        If it is not a checkpoint, or damaged.
     """
     name = str(file.path)
     if "run" not in file.metadata:
-        raise BadDocument(name, "it is no checkpoint of a training", ADVICE)
+        raise BadDocument(name, "it is not a checkpoint of a training", ADVICE)
     state: RunState = decode(file.metadata["run"], RunState, name=name, advice=ADVICE)
     if state.step > state.steps:
-        raise BadDocument(name, f"{state.step} of {state.steps} steps are done", ADVICE)
+        raise BadDocument(name, f"it claims {state.step} of {state.steps} steps", ADVICE)
     return state
 
 
 @dataclass(frozen=True)
 class PausedTraining:
-    """With what a training was begun, and how far it came.
+    """The settings of a paused training, and how far it came.
 
     Parameters
     ----------
     done, steps : int
-        Training steps done, and in all.
+        Training steps done, and all training steps.
     kept_back : int
-        Pairs that are not learned from.
+        Number of pairs in the validation set.
     pixel_size_um : float or None
-        At which the model works, None where the checkpoint does not say.
+        Pixel size of the model, None if the checkpoint does not contain it.
     """
 
     done: int
@@ -99,12 +99,12 @@ class PausedTraining:
 
 
 def checkpoint_of(out: Path) -> Path:
-    """Return where a paused training of a model lies."""
+    """Return the path of a model's checkpoint."""
     return out.with_name(out.name + ".checkpoint")
 
 
 def require_own_checkpoint(out: Path) -> None:
-    """Refuse to train where a file has the checkpoint's name and is none: it would be overwritten.
+    """Raise an error if another file has the checkpoint's name, since training would overwrite it.
 
     Raises
     ------
@@ -114,14 +114,14 @@ def require_own_checkpoint(out: Path) -> None:
     if os.path.lexists(checkpoint):
         with open_tensors(checkpoint, wanted=WANTED, advice=ADVICE) as file:
             if "run" not in file.metadata:
-                raise BadDocument(str(checkpoint), "it is no checkpoint of a training", ADVICE)
+                raise BadDocument(str(checkpoint), "it is not a checkpoint of a training", ADVICE)
 
 
 def read_paused(out: Path) -> PausedTraining | None:
-    """Return the paused training of a model, None where there is none or it cannot be read."""
+    """Return the paused training of a model, None if there is none or it cannot be read."""
     try:
         with open_tensors(checkpoint_of(out), wanted=WANTED, advice=ADVICE) as file:
             state = read_state(file)
     except ComirSearchError:
-        return None  # whoever goes on from it hears why it cannot be
+        return None  # the error is shown when the user resumes it
     return PausedTraining(state.step, state.steps, len(state.validation), state.pixel_size_um)

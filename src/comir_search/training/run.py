@@ -29,23 +29,23 @@ from comir_search.training.vocabulary_learning import learn_vocabulary_steps
 
 STEPS = {"compact": 5400, "tiramisu": 736}
 CHECKPOINT_EVERY = 100
-MEASUREMENTS = 25  # of the hit rate, over a whole training
-MEAN_STEPS = 20  # single batches say little
+MEASUREMENTS = 25  # number of measurements of the hit rate in a whole training
+MEAN_STEPS = 20  # steps over which the shown loss is averaged, since single batches vary much
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """How a training stands.
+    """The progress of a training.
 
     Parameters
     ----------
     step : int
         Steps done.
     loss : float
-        Mean of the last steps'.
+        Mean over the last steps.
     hit_rates : tuple of (int, float)
-        Steps at which patches of the pairs kept back were placed, and the share
-        that was placed right.
+        Steps at which patches of the validation set were searched, and the share
+        that was found at the right position.
     """
 
     step: int
@@ -67,10 +67,10 @@ def train_steps(
 ) -> Job[Model]:
     """Train a model on aligned pairs and write it.
 
-    Beside the model lie ``OUT.loss.csv`` (step, loss) and, until the end,
-    ``OUT.checkpoint``, from which `resume` goes on; batches depend on the
-    seed and the step alone, so a resumed run sees what an uninterrupted one sees.
-    The checkpoint is written too when the job is closed.
+    ``OUT.loss.csv`` (step, loss) is written beside the model and, until the end,
+    ``OUT.checkpoint``, from which `resume` continues. The checkpoint is also written
+    when the job is closed. Batches depend only on the seed and the step, so a resumed
+    run uses the same batches as an uninterrupted one.
 
     Parameters
     ----------
@@ -80,33 +80,33 @@ def train_steps(
         The model file to write.
     options : TrainOptions, optional
     recipe : Recipe, optional
-        Replaces what follows from `architecture`, `steps` and `seed`.
+        Replaces the settings from `architecture`, `steps` and `seed`.
     calibration : Calibration, optional
-        From scores to confidence, fitted on searches with this very model. By
-        default there is none: another model's would not hold for this one.
+        Turns measurements into a confidence; it must be fitted on searches with
+        this model. By default there is none.
     licence : str
         Note for the model's card.
     should_stop : callable, optional
-        Asked after each step; once it returns True the training ends early and
-        the model is written.
+        Called after each step. If it returns True, the training ends early and the
+        model is written.
     **keywords
         Single options, by the names of `TrainOptions`.
 
     Yields
     ------
     Tick
-        ``partial`` is a `TrainingReport` while it trains.
+        ``partial`` is a `TrainingReport` during the training.
 
     Raises
     ------
     BatchIncomplete
-        Once the model is written, if pairs had to be left out: broken, unaligned
-        in size or too small. Its result is the model; None if no pair was left.
+        After the model is written, if pairs were left out: damaged, of different
+        sizes or too small. Its result is the model; None if no pair remains.
     ComirSearchError
-        If an option is not possible, pairs are missing, the training does not
-        converge, or the checkpoint is of another run or not a checkpoint at all.
+        If an option is out of range, pairs are missing, the training does not
+        converge, or the checkpoint is of another run or not a checkpoint.
     TypeError
-        If there is no option of a name.
+        If an option name is unknown.
     """
     options = TrainOptions.of(options, keywords)
     out, pixel_size_um = Path(out), check_pixel_size(options.pixel_size_um)
@@ -140,12 +140,12 @@ def train_steps(
 
     try:
         if trainer.step and is_due() and trainer.step not in dict(run.best.history):
-            yield from measure_steps()  # the run was stopped while it measured
+            yield from measure_steps()  # the earlier run stopped during a measurement
         for batch in _closing(prefetch(trainer.sampler, recipe.batch, trainer.step, recipe.steps)):
             loss = trainer.advance(batch)
             if not np.isfinite(loss):
                 raise ComirSearchError(
-                    f"The training does not converge: at step {trainer.step} its loss is no number; look at the "
+                    f"The training does not converge: at step {trainer.step} its loss is not a number; check the "
                     f"pairs, or train with another --seed."
                 )
             run.losses.append((trainer.step, loss))
@@ -175,7 +175,7 @@ def train_steps(
             "final_loss": round(float(np.mean([loss for _, loss in run.losses[-200:]])), 4),
             **({"steps_done": trainer.step} if trainer.step < recipe.steps else {}),
         },
-        "licence": licence or "Whatever the licence of the training images allows.",
+        "licence": licence or "As the licence of the training images allows.",
     }
     if kept_back:
         card["validation"] = {
@@ -204,7 +204,7 @@ def train_steps(
 def _read_pairs_steps(
     files: Sequence[tuple[str, Path, Path]], pixel_size_um: float, crop_px: int, left_out: list[LeftOut]
 ) -> Job[tuple[tuple[Modality, Modality], list[Pair]]]:
-    """Return both sides and the pairs; those that cannot be used are added to `left_out`."""
+    """Return both modalities and the pairs; add pairs that cannot be used to `left_out`."""
     colours: dict[str, tuple[bool, bool]] = {}
     pairs = []
     for done, (name, first, second) in enumerate(files):
@@ -244,7 +244,7 @@ def _read_pairs_steps(
 def _leave_out(
     name: str, error: ComirSearchError, left_out: list[LeftOut], files: Sequence[tuple[str, Path, Path]]
 ) -> Tick:
-    """Note that a pair cannot be used, and say so; one that stands alone fails by its own error."""
+    """Note that a pair cannot be used, and return a tick that says so; the only pair raises its own error."""
     if len(files) == 1:
         raise error
     left_out.append(LeftOut(name, str(error)))
@@ -252,7 +252,15 @@ def _leave_out(
 
 
 def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: int = 0) -> Job[Vocabulary]:
-    """Learn a model's vocabulary from the CoMIRs of pairs."""
+    """Learn a model's vocabulary from the CoMIRs of pairs.
+
+    Parameters
+    ----------
+    model : Model
+        Its networks embed the pairs.
+    pairs : sequence of Pair
+    seed : int
+    """
     comirs = []
     for done, pair in enumerate(pairs):
         yield Tick("embedding pairs", done, len(pairs))
@@ -268,14 +276,16 @@ def learn_model_vocabulary_steps(model: Model, pairs: Sequence[Pair], *, seed: i
 
 
 def _keep_back(pairs: Sequence[Pair], names: Sequence[str]) -> list[Pair]:
-    """Return the pairs that are not learned from."""
+    """Return the pairs of the validation set."""
     known = {pair.name for pair in pairs}
     for name in names:
         if name not in known:
-            raise ComirSearchError(f"There is no pair named {name!r} to keep back from training.")
+            raise ComirSearchError(
+                f"There is no pair named {name!r} for the validation set; check the names."
+            )
     kept_back = [pair for pair in pairs if pair.name in names]
     if len(kept_back) == len(pairs):
-        raise ComirSearchError("All pairs are kept back from training; leave at least one to learn from.")
+        raise ComirSearchError("All pairs are in the validation set; leave at least one for training.")
     return kept_back
 
 
@@ -287,7 +297,7 @@ def _recipe(architecture: str, steps: int | None, seed: int) -> Recipe:
 
 
 def _sides(colours: Sequence[tuple[bool, bool]]) -> tuple[Modality, Modality]:
-    """Return both modalities: colour where any image shows some, else a signal."""
+    """Return both modalities: in colour if any image is, otherwise a signal."""
     first, second = (
         Modality(default.name, 3, "full_scale")
         if any(pair[number] for pair in colours)
@@ -324,6 +334,6 @@ def _closing(batches: Any) -> Any:
 
 
 def _report(run: RunFiles) -> TrainingReport:
-    """Return how a training stands."""
+    """Return the progress of a training."""
     loss = float(np.mean([loss for _, loss in run.losses[-MEAN_STEPS:]]))
     return TrainingReport(run.trainer.step, loss, tuple(run.best.history))

@@ -1,4 +1,4 @@
-"""What a training leaves on the disk while it runs, and goes on from."""
+"""The files of a running training, from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class RunFiles:
     out : Path
         The model file.
     trainer : Trainer
-        What is kept, and what goes on from what was kept.
+        Its state is saved and restored.
     data_hash : str
-        Of the pairs that are learned from.
+        Hash of the training pairs.
     validation : sequence of str
-        Images kept back.
+        Names of the validation set.
     pixel_size_um : float
-        At which the model works.
+        Pixel size of the model.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class RunFiles:
             writer.writerows((step, f"{loss:.5f}") for step, loss in self.losses)
 
     def load(self) -> None:
-        """Go on from the checkpoint, where there is one.
+        """Continue from the checkpoint, if there is one.
 
         Raises
         ------
         ComirSearchError
-            If it is damaged or of another run.
+            If it is damaged or belongs to another run.
         """
         if not self.checkpoint.is_file():
             return
@@ -103,14 +103,14 @@ class RunFiles:
             }
             if kept != json.loads(json.dumps(self._identity())):
                 raise ComirSearchError(
-                    f"{self.checkpoint} belongs to a run with other images, steps or images kept back; train with "
-                    f"those to go on, or move it away to start anew."
+                    f"{self.checkpoint} belongs to a run with other images, steps or validation set; use the same "
+                    f"ones to continue it, or move it away to start anew."
                 )
             expected = self._expected(has_best=bool(state.hit_rates))
             arrays = file.read_group("", shapes_of(expected))
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if bad := find_bad_weight(tensors, expected):
-            raise BadDocument(str(self.checkpoint), f"{bad} holds values that no training has", ADVICE)
+            raise BadDocument(str(self.checkpoint), f"{bad} contains impossible values", ADVICE)
         self._take(tensors)
         self.trainer.step = state.step
         self.losses = list(state.losses)
@@ -119,7 +119,7 @@ class RunFiles:
             self.best.take(step, hit_rate, best)
 
     def _expected(self, *, has_best: bool) -> dict[str, Tensor]:
-        """Return tensors like those that a checkpoint of this run holds."""
+        """Return tensors with the shapes and types of a checkpoint of this run."""
         networks = self.trainer.networks.state_dict()
         expected = {f"networks.{name}": tensor for name, tensor in networks.items()}
         expected["log_scale"] = self.trainer.log_scale
@@ -131,7 +131,7 @@ class RunFiles:
         return expected
 
     def _take(self, tensors: dict[str, Tensor]) -> None:
-        """Give networks and optimiser the values of a checkpoint."""
+        """Set networks and optimiser to the values of a checkpoint."""
         trainer = self.trainer
         trainer.networks.load_state_dict(_group(tensors, "networks."))
         with torch.no_grad():
@@ -143,10 +143,10 @@ class RunFiles:
             }
 
     def finish(self) -> None:
-        """Remove the checkpoint: the model is written."""
+        """Remove the checkpoint after the model was written."""
         self.checkpoint.unlink(missing_ok=True)
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, by the rest of the name."""
+    """Return the tensors whose names start with a prefix, by the rest of the name."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

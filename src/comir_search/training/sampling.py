@@ -1,10 +1,9 @@
-"""Training batches: turned crops of aligned pairs, and where they meet.
+"""Training batches: rotated crops of aligned pairs, and the points that they share.
 
-Every crop is turned by an arbitrary angle *before* it is cut, out of the
-interior of the pair, so that there are no filled corners. The two sides of a
-pair are recoloured, and unless they shall lie in one frame turned, shifted and
-scaled, independently; `Batch` keeps the frames, so that the loss can compare
-them in either.
+Each image is rotated by a random angle *before* a crop is cut from its interior, so
+crops have no filled corners. The two images of a pair are changed in colour, rotation,
+shift and scale independently (with `one_frame` only in colour). `Batch` keeps the
+frames of the crops, for the loss to compare them.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 from comir_search.opencv import cv2
 from comir_search.training.pairs import Pair
 
-CROPS_PER_PAIR = 4  # crops of one core in a batch are each other's hard negatives
+CROPS_PER_PAIR = 4  # crops of the same core are hard negatives of each other
 MAX_SHIFT_PX = 22.0
 MAX_SCALE_ERROR = 0.03
-FREE_SHARE = 0.15  # crops taken anywhere, whatever they show
+FREE_SHARE = 0.15  # share of crops at random positions, whatever they show
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a crop lies in its pair: pair = center + matrix @ (crop - middle)."""
+    """The position of a crop in its pair: pair = center + matrix @ (crop - middle)."""
 
     center: NDArray[np.float64]
     matrix: NDArray[np.float64]
@@ -42,7 +41,7 @@ class Batch:
     first_frames, second_frames : list of Frame
         In pixels of the pair, pixel-centre indices.
     places : ndarray (N, 2)
-        The point that both crops of a pair share, pixels of the pair.
+        The point that both crops of a pair contain, pixels of the pair.
     """
 
     first: NDArray[np.float32]
@@ -61,11 +60,11 @@ class Sampler:
     crop_px : int
         Side of a crop.
     seed : int
-        A batch depends on the seed and the step alone, so a resumed training
-        sees what an uninterrupted one sees.
+        A batch depends only on the seed and the step, so a resumed training uses the
+        same batches as an uninterrupted one.
     one_frame : bool
-        Whether both sides of a crop show the same pixels, as the published loss
-        needs it.
+        Whether both images of a crop show the same pixels, as the published loss
+        requires.
     """
 
     def __init__(self, pairs: Sequence[Pair], crop_px: int, seed: int, *, one_frame: bool = False) -> None:
@@ -77,7 +76,7 @@ class Sampler:
         self._evidence = [_evidence(pair, crop_px) for pair in self.pairs]
 
     def draw(self, count: int, step: int) -> Batch:
-        """Return step `step`'s batch of `count` crop pairs, `CROPS_PER_PAIR` of each chosen pair."""
+        """Return the batch of a step: `count` crop pairs, `CROPS_PER_PAIR` from each chosen pair."""
         self.rng = np.random.default_rng([self.seed, step])
         groups = -(-count // CROPS_PER_PAIR)
         chosen = self.rng.choice(len(self.pairs), groups, replace=groups > len(self.pairs))
@@ -113,12 +112,12 @@ class Sampler:
     def _frame(
         self, place: NDArray[np.float64], change: NDArray[np.float64], shape: tuple[int, int]
     ) -> Frame:
-        """Draw a turned, shifted and slightly rescaled frame near a place of an image."""
+        """Draw a rotated, shifted and slightly rescaled frame near a point of an image."""
         rng, (rows, columns) = self.rng, shape
         margin = self.crop_px / np.sqrt(2)
         radius, direction = MAX_SHIFT_PX * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
         center = place + radius * np.array([np.cos(direction), np.sin(direction)])
-        # Towards the interior only: shifting back may not exceed MAX_SHIFT_PX.
+        # Shift only towards the interior: a shift back must not exceed MAX_SHIFT_PX.
         low, high = np.minimum(place, margin), np.maximum(place, np.array([columns, rows]) - 1 - margin)
         angle = rng.uniform(0, 2 * np.pi)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -139,7 +138,7 @@ class Sampler:
 
 
 def _evidence(pair: Pair, crop_px: int) -> NDArray[np.float32]:
-    """Return the share of the best local contrast of both sides, (rows, columns) in [0, 1]."""
+    """Return the local contrast of both images relative to their best, (rows, columns) in [0, 1]."""
     shares = []
     window = (crop_px // 2, crop_px // 2)
     for image in (pair.first, pair.second):
@@ -153,7 +152,7 @@ def _evidence(pair: Pair, crop_px: int) -> NDArray[np.float32]:
 def _cut(
     image: NDArray[np.float32], frame: Frame, side: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Cut a turned crop, (side, side, channels)."""
+    """Cut a rotated crop, (side, side, channels)."""
     middle = (side - 1) / 2
     matrix = np.hstack([frame.matrix, (frame.center - frame.matrix @ [middle, middle])[:, None]])
     interpolation = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_CUBIC
@@ -177,7 +176,7 @@ def _degrade(crop: NDArray[np.float32], rng: np.random.Generator, noise: float) 
 
 
 def _recolour_stain(crop: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Vary stain and lamp: mix optical densities, scale them, tint the background, gamma."""
+    """Vary stain and lamp: mix and scale optical densities, tint the background, change gamma."""
     density = -np.log(np.clip(crop, 1 / 255, 1))
     mix = np.eye(3) + rng.normal(0, 0.08, (3, 3))
     density = np.maximum(density @ mix.astype(np.float32), 0) * np.exp(rng.normal(0, 0.2, 3)).astype(

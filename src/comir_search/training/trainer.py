@@ -19,22 +19,22 @@ from comir_search.training.loss import activation_penalty, patch_info_nce, place
 from comir_search.training.pairs import Pair
 from comir_search.training.sampling import Batch, Frame, Sampler
 
-TEMPLATE_SHARES = (0.34, 0.42, 0.5)  # sides of the templates, as shares of a crop's
+TEMPLATE_SHARES = (0.34, 0.42, 0.5)  # sides of the templates, as shares of a crop's side
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """The settings of a training.
 
     Parameters
     ----------
     architecture : {"compact", "tiramisu"}
-        The compact network is trained over places, the published one with the
-        published loss, on C4 turns.
+        The compact network is trained with the loss over positions, the published
+        one with the published loss and rotations by quarter turns (C4).
     comir_channels : int
     steps, batch, crop_px : int
     learning_rate, weight_decay : float
-        Of AdamW with a one-cycle schedule.
+        For AdamW with a one-cycle schedule.
     seed : int
     """
 
@@ -55,7 +55,7 @@ class Trainer:
     ----------
     pairs : sequence of Pair
     channels : (int, int)
-        Input channels of the two sides.
+        Input channels of the two modalities.
     recipe : Recipe
     device : torch.device
     """
@@ -98,7 +98,7 @@ class Trainer:
 
     def _embed(self, side: int, crops: NDArray[np.float32] | Tensor) -> Tensor:
         images = torch.as_tensor(crops, device=self.device).contiguous(memory_format=torch.channels_last)
-        # The CPU's bfloat16 units double the speed; weights and loss stay in float32.
+        # bfloat16 doubles the speed on CPUs that support it; weights and loss stay in float32.
         with torch.autocast(self.device.type, torch.bfloat16):
             latents: Tensor = self.networks[side](images)
         return latents.float()
@@ -125,7 +125,7 @@ class Trainer:
         return (losses[0] + losses[1]) / 2
 
     def _patch_loss(self, batch: Batch) -> Tensor:
-        """Return the published loss of crops in one frame, each turned by C4 and back."""
+        """Return the published loss of crops in one frame, with rotation by quarter turns and back."""
         latents = []
         for side, crops in enumerate((batch.first, batch.second)):
             turns = torch.randint(4, (len(crops),))
@@ -143,7 +143,7 @@ class Trainer:
 
 
 def learning_rate_share(step: int, steps: int) -> float:
-    """Return the share of the peak learning rate: up over a tenth of the steps, then down a cosine."""
+    """Return the share of the peak learning rate: a rise over a tenth of the steps, then a cosine decay."""
     warm_up = max(1, steps // 10)
     if step < warm_up:
         return (step + 1) / warm_up
@@ -158,7 +158,7 @@ def _turn_templates(
     side_px: int,
     stride: int,
 ) -> Tensor:
-    """Resample each map around its place into the other side's frame, (N, channels, side_px, side_px)."""
+    """Resample each map around its position into the other modality's frame, (N, channels, side_px, side_px)."""
     middle_px = (maps.shape[-1] * stride - 1) / 2
     offsets = (np.arange(side_px) - (side_px - 1) / 2) * stride
     grid_x, grid_y = np.meshgrid(offsets, offsets)
@@ -175,7 +175,7 @@ def _turn_templates(
 def _places_in_maps(
     frames: list[Frame], places: NDArray[np.float64], side_px: int, crop_px: int, stride: int
 ) -> NDArray[np.float64]:
-    """Return the top-left corner (column, row) of each place's template, map pixels."""
+    """Return the top-left corner (column, row) of the template at each position, map pixels."""
     corners = []
     for frame, place in zip(frames, places, strict=True):
         pixel = np.linalg.solve(frame.matrix, place - frame.center) + (crop_px - 1) / 2
@@ -184,7 +184,18 @@ def _places_in_maps(
 
 
 def prefetch(sampler: Sampler, count: int, first_step: int, steps: int) -> Iterator[Batch]:
-    """Draw batches in a thread, a few ahead."""
+    """Draw batches in a thread, a few in advance.
+
+    Parameters
+    ----------
+    sampler : Sampler
+    count : int
+        Crop pairs of a batch.
+    first_step : int
+        Step of the first batch.
+    steps : int
+        Steps of the whole training.
+    """
     ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=3)
     stopped = threading.Event()
 
@@ -202,7 +213,7 @@ def prefetch(sampler: Sampler, count: int, first_step: int, steps: int) -> Itera
                 if stopped.is_set():
                     return
                 put(sampler.draw(count, step))
-        except Exception as error:  # noqa: BLE001  (it is raised again where the batch is asked for)
+        except Exception as error:  # noqa: BLE001  (it is raised again when the batch is requested)
             put(error)
 
     thread = threading.Thread(target=work, name="training batches", daemon=True)

@@ -1,4 +1,4 @@
-"""How well networks that are being trained place patches of pairs that they do not learn from."""
+"""Measure during training how well the networks find patches of the validation set."""
 
 from __future__ import annotations
 
@@ -19,32 +19,41 @@ from comir_search.progress import Job, Tick
 from comir_search.training.pairs import Pair
 
 QUERIES_PER_PAIR = 4
-LEVEL = 1  # patches are small, and so are pairs
+LEVEL = 1  # pyramid level: low, since patches and pairs are small
 ANGLES_DEG = np.arange(-165, 181, 15)
 HIT_SHARE = 0.25  # of the query's side
-LARGEST_SHARE = 0.65  # of the pair's shorter side: a turned query must fit in
+LARGEST_SHARE = 0.65  # of the pair's shorter side: a rotated query must fit inside
 
 
 def choose_validation(names: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """Return the names to keep back from training; at least one is left to learn from."""
+    """Return the names of the validation set; at least one pair is left for training.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of all pairs.
+    count : int
+        Size of the validation set.
+    seed : int
+    """
     count = min(count, len(names) - 1)
     chosen = np.random.default_rng(seed).permutation(len(names))[: max(count, 0)]
     return sorted(names[number] for number in chosen)
 
 
 class Validation:
-    """Turned patches of one side, sought on the other side of all pairs kept back.
+    """Rotated patches of one modality, searched in the other modality of the validation set.
 
     Parameters
     ----------
     pairs : sequence of Pair
-        That the networks never learn from.
+        The validation set.
     sides : sequence of Modality
-        Patches are cut from the second side and sought on the first.
+        Patches are cut from the second modality and searched in the first.
     query_px : int
-        Side of a patch at most, pixels of the pairs.
+        Largest side of a patch, pixels of the pairs.
     seed : int
-        Of places and angles, which stay the same from one measurement to the next.
+        Seed of the positions and angles, which are the same in each measurement.
     """
 
     def __init__(self, pairs: Sequence[Pair], sides: Sequence[Modality], query_px: int, seed: int) -> None:
@@ -59,16 +68,16 @@ class Validation:
     def hit_rate_steps(
         self, networks: Sequence[nn.Module], architecture: str, comir_channels: int, tick: Tick
     ) -> Job[float]:
-        """Return the share of patches whose best place is the right one, in [0, 1].
+        """Return the share of patches that are found at the right position, in [0, 1].
 
         Parameters
         ----------
         networks : sequence of Module
-            Of the two sides; they are copied, not touched.
+            Networks of the two modalities; they are copied, not changed.
         architecture : str
         comir_channels : int
         tick : Tick
-            What is yielded where the job may be stopped.
+            Yielded where the job may be stopped.
         """
         first, second = (side.name for side in self.sides)
         names = {side.name: copy.deepcopy(net) for side, net in zip(self.sides, networks, strict=True)}
@@ -95,12 +104,12 @@ class Validation:
 
 
 class Best:
-    """The best networks so far; of equally good ones the later.
+    """The best networks so far; among equally good ones the latest.
 
     Attributes
     ----------
     hit_rate : float or None
-        None before anything was measured.
+        None before the first measurement.
     step : int
     history : list of (int, float)
         Every step at which the hit rate was measured.
@@ -114,7 +123,15 @@ class Best:
         self.weights: dict[str, Tensor] = {}
 
     def take(self, step: int, hit_rate: float, weights: Mapping[str, Tensor]) -> None:
-        """Take in a measurement, and the weights if none were better."""
+        """Record a measurement, and keep the weights if no earlier ones were better.
+
+        Parameters
+        ----------
+        step : int
+        hit_rate : float
+            In [0, 1].
+        weights : mapping of str to Tensor
+        """
         self.history.append((step, hit_rate))
         if self.hit_rate is None or hit_rate >= self.hit_rate:
             self.hit_rate, self.step = hit_rate, step
@@ -124,7 +141,7 @@ class Best:
 def _cut(
     image: NDArray[np.float32], query_px: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], int]:
-    """Cut a turned patch from the inside of an image; return it with its centre (x, y) and its side."""
+    """Cut a rotated patch from the inside of an image; return it with its centre (x, y) and its side."""
     rows, columns = image.shape[:2]
     side = int(min(query_px, LARGEST_SHARE * min(rows, columns)))
     reach = side / np.sqrt(2)
@@ -139,7 +156,7 @@ def _cut(
 def _locate(
     query: NDArray[np.float32], size_px: float, comirs: Sequence[NDArray[np.float32]]
 ) -> tuple[int, NDArray[np.float64]]:
-    """Return on which CoMIR a query fits best, and its centre (x, y) there, CoMIR pixels."""
+    """Return the number of the CoMIR in which a query fits best, and its centre (x, y) there, CoMIR pixels."""
     templates = turn_templates(query, (size_px, size_px), [float(a) for a in ANGLES_DEG], level=LEVEL)
     factor, margin = 2**LEVEL, templates.side // 2
     coarse = [torch.from_numpy(np.ascontiguousarray(shrink(comir, factor))) for comir in comirs]

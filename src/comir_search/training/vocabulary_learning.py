@@ -1,4 +1,4 @@
-"""Learning the vocabulary from the CoMIRs of training pairs."""
+"""Learn the vocabulary from the CoMIRs of training pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from comir_search.model.vocabulary import NO_WORD, Vocabulary, join_channels
 from comir_search.progress import Job, Tick
 
-ANGLES_DEG = (0.0, 30.0, 60.0)  # with quarter turns, which cost nothing, twelve
+ANGLES_DEG = (0.0, 30.0, 60.0)  # twelve angles together with quarter turns, which cost no time
 WINDOW_UM = 384.0
 _SHRINKAGE = 0.1
-_MATCHED_POINTS = 50_000  # enough for covariances of 512 dimensions and 2048 words, in bounded memory
+_MATCHED_POINTS = 50_000  # enough for covariances of 512 dimensions and 2048 words, with little memory
 _WORD_SAMPLES_PER_WORD = 60
 
 
@@ -34,17 +34,17 @@ def learn_vocabulary_steps(
     Parameters
     ----------
     pairs : sequence of (first, second)
-        CoMIRs of both sides of each training pair, (channels, rows, columns), in
+        CoMIRs of both images of each training pair, (channels, rows, columns), in
         [0, 1].
     stride : int
-        Model pixels per CoMIR pixel: grid and blocks are 8 and 32 to 128 *model*
-        pixels.
+        Model pixels per CoMIR pixel. The grid step is 8 and the blocks are 32 to 128
+        *model* pixels.
     pixel_size_um : float
-        The model's.
+        Pixel size of the model.
     n_words : int
-        Per block size; fewer where there are fewer descriptors.
+        Words per block size; fewer if there are fewer descriptors.
     dimensions : int
-        Of the projected descriptors.
+        Dimensions of the projected descriptors.
     seed : int
     """
     step_px = max(1, 8 // stride)
@@ -89,7 +89,7 @@ def learn_vocabulary_steps(
 
 
 def turn_inside(comir: NDArray[np.float32], angle_deg: float) -> NDArray[np.float32]:
-    """Return the largest upright square inside the turned CoMIR, so that nothing is filled in."""
+    """Return the largest upright square inside the rotated CoMIR, so it has no filled corners."""
     if angle_deg == 0:
         return comir
     from comir_search.opencv import cv2
@@ -107,9 +107,9 @@ def _discriminants(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the directions in which matching points agree and others do not.
 
-    Linear discriminant analysis with one class per point: the within scatter is
-    that of the differences of the two sides, the between scatter that of their
-    means. Projected descriptors have unit within scatter.
+    This is linear discriminant analysis with one class per point. The scatter within
+    classes comes from the differences of the two modalities, the scatter between
+    classes from their means. Projected descriptors have unit scatter within classes.
     """
     middle, half = (first + second) / 2, (first - second) / 2
     within = np.cov(half.T)
@@ -142,7 +142,7 @@ def _cluster(samples: NDArray[np.float32], n_words: int, seed: int) -> NDArray[n
 def _inverse_document_frequency(
     maps: Sequence[NDArray[np.uint16]], n_words: int, window: int
 ) -> NDArray[np.float32]:
-    """Return ln((1 + windows) / (1 + windows that hold the word)) for each word."""
+    """Return ln((1 + windows) / (1 + windows that contain the word)) for each word."""
     count, holding = 0, np.zeros(n_words)
     for word_map in maps:
         step = max(1, window // 2)

@@ -25,7 +25,7 @@ from fuzzing.images import deflate_zeros
 from fuzzing.models import use_model
 from fuzzing.mutations import SIZES_64, break_bytes
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "comir"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "model"))
 import test_checkpoint as published
 
 MEMORY_BYTES = 1024 * MEBIBYTE

@@ -13,8 +13,9 @@ import numpy as np
 
 from comir_search import documents
 from comir_search.index.build import index_slides
-from comir_search.index.check import compact, repair, verify
+from comir_search.index.check import compact_steps, repair_steps, verify_steps
 from comir_search.index.index import Index
+from comir_search.progress import finish
 from comir_search.retrieval.search import search
 from comir_search.slides import open_slide
 from fuzzing import models
@@ -80,11 +81,11 @@ def act(case: Case, attempt: Attempt) -> None:
     if case.thorough:
         attempt("search", lambda: _search(case))
     attempt("heat map", lambda: _look(case))
-    attempt("verify", lambda: list(map(str, verify(case.target))))
-    attempt("repair", lambda: repair(case.target, device="cpu"))
-    attempt("compact", lambda: compact(case.target))
+    attempt("verify", lambda: list(map(str, finish(verify_steps(case.target)))))
+    attempt("repair", lambda: finish(repair_steps(case.target, device="cpu")))
+    attempt("compact", lambda: finish(compact_steps(case.target)))
     attempt("index", lambda: index_slides([case.folder / _SLIDE], case.target, device="cpu"))
-    attempt("compact without the slide", lambda: compact(case.target, remove=[_SLIDE]))
+    attempt("compact without the slide", lambda: finish(compact_steps(case.target, remove=[_SLIDE])))
     attempt("open again", lambda: Index.open(case.target, "cpu"))
 
 

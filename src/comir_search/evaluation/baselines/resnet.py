@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from comir_search.errors import ComirSearchError
+from comir_search.evaluation.baselines.extractor import FloatArray
 from comir_search.model.checkpoint import read_checkpoint
 from comir_search.model.model import find_bad_weight, shapes_of
 from comir_search.model.tensor_file import find_misfit, open_tensors
@@ -148,3 +149,28 @@ def pooled_features(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """Average maps adaptively to 8 x 8: 2048 features of 64 values, one for each channel."""
     pooled = nn.functional.adaptive_avg_pool2d(torch.from_numpy(maps), POOLED_PX)
     return pooled.flatten(1).numpy()
+
+
+class ResnetFeatures:
+    """2048 features of 64 values, one for each channel of the last block; strength is their sum."""
+
+    def __init__(self, weights: Path | None, device: torch.device) -> None:
+        self._network = load_resnet(require_weights(weights), device)
+
+    def describe(self, image: FloatArray) -> FloatArray:
+        """Return features (2048, 64)."""
+        return pooled_features(resnet_maps(self._network, image))
+
+    def strength(self, descriptors: FloatArray) -> FloatArray:
+        """Return the sum of each feature's values."""
+        return descriptors.sum(axis=1)
+
+
+def require_weights(weights: Path | None) -> Path:
+    """Return the weights, or say that the user has to give them."""
+    if weights is None:
+        raise ComirSearchError(
+            "ResNet features need ImageNet weights, which are not part of this package; download "
+            "torchvision's ResNet-152 weights and give the file with --weights."
+        )
+    return weights

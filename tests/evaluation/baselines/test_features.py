@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from comir_search.errors import ComirSearchError
-from comir_search.evaluation.baselines.extractors import make_extractor
+from comir_search.evaluation.baselines.features import make_extractor
 from comir_search.evaluation.baselines.resnet import ResNet, load_resnet, resnet_maps
 from comir_search.matching.surf import dense_surf
 from comir_search.opencv import cv2

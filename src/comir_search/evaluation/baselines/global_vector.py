@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from comir_search.evaluation.baselines.resnet import ResNet, load_resnet, resnet_maps
 from comir_search.evaluation.views import View, Viewer
 from comir_search.model.model import Model
 from comir_search.progress import Job, Tick
 
 
-class GlobalSearch:
+class GlobalVector:
     """Rank windows by the cosine of one embedding.
 
     Parameters
@@ -27,10 +28,8 @@ class GlobalSearch:
 
     def __init__(self, viewer: Viewer, weights: Path | None) -> None:
         self._viewer = viewer
-        self._resnet = None
+        self._resnet: ResNet | None = None
         if weights is not None:
-            from comir_search.evaluation.baselines.resnet import load_resnet
-
             self._resnet = load_resnet(weights, viewer.model.device)
 
     def prepare_steps(self, windows: Sequence[View]) -> Job[None]:
@@ -52,8 +51,6 @@ class GlobalSearch:
                 self._viewer.model, self._viewer.normalise(view.image, view.modality), view.modality
             )
         else:
-            from comir_search.evaluation.baselines.resnet import resnet_maps
-
             channels = view.pixels / np.float32(255)
             vector = np.concatenate(
                 [resnet_maps(self._resnet, channel).mean(axis=(1, 2)) for channel in channels]
