@@ -48,7 +48,9 @@ def full_resolution(layer: Image) -> Any:
     data = layer.data[0] if layer.multiscale else layer.data
     data = getattr(data, "stored", data)  # not as it is shown
     if data.ndim - int(layer.rgb) != 2:
-        raise ComirSearchError(f"{layer.name} has more than two dimensions: choose a layer of two dimensions.")
+        raise ComirSearchError(
+            f"{layer.name} has more than two dimensions: choose a layer of two dimensions."
+        )
     return data
 
 
