@@ -48,7 +48,9 @@ def full_resolution(layer: Image) -> Any:
     data = layer.data[0] if layer.multiscale else layer.data
     data = getattr(data, "stored", data)  # not as it is shown
     if data.ndim - int(layer.rgb) != 2:
-        raise ComirSearchError(f"{layer.name} is not a two-dimensional image: choose another layer.")
+        raise ComirSearchError(
+            f"{layer.name} has more than two dimensions: choose a layer of two dimensions."
+        )
     return data
 
 
@@ -114,7 +116,7 @@ class Outline:
             When nothing has been drawn, or next to nothing.
         """
         if not self.has_rectangle:
-            raise ComirSearchError("No rectangle yet: drag one on the image.")
+            raise ComirSearchError("No rectangle yet: drag a rectangle on the image.")
         corners = center_to_corner(np.asarray(self.layer.data[-1])[:, ::-1])
         corners = upright_first(corners)
         center, width_px, height_px, angle_deg = rectangle_from_corners(corners)

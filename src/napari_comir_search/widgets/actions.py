@@ -295,7 +295,7 @@ class Workbench(QObject):
             more = f" and {len(without) - 1} more" if len(without) > 1 else ""
             is_said = self.noted if items else self.failed
             is_said.emit(
-                f"The pixel size of {without[0]}{more} is not known, so it was not indexed: click "
+                f"The pixel size of {without[0]}{more} is not known, so it is not indexed: click "
                 "“pixel size missing” in the list, then index again."
             )
 
