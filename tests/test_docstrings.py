@@ -12,7 +12,6 @@ UNFINISHED = (
     "comir_search/cli",
     "comir_search/evaluation",
     "comir_search/retrieval",
-    "napari_comir_search",
 )
 IMPLICIT = {"self", "cls"}
 

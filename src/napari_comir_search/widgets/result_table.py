@@ -82,7 +82,17 @@ class ResultModel(QAbstractTableModel):
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = int(Qt.ItemDataRole.DisplayRole)
     ) -> Any:
-        """Return a column's title or tooltip."""
+        """Return a column's title or tooltip.
+
+        Parameters
+        ----------
+        section : int
+            The column.
+        orientation : Qt.Orientation
+            Rows have no titles.
+        role : int
+            Which of the two.
+        """
         if orientation != Qt.Orientation.Horizontal:
             return None
         if role == int(Qt.ItemDataRole.DisplayRole):

@@ -123,7 +123,16 @@ class SlideDelegate(QStyledItemDelegate):
         return QSize(180, ROW_HEIGHT_PX)
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
-        """Draw a row."""
+        """Draw a row.
+
+        Parameters
+        ----------
+        painter : QPainter
+        option : QStyleOptionViewItem
+            Where, and in which colours.
+        index : QModelIndex
+            The row.
+        """
         item: SlideItem = index.data(ITEM_ROLE)
         painter.save()
         area = option.rect.adjusted(4, 4, -6, -4)
