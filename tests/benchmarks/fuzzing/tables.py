@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from comir_search.evaluation.localisation import Truth, read_truth, summarise
+from comir_search.evaluation.stages import StagedResult
 from comir_search.export.geojson import read_geojson, write_geojson
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.slides import open_slide
@@ -78,8 +79,8 @@ def act(case: Case, attempt: Attempt) -> None:
     attempt("summarise", lambda: summarise([(truth, _answer(truth)) for truth in rows[:100]]))
 
 
-def _answer(truth: Truth) -> SearchResult:
-    return SearchResult(truth.query, True, "", {"total": 1.0}, (_CANDIDATE,))
+def _answer(truth: Truth) -> StagedResult:
+    return StagedResult(truth.query, True, "", {"total": 1.0}, (_CANDIDATE,))
 
 
 def _begin(bases: Path, folder: Path, name: str) -> Case:
