@@ -1,4 +1,4 @@
-"""Failures that a user can do something about, each said in one sentence."""
+"""Errors that a user can do something about. Each message is one sentence."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 
 class ComirSearchError(Exception):
-    """A stated failure: its message names the file, the reason and the way out.
+    """An error whose message names the file, the reason and what to do.
 
-    The command prints the message alone and exits with 1; the plugin shows it
-    as one sentence. Anything else that is raised is a bug.
+    The command prints the message and exits with 1; the plugin shows the message.
+    Every other exception is a bug.
     """
 
 
 class PixelSizeMissing(ComirSearchError):
-    """An image does not say what its pixel size is, and the user did not give one."""
+    """The image file gives no pixel size, and neither did the user."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One member of a batch that could not be done.
+    """One file of a batch that could not be processed.
 
     Parameters
     ----------
     name : str
         The file, as the user named it.
     reason : str
-        One sentence that names the file, the reason and the way out.
+        One sentence: the file, the reason and what to do.
     """
 
     name: str
@@ -35,20 +35,20 @@ class LeftOut:
 
 
 class BatchIncomplete(ComirSearchError):
-    """A batch did what it could, and had to leave some members out.
+    """Some files of a batch could not be processed.
 
-    Raised only once everything else is done and kept.
+    It is raised after all other files are processed and saved.
 
     Parameters
     ----------
     result : object
-        What the batch would have returned: the members that were done.
+        What the batch returns for the files that were processed.
     left_out : sequence of LeftOut
         At least one.
     n_members : int
-        Members of the batch in all.
+        Number of files in the batch.
     stopped : str, optional
-        One sentence on what ended the batch early, where something did.
+        One sentence that says why the batch ended early, if it did.
     """
 
     def __init__(self, result: Any, left_out: tuple[LeftOut, ...], n_members: int, stopped: str = "") -> None:

@@ -48,7 +48,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_modality(parser: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
-    """Add ``--modality``; its names belong to the model, so any is taken here."""
+    """Add ``--modality``. The model defines the names, so each text is accepted here.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    help : str
+        One line of help.
+    required : bool
+        Whether it must be given.
+    """
     parser.add_argument("--modality", metavar="NAME", required=required, help=help)
 
 

@@ -24,11 +24,11 @@ def show(job: Generator[Tick, None, Result], stream: TextIO | None = None) -> Re
     job : generator of Tick
         The job; Ctrl-C closes it.
     stream : text stream, optional
-        Where the bar goes, stderr by default. On a terminal one line is drawn
-        over and over; elsewhere each stage prints one line when it begins.
+        Where the bar is written, stderr by default. On a terminal one line is
+        redrawn; elsewhere each stage prints one line when it begins.
     """
     stream = sys.stderr if stream is None else stream
-    if stream is None:  # closed by whoever started this process
+    if stream is None:  # closed by the program that started this process
         return finish(job)
     display = _Bar(stream) if stream.isatty() else _Lines(stream)
     try:
@@ -44,7 +44,7 @@ class _Lines:
         self._stream, self._stage = stream, ""
 
     def update(self, tick: Tick) -> None:
-        """Print the stage when it is a new one, and every note."""
+        """Print each new stage and each note."""
         if tick.note:
             print(tick.note, file=self._stream, flush=True)
         if tick.stage != self._stage:
@@ -52,11 +52,11 @@ class _Lines:
             print(tick.stage, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Do nothing: every line is complete."""
+        """Do nothing: each line is complete."""
 
 
 class _Bar:
-    """One line that is drawn over: stage, bar, share done, time left."""
+    """One line that is redrawn: stage, bar, percentage, time left."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._time_left, self._stage, self._drawn_s = stream, TimeLeft(), "", 0.0
@@ -76,13 +76,22 @@ class _Bar:
         self._stream.flush()
 
     def close(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         self._stream.write("\r\x1b[K")
         self._stream.flush()
 
 
 def progress_line(tick: Tick, seconds_left: float | None, width: int) -> str:
-    """Return one line, at most `width` characters, that says how far a job is."""
+    """Return one line that says how far a job is.
+
+    Parameters
+    ----------
+    tick : Tick
+    seconds_left : float or None
+        None if it is not known.
+    width : int
+        Length of the line in characters, at most.
+    """
     if tick.total <= 0:
         return tick.stage[:width]
     share = min(max(tick.done / tick.total, 0.0), 1.0)

@@ -195,7 +195,17 @@ def print_result(result: SearchResult) -> None:
 
 
 def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], queries: Sequence[Path]) -> None:
-    """Draw results on those of the index's slides that can be found."""
+    """Draw results on the slides of the index whose files are found.
+
+    Parameters
+    ----------
+    path : Path
+        The PNG file to write.
+    index : Index
+    results : sequence of SearchResult
+    queries : sequence of Path
+        The query file of each result.
+    """
     from comir_search.errors import ComirSearchError
     from comir_search.export.overlay import write_overlay
     from comir_search.index.index import find_slide

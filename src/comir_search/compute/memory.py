@@ -1,7 +1,7 @@
-"""Whether memory that is let go goes back to the system: on Linux, glibc is told here.
+"""How the C library of Linux (glibc) keeps freed memory, or returns it to the system.
 
-A command that works and ends keeps it for its next use; a window that stays open
-gives it back.
+A command keeps freed memory, because it uses it again soon and then ends. A window
+that stays open returns it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _LARGE_BYTES = 4 << 20
 _KEPT_BYTES = 512 << 20
 _PORTABLE_BYTES = 32 << 20  # the most that glibc before 2.35 takes for a threshold
 
-# For processes to begin with, what `reuse_large_blocks` asks for later; and torch, which has to know before it
-# is loaded, may ask for large pages, of which a virtual machine hands out as much in a tenth of the time.
+# The same settings as `reuse_large_blocks`, as environment variables for new processes. The first lets torch use
+# large pages, which a virtual machine provides ten times faster; torch reads it when it is loaded.
 REUSE_ENVIRON = {
     "THP_MEM_ALLOC_ENABLE": 1,
     "MALLOC_ARENA_MAX": 1,
@@ -27,12 +27,14 @@ REUSE_ENVIRON = {
 
 
 def reuse_large_blocks() -> None:
-    """Keep large blocks that are freed for the next ones, for the rest of the process.
+    """Keep freed large blocks of memory for reuse, until the process ends.
 
-    glibc gives them back to the system, which clears each anew: an eighth of the
-    processor time of indexing, and half with the settings that workers of
-    `dask.distributed` begin with. Best called before there are threads, which all
-    use one heap from then on: others cannot hold large blocks.
+    By default glibc returns large blocks to the system, which must clear each new
+    one. This takes an eighth of the processor time of indexing, and half of it with
+    the default settings of the workers of `dask.distributed`.
+
+    Call it before the first thread starts: all threads then share one heap, and only
+    the main heap can keep large blocks.
     """
     if not _set_malloc(_M_MMAP_THRESHOLD, 1 << 30):
         _set_malloc(_M_MMAP_THRESHOLD, _PORTABLE_BYTES)
@@ -41,11 +43,10 @@ def reuse_large_blocks() -> None:
 
 
 def give_memory_back() -> None:
-    """Free what only refers to itself, and hand freed memory back to the system.
+    """Collect garbage and return freed memory to the system.
 
-    glibc keeps what threads have freed for their next use: after an indexing
-    that is hundreds of megabytes, for as long as the process lives. Other
-    systems give it back by themselves.
+    glibc keeps the memory that threads have freed: hundreds of megabytes after
+    indexing, until the process ends. Other systems return it by themselves.
     """
     gc.collect()
     if sys.platform == "linux":
@@ -54,7 +55,7 @@ def give_memory_back() -> None:
 
 
 def _set_malloc(option: int, value: int) -> bool:
-    """Return whether glibc took it."""
+    """Return whether glibc accepted the setting."""
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # musl has no such settings
             return bool(ctypes.CDLL(None).mallopt(option, value))

@@ -1,4 +1,4 @@
-"""Stages that work at the same time, in threads that are joined by bounded queues."""
+"""Stages of work that run at the same time, in threads connected by bounded queues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END = object()
 
 
 class _Stopped(Exception):
-    """The consumer has gone."""
+    """Raised in the threads when the consumer has stopped."""
 
 
 def run_stages(
@@ -27,33 +27,31 @@ def run_stages(
     begin: Callable[[], None] | None = None,
     interrupt: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
-    """Pass items through stages that overlap.
+    """Pass items through stages that run at the same time.
 
     Parameters
     ----------
     items : iterable
-        What the first stage takes; never None.
+        Input of the first stage; never None.
     stages : list of callable
-        Each takes what the one before returned. The first and the last, which hold
-        files, have one thread each.
+        Each takes what the stage before it returned. The first and the last stage work
+        with files and have one thread each.
     waiting : int
-        Items that may wait between two stages: the bound on memory.
+        Largest number of items that wait between two stages; this bounds the memory.
     threads : int
-        Of each stage in between. Of more than one, some may overtake others.
+        Threads of each middle stage. With more than one, the order of items may change.
     begin : callable, optional
-        Called by each of these first.
+        Each of these threads calls it first.
     interrupt : callable, optional
-        Called where it ends before all items are through, so that a stage which
-        takes long can be made to raise.
+        Called when the generator ends early. It can make a slow stage raise an error.
 
     Yields
     ------
     object or None
-        What the last stage returned; None every tenth of a second
-        while nothing is ready, so that the consumer can stop. What a stage
-        raises is raised here. Closing the generator waits until the first and
-        the last stage have ended the item they work on; those between only
-        compute, and what they end later is dropped.
+        What the last stage returned. While nothing is ready it is None, ten times a
+        second, so that the consumer can stop. Errors of the stages are raised here.
+        Closing the generator waits until the first and the last stage have finished
+        their item. Middle stages only compute: their results are then dropped.
     """
     stop = Event()
     queues: list[Queue[Any]] = [Queue(waiting) for _ in range(len(stages) + 1)]

@@ -1,8 +1,8 @@
-"""Sharing a processor's cores out to threads that compute side by side.
+"""Threads that compute at the same time, each on one core.
 
-Torch divides one operation among all cores, which pays for few of the small ones
-that indexes and searches are made of. Here each thread works on something else,
-on one core. Torch lets go of Python's lock while it computes.
+By default torch divides each operation among all cores. Indexing and searching consist
+of small operations, for which that hardly helps. Here each thread does its own work on
+one core. Torch releases Python's lock (GIL) while it computes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 
-MOST_THREADS = 8  # more would wait for Python's lock: further processes do better
-MEMORY_BYTES = 1200 << 20  # that threads may take together
-SEARCH_BYTES = 800 << 20  # that a search's may, beside the index's cache
+MOST_THREADS = 8  # more threads would wait for Python's lock; use more processes instead
+MEMORY_BYTES = 1200 << 20  # limit for all threads together
+SEARCH_BYTES = 800 << 20  # limit for the threads of a search; the index's cache is extra
 
 Result = TypeVar("Result")
 Running = Generator[tuple[int, list[Result | None]], None, None]
@@ -30,24 +30,24 @@ _sharing, _n_cores = 0, 1
 
 @contextmanager
 def share_cores(bytes_each: int = 0, memory_bytes: int = MEMORY_BYTES) -> Iterator[int]:
-    """Let other threads use the cores that torch may use in this one.
+    """Let several threads share the cores that torch uses in this thread.
 
     Parameters
     ----------
     bytes_each : int
-        Memory that each of them takes.
+        Memory that each thread needs.
     memory_bytes : int
-        That they may take together.
+        Limit for all threads together.
 
     Yields
     ------
     int
-        How many threads to start, each of which does first what `beginning` says.
+        How many threads to start. Each must first call what `beginning` returns.
     """
     global _sharing, _n_cores
     with _lock:
-        # What one thread sets, threads that are started later begin with: among several of these calls at a time
-        # only the first sees how many cores there are, and only the last may say so again.
+        # New threads inherit torch's setting. If several of these blocks run at the same time, only the first
+        # sees the true number of cores, and only the last restores it.
         _n_cores = _n_cores if _sharing else torch.get_num_threads()
         _sharing += 1
     try:
@@ -64,31 +64,31 @@ def take_one_core() -> None:
 
 
 def beginning(n_threads: int) -> Callable[[], None] | None:
-    """Return what each of some threads calls first; one alone may use all cores."""
+    """Return what each thread calls first; a single thread may use all cores."""
     return take_one_core if n_threads > 1 else None
 
 
 def run_side_by_side(
     call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
 ) -> Running[Result]:
-    """Call something with every job's entries, each core with a job of its own.
+    """Call a function once for each job, one job per core.
 
     Parameters
     ----------
     call : callable
-        Safe to be called by several threads at a time.
+        The function; several threads call it at the same time.
     jobs : sequence of tuple
     bytes_each : int
-        Memory that a job takes: the larger, the fewer run at a time.
+        Memory that one job needs. The more it is, the fewer run at the same time.
 
     Yields
     ------
     done : int
-        Jobs that are finished: at first none, at last all.
+        Number of finished jobs, from 0 to all.
     results : list
-        What was returned, in the order of the jobs; None where a job is not
-        finished. The same list every time. Closing the generator waits for the
-        jobs that have begun.
+        The returned values, in the order of the jobs; None for a job that is not
+        finished. It is the same list every time. Closing the generator waits for
+        the jobs that have started.
     """
     results: list[Result | None] = [None] * len(jobs)
     yield 0, results
@@ -98,7 +98,7 @@ def run_side_by_side(
         share_cores(bytes_each, SEARCH_BYTES) as n_threads,
         ThreadPoolExecutor(n_threads, "cores", beginning(n_threads)) as pool,
     ):
-        # No more than the threads can begin: nothing runs on while the consumer does not ask.
+        # Submit only as many as there are threads: nothing runs while the consumer does not ask.
         while done < len(jobs):
             for number, job in islice(waiting, n_threads - len(running)):
                 running[pool.submit(call, *job)] = number

@@ -20,7 +20,18 @@ ANGLE_STEP_DEG = 5
 
 
 def rerank_by_correlation(query: View, windows: Sequence[View], hits: Sequence[int]) -> Job[list[int]]:
-    """Order hits by the best correlation of the turned query anywhere on them; it may overhang by half."""
+    """Sort hits by the best correlation of the rotated query with any position on them.
+
+    Up to half of the query may lie outside the window.
+
+    Parameters
+    ----------
+    query : View
+    windows : sequence of View
+        All windows of the repository.
+    hits : sequence of int
+        Numbers of the windows to sort.
+    """
     factor = 2**FACTOR_LEVEL
     angles = [float(angle) for angle in range(-180, 180, ANGLE_STEP_DEG)]
     rows, columns = query.shape

@@ -171,7 +171,15 @@ def is_hit(candidate: Candidate, truth: Truth, *, pose: bool = False) -> bool:
 
 
 def hit_rank(candidates: Sequence[Candidate], truth: Truth, *, pose: bool = False) -> float:
-    """Return the rank (from 1) of the first hit, infinity without one."""
+    """Return the rank (from 1) of the first hit, or infinity if there is none.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+    truth : Truth
+    pose : bool
+        Whether a hit must have the right rotation too.
+    """
     return next((rank for rank, c in enumerate(candidates, 1) if is_hit(c, truth, pose=pose)), np.inf)
 
 
@@ -223,7 +231,12 @@ def search_all_steps(
     options: SearchOptions | None = None,
     **keywords: Any,
 ) -> Job[list[tuple[Truth, StagedResult]]]:
-    """Search for every query of a truth table; see `evaluate_slide_steps`.
+    """Search for every query of a truth table.
+
+    Parameters
+    ----------
+    index, queries, truth, options, **keywords
+        See `evaluate_slide_steps`.
 
     Raises
     ------

@@ -96,6 +96,16 @@ def cluster_steps(
 ) -> Job[Tensor]:
     """Cluster descriptors by mini-batch k-means (Sculley 2010), at most `MAX_PASSES` over the data.
 
+    Parameters
+    ----------
+    descriptors : ndarray (n, d) float32
+    n_words : int
+        Number of clusters.
+    seed : int
+    device : torch.device
+    stage : str
+        Text of the ticks.
+
     Returns
     -------
     Tensor (min(n_words, n), d) float32

@@ -50,14 +50,20 @@ class ClusterSearchRunner:
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Generator[tuple[int, list[Result | None]], None, None]:
-        """Share jobs out, see `SearchRunner`; a worker's threads are its owner's choice."""
+        """Run jobs on the cluster. The number of threads of a worker is set where it is started.
+
+        Parameters
+        ----------
+        tool, jobs, bytes_each
+            See `SearchRunner.run`; `bytes_each` is not used.
+        """
         packed = pickle.dumps(tool)
         size = -(-len(jobs) // (TASKS_PER_THREAD * self._cluster.n_threads))
         size = max(1, min(size, PLACES_PER_TASK))
         shared: dict[Client, Future[bytes]] = {}
 
         def submit(client: Client, first: int) -> Future[Any]:
-            # The tool is a task of its own: it travels once to every worker, and is made again if lost.
+            # The tool is a task of its own: it is sent to each worker once, and again if it is lost.
             if client not in shared or shared[client].status in FAILED:
                 shared[client] = client.submit(bytes, packed, pure=False)
             own = [(pack_record(slide), rest) for slide, *rest in jobs[first : first + size]]
@@ -81,14 +87,24 @@ class ClusterSearchRunner:
 def search_on_worker(
     location: str, model: str, device: str, tool: bytes, jobs: list[tuple[str, list[Any]]]
 ) -> list[Any]:
-    """Do some of a search's jobs, on a worker."""
+    """Run some jobs of a search, on a worker.
+
+    Parameters
+    ----------
+    location, model, device
+        See `open_shared_index`.
+    tool : bytes
+        The pickled function.
+    jobs : list of (str, list)
+        Packed slide and further arguments of each call.
+    """
     use = _unpack(tool)
     return [use(_indexed_slide(location, model, device, record), *rest) for record, rest in jobs]
 
 
 @lru_cache(maxsize=2)
 def _unpack(tool: bytes) -> Callable[..., Any]:
-    """Make a tool, once per worker."""
+    """Unpickle the function, once per worker."""
     made: Callable[..., Any] = pickle.loads(tool)
     return made
 

@@ -96,9 +96,17 @@ def heat_map_steps(
 
 
 def draw_map_steps(slide: IndexedSlide, queries: Sequence[Query], comir_pixel_size_um: float) -> Job[HeatMap]:
-    """Correlate a query, and its mirror image if that is given too, with every place of a slide.
+    """Correlate a query with every position of a slide.
 
-    Memory is bounded: the map of a large query is coarser.
+    The map of a large query is coarser, which bounds the memory.
+
+    Parameters
+    ----------
+    slide : IndexedSlide
+    queries : sequence of Query
+        The query, and its mirror image if that is searched too.
+    comir_pixel_size_um : float
+        Pixel size of the finest CoMIR level.
     """
     level = coarsen_to(queries[0].diagonal_px, WIDEST_TEMPLATE_PX, LEVEL)
     scanners = [Scanner(query, level, N_ANGLES) for query in queries]

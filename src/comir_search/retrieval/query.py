@@ -28,7 +28,15 @@ LITTLE_EVIDENCE = 0.05
 
 
 def check_query(model: Model, slide: Slide, modality: str) -> tuple[int, int]:
-    """Check what can be known of a query without reading its pixels.
+    """Check a query without reading its pixels.
+
+    Parameters
+    ----------
+    model : Model
+    slide : Slide
+        Image of the query.
+    modality : str
+        Modality of the query.
 
     Returns
     -------
@@ -38,7 +46,7 @@ def check_query(model: Model, slide: Slide, modality: str) -> tuple[int, int]:
     Raises
     ------
     PixelSizeMissing
-        If it states no pixel size.
+        If the pixel size is not known.
     ComirSearchError
         If it is too small or too large, or the model has no such modality.
     """
@@ -106,7 +114,7 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
     Raises
     ------
     PixelSizeMissing
-        If it states no pixel size.
+        If the pixel size is not known.
     ComirSearchError
         If it is too small or too large, constant, not finite, or coloured where the modality is grey.
     """

@@ -1,4 +1,4 @@
-"""Who does the work of a search: this process, or a cluster."""
+"""Where a search runs: in this process or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,62 +12,68 @@ if TYPE_CHECKING:
 
 
 class SearchRunner(Protocol):
-    """Looks at many places of many slides in the same way."""
+    """Runs the same function on many places of many slides."""
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Running[Result]:
-        """Call `tool` with every job's entries.
+        """Call a function once for each job.
 
         Parameters
         ----------
         tool : callable
-            To be pickled small, since it may travel: it goes without what is
-            quickly made again.
+            The function. It may be sent to other processes, so its pickle leaves out
+            data that can be computed again quickly.
         jobs : sequence of tuple
-            Each begins with an `IndexedSlide`; the rest can be pickled.
+            Arguments of each call. The first is an `IndexedSlide`; the others can be pickled.
         bytes_each : int
-            Memory that a job takes: the larger, the fewer run at a time in one process.
+            Memory that one job needs. The more it is, the fewer jobs run at the same time.
 
         Yields
         ------
         done : int
-            Jobs that are finished: at first none, at last all.
+            Number of finished jobs, from 0 to all.
         results : list
-            What the tool returned, in the order of the jobs; None where a job is
-            not finished. The same list every time.
+            The returned values, in the order of the jobs; None for a job that is not
+            finished. It is the same list every time.
         """
 
     def close(self) -> None:
-        """Release what doing the work needed."""
+        """Free the resources of the runner."""
 
 
 class LocalSearchRunner:
-    """Work in this process, each core on a job of its own."""
+    """Runs jobs in this process, one on each core."""
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Running[Result]:
-        """Do jobs, see `SearchRunner`."""
+        """Run jobs in this process.
+
+        Parameters
+        ----------
+        tool, jobs, bytes_each
+            See `SearchRunner.run`.
+        """
         return run_side_by_side(tool, jobs, bytes_each)
 
     def close(self) -> None:
-        """Do nothing: nothing was started."""
+        """Do nothing: there is nothing to free."""
 
 
 def open_search_runner(
     index: Index, *, workers: int | None = None, scheduler: str | None = None
 ) -> SearchRunner:
-    """Choose who searches an index; close it after the last query.
+    """Choose where an index is searched. Close the runner after the last query.
 
     Parameters
     ----------
     index : Index
-        Where workers of a cluster see it under the same name, or behind a URL.
+        For a cluster: in a folder that all workers see under the same path, or at a URL.
     workers : int, optional
-        Work in so many processes on this machine, instead of in this one.
+        Search in this many processes on this machine, instead of in this one.
     scheduler : str, optional
-        Work on the cluster of the `dask.distributed` scheduler at this address.
+        Address of a `dask.distributed` scheduler on whose cluster to search.
 
     Raises
     ------

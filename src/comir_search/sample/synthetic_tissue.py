@@ -1,11 +1,11 @@
 """A physical model of stained tissue and its second-harmonic emission.
 
-Nothing here is a picture of tissue: structures are laid out at random (glands,
-collagen bundles along a director field, muscle, fat, vessels, immune cells) and
-imaged by two simple physical models. Brightfield: two dyes absorb by
-Beer-Lambert. SHG: only fibrillar collagen emits, by its density, orientation and
-depth. Muscle, cytoplasm and blood take up eosin as collagen does, so neither
-darkness nor redness alone tells where the collagen is.
+No real tissue is used. Structures are placed at random (glands, collagen bundles along
+a direction field, muscle, fat, vessels, immune cells), and two simple physical models
+make the images. Brightfield: two dyes absorb light (Beer-Lambert law). SHG: only
+fibrillar collagen emits light, depending on its density, orientation and depth. Muscle,
+cytoplasm and blood take up eosin as collagen does, so the collagen cannot be found by
+darkness or redness alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comir_search.progress import Job, Tick
 Field = NDArray[np.floating]
 Generator = np.random.Generator
 
-PIXEL_SIZE_UM = 1.0  # everything below is laid out on a grid of this size
+PIXEL_SIZE_UM = 1.0  # size of the grid on which everything is placed
 WHITE = np.array([244, 243, 244], np.float32)
 # Optical density of the dyes in red, green and blue, of unit length (reference vectors of
 # Macenko et al. 2009, for slides as scanners see them).
@@ -49,7 +49,7 @@ class Tissue:
 
 
 def simulate_tissue_steps(width_um: int, height_um: int, seed: int, stage: str = "simulating") -> Job[Tissue]:
-    """Lay out and image a piece of tissue with white glass around it, step by step.
+    """Make a piece of tissue with white glass around it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def simulate_tissue_steps(width_um: int, height_um: int, seed: int, stage: str =
     seed : int
         The same seed gives the same tissue.
     stage : str, optional
-        What the ticks say.
+        Text of the ticks.
     """
     rng = np.random.default_rng(seed)
     shape = (int(height_um / PIXEL_SIZE_UM), int(width_um / PIXEL_SIZE_UM))
