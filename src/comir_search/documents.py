@@ -123,8 +123,8 @@ def with_digest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest_of(values: Mapping[str, Any]) -> str:
     """Return the hash of JSON-ready values without their own ``digest``: 32 hex digits."""
-    told = {key: value for key, value in values.items() if key != DIGEST}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = {key: value for key, value in values.items() if key != DIGEST}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -105,7 +105,7 @@ def _open_closed_streams() -> None:
 
 
 def _complain(sentence: str) -> None:
-    """Print a sentence on stderr, and drop what nobody can take any longer."""
+    """Print a sentence on stderr. Output that can no longer be written is dropped."""
     try:
         print(sentence, file=sys.stderr, flush=True)
         sys.stdout.flush()

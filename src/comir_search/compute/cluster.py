@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONNECT_S, RETRY_S = 10.0, 1.0
 RECONNECT_S = 120.0
 WORKERLESS_S = 180.0  # how long a cluster may have no worker at all, while killed ones are started again
-# How long to wait between two looks: soon again as long as something finishes, then less and less often.
+# Pause between two checks: short while tasks finish, then longer and longer.
 POLL_S, LONGEST_POLL_S = 0.01, 0.2
 FETCH_S = 1.0
 TASKS_PER_THREAD = 3
@@ -31,9 +31,9 @@ ATTEMPTS = 4
 SLOW_TIMES, SLOW_S = 4.0, 10.0
 FAILED = ("error", "cancelled", "lost")
 _ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
-# By default each process of a cluster looks at its stack, its loop and its memory 10 to 100 times a second: for
-# statistics that nobody sees here, and to kill a worker that takes too much, which once a second is soon enough.
-# That is a fifteenth of the work, and interrupts the task each time.
+# By default each process of a cluster samples its stack, its loop and its memory 10 to 100 times a second, for
+# statistics that are not used here, and to kill a worker with too much memory. Once a second is often enough for
+# that. The sampling takes a fifteenth of the processor time.
 _SELDOM = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -50,7 +50,7 @@ class ClusterLost(ComirSearchError):
 
 
 def check_choice(scheduler: str | None, workers: int | None) -> None:
-    """Refuse a choice of `scheduler` and `workers` (see `Cluster`) that is none, or says two things."""
+    """Raise an error unless exactly one of `scheduler` and `workers` is given; see `Cluster`."""
     if (scheduler is None) == (workers is None):
         raise ComirSearchError(
             "Give either the number of workers to start, or the scheduler whose workers to use, not both."
@@ -60,7 +60,7 @@ def check_choice(scheduler: str | None, workers: int | None) -> None:
 
 
 class Cluster:
-    """A connection to a cluster, made again where it breaks.
+    """A connection to a cluster, restored if it breaks.
 
     Parameters
     ----------
@@ -146,7 +146,14 @@ class Cluster:
             )
 
     def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
-        """Have workers begin what the first of their tasks would, without waiting for it or minding failures."""
+        """Let each worker prepare for its first task, without waiting and ignoring errors.
+
+        Parameters
+        ----------
+        task : callable
+        *arguments
+            Of the task.
+        """
         for _ in range(self.n_threads):
             self._preparing.append(self._client.submit(task, *arguments, pure=False))
 
@@ -164,27 +171,28 @@ class Cluster:
     def run(
         self, submit: Submit[Item], items: Sequence[Item]
     ) -> Generator[list[tuple[Item, Any]], None, None]:
-        """Run one task an item; one that is lost with its worker, or is slow, is started again.
+        """Run one task for each item. A task is started again if its worker is lost or it is slow.
 
         Parameters
         ----------
         submit : callable
-            Called with the client and an item; starts the item's task. It may run
-            twice, even at the same time.
+            Called with the client and an item; starts the task of the item. It may be
+            called twice for an item, even at the same time.
         items : sequence of hashable
 
         Yields
         ------
         list of (item, object)
-            What has finished since the last time and what it returned, in any
-            order; nothing while waiting. Closing the generator ends all tasks.
+            Items that have finished since the last time, with what their tasks returned,
+            in any order; empty while waiting. Closing the generator ends all tasks.
 
         Raises
         ------
         ComirSearchError
-            If a task was lost too often, or the scheduler does not come back.
+            If a task was lost too often, there is no worker for too long, or the
+            scheduler does not come back.
         Exception
-            What a task raises.
+            The error of a task.
         """
         waiting = deque(items)
         running: dict[Item, list[Future[Any]]] = {}
@@ -262,9 +270,9 @@ class Cluster:
             ) from error
 
     def _reconnect(self) -> Generator[None, None, None]:
-        """Wait for the scheduler to come back; what is finished stays finished."""
+        """Wait until the scheduler is back; finished tasks stay finished."""
         give_up_s = time.monotonic() + RECONNECT_S
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would tell is expected here
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its messages are expected here
         self._client.close(timeout=1)
         while True:
             try:
@@ -287,7 +295,7 @@ class Cluster:
         return failure or str(future.status)
 
     def _check_attempts(self, failure: BaseException | str, attempts: int) -> None:
-        """Refuse to try for ever."""
+        """Raise an error after too many attempts."""
         if attempts >= ATTEMPTS:
             cause = failure if isinstance(failure, BaseException) else None
             raise ClusterLost(
@@ -298,7 +306,7 @@ class Cluster:
 
 
 def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
-    """Start a cluster; interrupted, end it first: what is half started can neither be used nor closed."""
+    """Start a cluster. After Ctrl-C, close it only when it has started: before that, it cannot be closed."""
     with ThreadPoolExecutor(1) as pool:  # Ctrl-C interrupts this thread alone
         starting = pool.submit(start)
         try:
@@ -309,7 +317,7 @@ def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
 
 
 def _kill_workers(cluster: LocalCluster) -> None:
-    """End processes at once: asked to, they take seconds over their tasks, of which nothing is lost but time."""
+    """Kill the processes at once. Otherwise they first finish their tasks, which takes seconds; nothing is lost."""
     import psutil
 
     for nanny in cluster.workers.values():

@@ -72,7 +72,7 @@ class DefaultSearch:
                     paths, self._folder, model=self._model, modality=self._modality, pixel_size_um=size_um
                 )
             except BatchIncomplete as incomplete:
-                # Its windows would count as never found, although nobody looked for them.
+                # Its windows would count as not found, although they were not searched.
                 raise ComirSearchError(incomplete.left_out[0].reason) from incomplete
         self._index = Index.open(self._folder, device=self._model.device.type)
         self._check_copies()

@@ -161,7 +161,7 @@ class Reporter:
         )
 
     def _reason(self, candidates: tuple[Candidate, ...], found: bool) -> str:
-        """Say in one sentence why a query was found or not, and what else the user should know of the answer."""
+        """Return one sentence: why the query was found or not, and what limits the answer."""
         parts = [self._judgement(candidates, found)]
         coverage = self.coverage
         if coverage.damaged or not (found or coverage.is_whole):

@@ -123,9 +123,9 @@ class Verifier:
     ) -> Job[tuple[list[Place], list[Place]]]:
         """Correlate places again.
 
-        All go through the first round, the best of each round through the next;
-        where fewer than `wanted` distinct ones are left at the end, those follow
-        that were held back, the farthest on first.
+        All places take part in the first round, and the best of each round in the next.
+        If fewer than `wanted` distinct places are left at the end, more places
+        continue, beginning with those that had come to the latest round.
 
         Parameters
         ----------

@@ -136,9 +136,9 @@ class BagOfWords:
         return make_table(counts, vocabulary.idf, self.frequencies)
 
     def screen(self, slide: IndexedSlide, part: tuple[int, int]) -> float:
-        """Return how well the words of a part's best window fit, wherever they lie in the query, turned anyhow.
+        """Return how well the words of the best window of a part fit, ignoring position and rotation.
 
-        That is quick, and tells kinds of tissue apart, no more.
+        This is quick. It only distinguishes kinds of tissue.
 
         Parameters
         ----------
