@@ -12,7 +12,6 @@ import sys
 from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from malloc.h
-_LARGE_BYTES = 4 << 20
 _KEPT_BYTES = 512 << 20
 _PORTABLE_BYTES = 32 << 20  # the most that glibc before 2.35 takes for a threshold
 
