@@ -1,4 +1,4 @@
-"""Failures that a user can do something about, each said in one sentence."""
+"""Errors that the user can fix. The message says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Any
 
 
 class ComirSearchError(Exception):
-    """A stated failure: its message names the file, the reason and the way out.
+    """An error that the user can fix.
 
-    The command prints the message alone and exits with 1; the plugin shows it
-    as one sentence. Anything else that is raised is a bug.
+    The message is one sentence with the file, the cause and what to do. The command
+    prints the message without a traceback and exits with 1; the plugin shows it in
+    the window. Every other exception that reaches the user is a bug.
     """
 
 
 class PixelSizeMissing(ComirSearchError):
-    """An image does not say what its pixel size is, and the user did not give one."""
+    """The file of an image has no pixel size, and the user did not give one."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One member of a batch that could not be done.
+    """One file of a batch that failed.
 
     Parameters
     ----------
     name : str
         The file, as the user named it.
     reason : str
-        One sentence that names the file, the reason and the way out.
+        One sentence with the file, the cause and what to do.
     """
 
     name: str
@@ -35,20 +36,20 @@ class LeftOut:
 
 
 class BatchIncomplete(ComirSearchError):
-    """A batch did what it could, and had to leave some members out.
+    """Some files of a batch failed.
 
-    Raised only once everything else is done and kept.
+    It is raised after all other files are done and their results are saved.
 
     Parameters
     ----------
     result : object
-        What the batch would have returned: the members that were done.
+        The result for the files that are done.
     left_out : sequence of LeftOut
-        At least one.
+        The files that failed; at least one.
     n_members : int
-        Members of the batch in all.
+        Number of files in the batch, failed ones included.
     stopped : str, optional
-        One sentence on what ended the batch early, where something did.
+        If the batch ended early, one sentence that says why.
     """
 
     def __init__(self, result: Any, left_out: tuple[LeftOut, ...], n_members: int, stopped: str = "") -> None:

@@ -1,7 +1,8 @@
-"""Whether memory that is let go goes back to the system: on Linux, glibc is told here.
+"""Settings of the memory allocator: whether freed memory is kept or returned to the system.
 
-A command that works and ends keeps it for its next use; a window that stays open
-gives it back.
+A command keeps freed memory, because it needs as much again soon and ends when its
+work is done. A window that stays open returns it. Only glibc, the C library of most
+Linux systems, has these settings; elsewhere the functions do nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from malloc.h
 _KEPT_BYTES = 512 << 20
-_PORTABLE_BYTES = 32 << 20  # the most that glibc before 2.35 takes for a threshold
+_PORTABLE_BYTES = 32 << 20  # the largest threshold that glibc before 2.35 accepts
 
-# For processes to begin with, what `reuse_large_blocks` asks for later; and torch, which has to know before it
-# is loaded, may ask for large pages, of which a virtual machine hands out as much in a tenth of the time.
+# The settings of `reuse_large_blocks` as environment variables, for processes that are started here. The first
+# one is for torch, which reads it when it is loaded: torch may then use large pages, which a virtual machine
+# provides in a tenth of the time.
 REUSE_ENVIRON = {
     "THP_MEM_ALLOC_ENABLE": 1,
     "MALLOC_ARENA_MAX": 1,
@@ -26,12 +28,13 @@ REUSE_ENVIRON = {
 
 
 def reuse_large_blocks() -> None:
-    """Keep large blocks that are freed for the next ones, for the rest of the process.
+    """Reuse large blocks of freed memory, from now until the process ends.
 
-    glibc gives them back to the system, which clears each anew: an eighth of the
-    processor time of indexing, and half with the settings that workers of
-    `dask.distributed` begin with. Best called before there are threads, which all
-    use one heap from then on: others cannot hold large blocks.
+    By default glibc returns them to the system, which must clear every block that
+    it hands out again. That takes an eighth of the processor time of indexing, and
+    half of it with the settings of `dask.distributed` for its workers. Call this
+    before threads are started: threads then share one heap, since a heap of a
+    thread's own cannot hold large blocks.
     """
     if not _set_malloc(_M_MMAP_THRESHOLD, 1 << 30):
         _set_malloc(_M_MMAP_THRESHOLD, _PORTABLE_BYTES)
@@ -40,21 +43,20 @@ def reuse_large_blocks() -> None:
 
 
 def give_memory_back() -> None:
-    """Free what only refers to itself, and hand freed memory back to the system.
+    """Collect garbage, and return freed memory to the system.
 
-    glibc keeps what threads have freed for their next use: after an indexing
-    that is hundreds of megabytes, for as long as the process lives. Other
-    systems give it back by themselves.
+    glibc keeps the memory that threads have freed: hundreds of megabytes after
+    indexing, until the process ends. Other systems return it by themselves.
     """
     gc.collect()
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # musl has nothing to trim
+        with suppress(AttributeError, OSError):  # the C library musl has no such function
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_malloc(option: int, value: int) -> bool:
-    """Return whether glibc took it."""
+    """Change one setting; return whether glibc accepted the value."""
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # musl has no such settings
+        with suppress(AttributeError, OSError):  # the C library musl has no such settings
             return bool(ctypes.CDLL(None).mallopt(option, value))
     return False

@@ -1,8 +1,9 @@
-"""Sharing a processor's cores out to threads that compute side by side.
+"""Threads that compute at the same time, one on each core of the processor.
 
-Torch divides one operation among all cores, which pays for few of the small ones
-that indexes and searches are made of. Here each thread works on something else,
-on one core. Torch lets go of Python's lock while it computes.
+By default torch divides each operation among all cores. Indexing and searching
+consist of many small operations, for which that is slow. Here each thread does its
+own job on one core. The threads do not block each other, because torch releases
+Python's global lock while it computes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from typing import Any, TypeVar
 
 import torch
 
-MOST_THREADS = 8  # more would wait for Python's lock: further processes do better
-MEMORY_BYTES = 1200 << 20  # that threads may take together
-SEARCH_BYTES = 800 << 20  # that a search's may, beside the index's cache
+MOST_THREADS = 8  # more threads would wait for Python's global lock; more processes are faster then
+MEMORY_BYTES = 1200 << 20  # largest memory of all threads together
+SEARCH_BYTES = 800 << 20  # the same for a search, which also needs memory for the index's cache
 
 Result = TypeVar("Result")
 Running = Generator[tuple[int, list[Result | None]], None, None]
-
 
 _lock = Lock()
 _sharing, _n_cores = 0, 1
@@ -30,24 +30,25 @@ _sharing, _n_cores = 0, 1
 
 @contextmanager
 def share_cores(bytes_each: int = 0, memory_bytes: int = MEMORY_BYTES) -> Iterator[int]:
-    """Let other threads use the cores that torch may use in this one.
+    """Choose the number of threads to start; afterwards torch uses all cores again.
 
     Parameters
     ----------
     bytes_each : int
-        Memory that each of them takes.
+        Memory that one thread needs.
     memory_bytes : int
-        That they may take together.
+        Largest memory of all threads together.
 
     Yields
     ------
     int
-        How many threads to start, each of which does first what `beginning` says.
+        Number of threads to start. Each must first call the function that
+        `beginning` returns.
     """
     global _sharing, _n_cores
     with _lock:
-        # What one thread sets, threads that are started later begin with: among several of these calls at a time
-        # only the first sees how many cores there are, and only the last may say so again.
+        # A new thread inherits torch's number of cores, which another caller may have set to one. So only the first
+        # of several callers at a time reads the number, and each sets it again when it ends.
         _n_cores = _n_cores if _sharing else torch.get_num_threads()
         _sharing += 1
     try:
@@ -64,31 +65,32 @@ def take_one_core() -> None:
 
 
 def beginning(n_threads: int) -> Callable[[], None] | None:
-    """Return what each of some threads calls first; one alone may use all cores."""
+    """Return what each new thread must call first; a single thread keeps all cores, and gets None."""
     return take_one_core if n_threads > 1 else None
 
 
 def run_side_by_side(
     call: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
 ) -> Running[Result]:
-    """Call something with every job's entries, each core with a job of its own.
+    """Call a function once for each job, several jobs at a time, each on one core.
 
     Parameters
     ----------
     call : callable
-        Safe to be called by several threads at a time.
+        The function; several threads call it at the same time.
     jobs : sequence of tuple
+        Each job holds the arguments of one call.
     bytes_each : int
-        Memory that a job takes: the larger, the fewer run at a time.
+        Memory that one job needs. The more it is, the fewer jobs run at a time.
 
     Yields
     ------
     done : int
-        Jobs that are finished: at first none, at last all.
+        Number of finished jobs, from 0 to all.
     results : list
-        What was returned, in the order of the jobs; None where a job is not
-        finished. The same list every time. Closing the generator waits for the
-        jobs that have begun.
+        The returned values in the order of the jobs, None for unfinished jobs. It is
+        the same list every time. Closing the generator waits for the jobs that
+        have started.
     """
     results: list[Result | None] = [None] * len(jobs)
     yield 0, results
@@ -98,7 +100,7 @@ def run_side_by_side(
         share_cores(bytes_each, SEARCH_BYTES) as n_threads,
         ThreadPoolExecutor(n_threads, "cores", beginning(n_threads)) as pool,
     ):
-        # No more than the threads can begin: nothing runs on while the consumer does not ask.
+        # Start only as many jobs as there are threads, so that no more start while the consumer pauses.
         while done < len(jobs):
             for number, job in islice(waiting, n_threads - len(running)):
                 running[pool.submit(call, *job)] = number

@@ -1,4 +1,4 @@
-"""Who does the work of a search: this process, or a cluster."""
+"""Where a search runs: in this process, or on the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -12,62 +12,73 @@ if TYPE_CHECKING:
 
 
 class SearchRunner(Protocol):
-    """Looks at many places of many slides in the same way."""
+    """Calls one function for many positions on many slides."""
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Running[Result]:
-        """Call `tool` with every job's entries.
+        """Call `tool` once for each job.
 
         Parameters
         ----------
         tool : callable
-            To be pickled small, since it may travel: it goes without what is
-            quickly made again.
+            It may be sent to other processes, so its pickle should be small and leave
+            out everything that can be computed again quickly.
         jobs : sequence of tuple
-            Each begins with an `IndexedSlide`; the rest can be pickled.
+            Each job holds the arguments of one call. The first is an `IndexedSlide`;
+            the others can be pickled.
         bytes_each : int
-            Memory that a job takes: the larger, the fewer run at a time in one process.
+            Memory that one job needs. The more it is, the fewer jobs run at a time
+            in one process.
 
         Yields
         ------
         done : int
-            Jobs that are finished: at first none, at last all.
+            Number of finished jobs, from 0 to all.
         results : list
-            What the tool returned, in the order of the jobs; None where a job is
-            not finished. The same list every time.
+            The returned values in the order of the jobs, None for unfinished jobs. It
+            is the same list every time.
         """
 
     def close(self) -> None:
-        """Release what doing the work needed."""
+        """Stop the workers, or disconnect from them."""
 
 
 class LocalSearchRunner:
-    """Work in this process, each core on a job of its own."""
+    """Search in this process, with one job on each core."""
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Running[Result]:
-        """Do jobs, see `SearchRunner`."""
+        """Call `tool` once for each job; see `SearchRunner`.
+
+        Parameters
+        ----------
+        tool : callable
+        jobs : sequence of tuple
+        bytes_each : int
+        """
         return run_side_by_side(tool, jobs, bytes_each)
 
     def close(self) -> None:
-        """Do nothing: nothing was started."""
+        """Do nothing, because there are no workers."""
 
 
 def open_search_runner(
     index: Index, *, workers: int | None = None, scheduler: str | None = None
 ) -> SearchRunner:
-    """Choose who searches an index; close it after the last query.
+    """Choose where an index is searched. Close the runner after the last query.
 
     Parameters
     ----------
     index : Index
-        Where workers of a cluster see it under the same name, or behind a URL.
+        For a cluster: in a folder that all workers see under the same path, or at a
+        URL.
     workers : int, optional
-        Work in so many processes on this machine, instead of in this one.
+        Number of worker processes to start on this machine. By default this process
+        itself searches.
     scheduler : str, optional
-        Work on the cluster of the `dask.distributed` scheduler at this address.
+        Address of the `dask.distributed` scheduler of a running cluster.
 
     Raises
     ------
