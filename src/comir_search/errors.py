@@ -1,4 +1,4 @@
-"""Errors that a user can do something about. Each message is one sentence."""
+"""Errors that the user can fix. The message says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Any
 
 
 class ComirSearchError(Exception):
-    """An error whose message names the file, the reason and what to do.
+    """An error that the user can fix.
 
-    The command prints the message and exits with 1; the plugin shows the message.
-    Every other exception is a bug.
+    The message is one sentence with the file, the cause and what to do. The command
+    prints the message without a traceback and exits with 1; the plugin shows it in
+    the window. Every other exception that reaches the user is a bug.
     """
 
 
 class PixelSizeMissing(ComirSearchError):
-    """The image file gives no pixel size, and neither did the user."""
+    """The file of an image has no pixel size, and the user did not give one."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One file of a batch that could not be processed.
+    """One file of a batch that failed.
 
     Parameters
     ----------
     name : str
         The file, as the user named it.
     reason : str
-        One sentence: the file, the reason and what to do.
+        One sentence with the file, the cause and what to do.
     """
 
     name: str
@@ -35,20 +36,20 @@ class LeftOut:
 
 
 class BatchIncomplete(ComirSearchError):
-    """Some files of a batch could not be processed.
+    """Some files of a batch failed.
 
-    It is raised after all other files are processed and saved.
+    It is raised after all other files are done and their results are saved.
 
     Parameters
     ----------
     result : object
-        What the batch returns for the files that were processed.
+        The result for the files that are done.
     left_out : sequence of LeftOut
-        At least one.
+        The files that failed; at least one.
     n_members : int
-        Number of files in the batch.
+        Number of files in the batch, failed ones included.
     stopped : str, optional
-        One sentence that says why the batch ended early, if it did.
+        If the batch ended early, one sentence that says why.
     """
 
     def __init__(self, result: Any, left_out: tuple[LeftOut, ...], n_members: int, stopped: str = "") -> None:

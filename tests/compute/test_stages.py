@@ -49,7 +49,7 @@ def test_what_waits_is_bounded():
         used.append(number)
         return max(made) - number
 
-    ahead = results(range(30), [lambda n: made.append(n) or n, use], waiting=1)
+    ahead = results(range(30), [lambda n: made.append(n) or n, use])
     assert max(ahead) <= 3
     assert used == list(range(30))
 

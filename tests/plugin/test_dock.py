@@ -126,7 +126,9 @@ def test_slides_are_listed_with_size_and_source(qtbot, dock: SearchDock, slides:
     settle(qtbot, dock)
     texts = [item.size_text for item in dock.session.slides]
     assert texts[0].startswith("400 × 300 px · 0.5 µm (") and texts[1] == "400 × 300 px · pixel size missing"
-    assert not dock.repository.model.without_picture()
+    model = dock.repository.model
+    icons = [model.index(row).data(int(Qt.ItemDataRole.DecorationRole)) for row in range(model.rowCount())]
+    assert all(icon is not None for icon in icons)
     layer = dock.workbench.view.layer(dock.session.slides[0].fingerprint)
     assert layer.visible and tuple(layer.scale) == (0.5, 0.5)
     dock.workbench.index(dock.session.slides[1:])

@@ -32,7 +32,7 @@ COMMANDS = (
     "compact",
 )
 
-DONE, STATED_FAILURE, WRONG_USAGE = 0, 1, 2
+DONE, STATED_FAILURE = 0, 1  # argparse itself ends with 2 for wrong usage
 INTERRUPTED, READER_GONE = 130, 141  # as the shell counts SIGINT and SIGPIPE
 
 

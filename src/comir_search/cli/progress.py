@@ -1,4 +1,9 @@
-"""A progress bar on stderr for long jobs."""
+"""A progress bar on stderr for long jobs.
+
+The bar is not tqdm's: where a stage has a long name, tqdm cuts off the bar and the
+percentage and not the name, and it shows the time left as "03:20" and not as
+"3 min 20 s".
+"""
 
 from __future__ import annotations
 

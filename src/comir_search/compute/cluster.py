@@ -1,4 +1,9 @@
-"""Tasks on a `dask.distributed` cluster whose workers may come, go and be killed."""
+"""Tasks on a `dask.distributed` cluster whose workers may start, stop and be killed at any time.
+
+distributed's own retries do not replace the ones here. `submit(retries=...)` repeats
+every error, also those that a second try cannot fix, such as a damaged file. It does
+not start a second copy of a slow task, and does not survive the loss of the scheduler.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +25,20 @@ if TYPE_CHECKING:
 
 CONNECT_S, RETRY_S = 10.0, 1.0
 RECONNECT_S = 120.0
-WORKERLESS_S = 180.0  # how long a cluster may have no worker at all, while killed ones are started again
-# Pause between two checks: short while tasks finish, then longer and longer.
+WORKERLESS_S = 180.0  # how long a cluster may have no worker, since killed ones need time to start again
+# How long to wait between two checks: at first short, then longer and longer while no task finishes.
 POLL_S, LONGEST_POLL_S = 0.01, 0.2
 FETCH_S = 1.0
 TASKS_PER_THREAD = 3
 ATTEMPTS = 4
-# A task is started a second time when nothing else is left to start and it has
-# taken this many times the median, but no less than these seconds.
+# Once all tasks are started, a copy of a slow task is started: one that has taken this many times the
+# median time, and at least these seconds.
 SLOW_TIMES, SLOW_S = 4.0, 10.0
 FAILED = ("error", "cancelled", "lost")
 _ENVIRON_KEY = "distributed.nanny.pre-spawn-environ"
-# By default each process of a cluster samples its stack, its loop and its memory 10 to 100 times a second, for
-# statistics that are not used here, and to kill a worker with too much memory. Once a second is often enough for
-# that. The sampling takes a fifteenth of the processor time.
+# By default each process of a cluster samples its stack, event loop and memory 10 to 100 times a second. Nobody
+# sees these statistics here, and once a second is enough to stop a worker that uses too much memory. The samples
+# take a fifteenth of the processor time and interrupt the task each time.
 _SELDOM = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -46,11 +51,21 @@ Submit = Callable[["Client", Item], "Future[Any]"]
 
 
 class ClusterLost(ComirSearchError):
-    """The workers, or the scheduler that leads to them, cannot be reached or do not finish anything."""
+    """The scheduler or the workers cannot be reached, or tasks fail again and again."""
 
 
 def check_choice(scheduler: str | None, workers: int | None) -> None:
-    """Raise an error unless exactly one of `scheduler` and `workers` is given; see `Cluster`."""
+    """Raise an error unless exactly one of `scheduler` and `workers` is given; see `Cluster`.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+    workers : int, optional
+
+    Raises
+    ------
+    ComirSearchError
+    """
     if (scheduler is None) == (workers is None):
         raise ComirSearchError(
             "Give either the number of workers to start, or the scheduler whose workers to use, not both."
@@ -60,16 +75,16 @@ def check_choice(scheduler: str | None, workers: int | None) -> None:
 
 
 class Cluster:
-    """A connection to a cluster, restored if it breaks.
+    """A connection to a cluster. It is made again if it breaks.
 
     Parameters
     ----------
     scheduler : str, optional
         Address of a running scheduler.
     workers : int, optional
-        Otherwise, how many worker processes to start on this machine.
+        Number of worker processes to start on this machine, without a scheduler.
     again : str
-        What to do after a failure, as the end of a sentence.
+        End of each error message: how the user continues.
 
     Raises
     ------
@@ -97,8 +112,9 @@ class Cluster:
             ) from error
         self._again = again
         if scheduler is None:
-            # Else a nanny has each freed block given back, and getting it anew can take as long as the work
-            # itself. From before the first thread on, so that all share one heap; what the user has set goes first.
+            # By default dask's nanny makes workers return freed memory at once, and allocating it again can take
+            # as long as the work itself. The settings are environment variables, because they must hold before a
+            # worker starts its first thread.
             environ = {**dask.config.get(_ENVIRON_KEY), **REUSE_ENVIRON}
             with dask.config.set({_ENVIRON_KEY: environ, **_SELDOM}):
                 self._cluster = _finish_starting(
@@ -122,11 +138,11 @@ class Cluster:
 
     @property
     def n_threads(self) -> int:
-        """Tasks that the workers of this moment run at a time, at least one, also of a lost scheduler."""
+        """Number of tasks that the present workers run at the same time; 1 if there are none."""
         return max(1, self._count_threads() or 0)
 
     def _count_threads(self) -> int | None:
-        """Return how many tasks the workers can run at a time; None if the scheduler does not answer."""
+        """Return how many tasks the workers run at the same time; None if the scheduler does not answer."""
         if self._client.status == "running":
             with suppress(OSError):
                 return sum(self._client.nthreads().values())
@@ -146,19 +162,20 @@ class Cluster:
             )
 
     def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
-        """Let each worker prepare for its first task, without waiting and ignoring errors.
+        """Start a task on every worker that prepares it for the work, such as loading the model.
+
+        Its end is not waited for, and its errors are ignored.
 
         Parameters
         ----------
         task : callable
-        *arguments
-            Of the task.
+        *arguments : object
         """
         for _ in range(self.n_threads):
             self._preparing.append(self._client.submit(task, *arguments, pure=False))
 
     def close(self) -> None:
-        """Leave the cluster; end it if it was started here."""
+        """Disconnect from the cluster; shut it down if it was started here."""
         is_at_work = self._is_cut_short or not all(future.done() for future in self._preparing)
         client = getattr(self, "_client", None)
         if client is not None:
@@ -171,26 +188,27 @@ class Cluster:
     def run(
         self, submit: Submit[Item], items: Sequence[Item]
     ) -> Generator[list[tuple[Item, Any]], None, None]:
-        """Run one task for each item. A task is started again if its worker is lost or it is slow.
+        """Run one task for each item. A task that is lost with its worker, or is slow, is started again.
 
         Parameters
         ----------
         submit : callable
-            Called with the client and an item; starts the task of the item. It may be
-            called twice for an item, even at the same time.
+            Called with the client and an item; starts the item's task and returns its
+            future. A task may run twice, even at the same time.
         items : sequence of hashable
 
         Yields
         ------
         list of (item, object)
-            Items that have finished since the last time, with what their tasks returned,
-            in any order; empty while waiting. Closing the generator ends all tasks.
+            The items that have finished since the last list, with the returned values,
+            in any order; empty while none has finished. Closing the generator cancels
+            all tasks.
 
         Raises
         ------
         ComirSearchError
-            If a task was lost too often, there is no worker for too long, or the
-            scheduler does not come back.
+            If a task was lost too often, there are no workers, or the scheduler
+            does not come back.
         Exception
             The error of a task.
         """
@@ -237,8 +255,8 @@ class Cluster:
                             finished.append((item, result))
                         except (TimeoutError, CancelledError, OSError) as error:
                             if self._client.status != "running":
-                                continue  # lost with the scheduler, which is waited for
-                            failure = error  # lost with its worker after all, or on the way
+                                continue  # lost with the scheduler; `_reconnect` waits for it
+                            failure = error  # lost with its worker, or during the transfer
                     elif all(state in FAILED for state in states):
                         failed = "error" if "error" in states else states[-1]
                         failure = self._failure_of(futures[states.index(failed)])
@@ -270,9 +288,9 @@ class Cluster:
             ) from error
 
     def _reconnect(self) -> Generator[None, None, None]:
-        """Wait until the scheduler is back; finished tasks stay finished."""
+        """Wait for the scheduler to come back. Finished items stay finished."""
         give_up_s = time.monotonic() + RECONNECT_S
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its messages are expected here
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its warnings are expected here
         self._client.close(timeout=1)
         while True:
             try:
@@ -286,7 +304,7 @@ class Cluster:
             yield
 
     def _failure_of(self, future: Future[Any]) -> BaseException | str:
-        """Return why a future failed; raise what its task raised, unless trying again may help."""
+        """Return why a future failed, if a second try may help; otherwise raise the task's error."""
         from distributed import KilledWorker
 
         failure = future.exception(timeout=CONNECT_S) if future.status == "error" else None
@@ -295,7 +313,7 @@ class Cluster:
         return failure or str(future.status)
 
     def _check_attempts(self, failure: BaseException | str, attempts: int) -> None:
-        """Raise an error after too many attempts."""
+        """Raise an error if a task was lost too often."""
         if attempts >= ATTEMPTS:
             cause = failure if isinstance(failure, BaseException) else None
             raise ClusterLost(
@@ -306,8 +324,11 @@ class Cluster:
 
 
 def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
-    """Start a cluster. After Ctrl-C, close it only when it has started: before that, it cannot be closed."""
-    with ThreadPoolExecutor(1) as pool:  # Ctrl-C interrupts this thread alone
+    """Start a cluster. On Ctrl-C wait until it has started, and close it.
+
+    A cluster that is only partly started can be neither used nor closed.
+    """
+    with ThreadPoolExecutor(1) as pool:  # Ctrl-C interrupts only the main thread
         starting = pool.submit(start)
         try:
             return starting.result()
@@ -317,7 +338,7 @@ def _finish_starting(start: Callable[[], LocalCluster]) -> LocalCluster:
 
 
 def _kill_workers(cluster: LocalCluster) -> None:
-    """Kill the processes at once. Otherwise they first finish their tasks, which takes seconds; nothing is lost."""
+    """Kill the workers at once, since they would first finish their tasks, which takes seconds."""
     import psutil
 
     for nanny in cluster.workers.values():

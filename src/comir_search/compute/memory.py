@@ -1,7 +1,8 @@
-"""How the C library of Linux (glibc) keeps freed memory, or returns it to the system.
+"""Settings of the memory allocator: whether freed memory is kept or returned to the system.
 
-A command keeps freed memory, because it uses it again soon and then ends. A window
-that stays open returns it.
+A command keeps freed memory, because it needs as much again soon and ends when its
+work is done. A window that stays open returns it. Only glibc, the C library of most
+Linux systems, has these settings; elsewhere the functions do nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import sys
 from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from malloc.h
-_LARGE_BYTES = 4 << 20
 _KEPT_BYTES = 512 << 20
-_PORTABLE_BYTES = 32 << 20  # the most that glibc before 2.35 takes for a threshold
+_PORTABLE_BYTES = 32 << 20  # the largest threshold that glibc before 2.35 accepts
 
-# The same settings as `reuse_large_blocks`, as environment variables for new processes. The first lets torch use
-# large pages, which a virtual machine provides ten times faster; torch reads it when it is loaded.
+# The settings of `reuse_large_blocks` as environment variables, for processes that are started here. The first
+# one is for torch, which reads it when it is loaded: torch may then use large pages, which a virtual machine
+# provides in a tenth of the time.
 REUSE_ENVIRON = {
     "THP_MEM_ALLOC_ENABLE": 1,
     "MALLOC_ARENA_MAX": 1,
@@ -27,14 +28,13 @@ REUSE_ENVIRON = {
 
 
 def reuse_large_blocks() -> None:
-    """Keep freed large blocks of memory for reuse, until the process ends.
+    """Reuse large blocks of freed memory, from now until the process ends.
 
-    By default glibc returns large blocks to the system, which must clear each new
-    one. This takes an eighth of the processor time of indexing, and half of it with
-    the default settings of the workers of `dask.distributed`.
-
-    Call it before the first thread starts: all threads then share one heap, and only
-    the main heap can keep large blocks.
+    By default glibc returns them to the system, which must clear every block that
+    it hands out again. That takes an eighth of the processor time of indexing, and
+    half of it with the settings of `dask.distributed` for its workers. Call this
+    before threads are started: threads then share one heap, since a heap of a
+    thread's own cannot hold large blocks.
     """
     if not _set_malloc(_M_MMAP_THRESHOLD, 1 << 30):
         _set_malloc(_M_MMAP_THRESHOLD, _PORTABLE_BYTES)
@@ -43,20 +43,20 @@ def reuse_large_blocks() -> None:
 
 
 def give_memory_back() -> None:
-    """Collect garbage and return freed memory to the system.
+    """Collect garbage, and return freed memory to the system.
 
     glibc keeps the memory that threads have freed: hundreds of megabytes after
     indexing, until the process ends. Other systems return it by themselves.
     """
     gc.collect()
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # musl has nothing to trim
+        with suppress(AttributeError, OSError):  # the C library musl has no such function
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_malloc(option: int, value: int) -> bool:
-    """Return whether glibc accepted the setting."""
+    """Change one setting; return whether glibc accepted the value."""
     if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # musl has no such settings
+        with suppress(AttributeError, OSError):  # the C library musl has no such settings
             return bool(ctypes.CDLL(None).mallopt(option, value))
     return False

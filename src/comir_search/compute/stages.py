@@ -1,4 +1,8 @@
-"""Stages of work that run at the same time, in threads connected by bounded queues."""
+"""A pipeline: stages that run at the same time in threads, connected by short queues.
+
+While one item is read, the one before it is computed and the one before that is
+written. The queues are short, so that a fast stage cannot fill the memory.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,19 @@ from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import Any
 
-POLL_S = 0.1
-PATIENCE_S = 0.5
-_END = object()
+POLL_S = 0.1  # how often a waiting thread checks whether it must stop
+PATIENCE_S = 0.5  # how long the end waits for the stages between the first and the last
+QUEUED = 1  # items that may wait between two stages
+_END = object()  # follows the last item through the queues
 
 
 class _Stopped(Exception):
-    """Raised in the threads when the consumer has stopped."""
+    """The consumer has closed the generator, so the thread ends."""
 
 
 def run_stages(
     items: Iterable[Any],
     stages: list[Callable[[Any], Any]],
-    waiting: int = 1,
     threads: int = 1,
     begin: Callable[[], None] | None = None,
     interrupt: Callable[[], None] | None = None,
@@ -32,29 +36,35 @@ def run_stages(
     Parameters
     ----------
     items : iterable
-        Input of the first stage; never None.
+        Input of the first stage. No item may be None.
     stages : list of callable
-        Each takes what the stage before it returned. The first and the last stage work
-        with files and have one thread each.
-    waiting : int
-        Largest number of items that wait between two stages; this bounds the memory.
+        The first stage is called with an item, each other one with the result of
+        the stage before. The first and the last stage use files and have one
+        thread each.
     threads : int
-        Threads of each middle stage. With more than one, the order of items may change.
+        Number of threads of each stage between the first and the last. With more
+        than one, the results may come in another order than the items.
     begin : callable, optional
-        Each of these threads calls it first.
+        Called once by each of these threads when it starts.
     interrupt : callable, optional
-        Called when the generator ends early. It can make a slow stage raise an error.
+        Called if the generator ends before all items are done. It should make a
+        long call of a stage raise an error.
 
     Yields
     ------
     object or None
-        What the last stage returned. While nothing is ready it is None, ten times a
-        second, so that the consumer can stop. Errors of the stages are raised here.
-        Closing the generator waits until the first and the last stage have finished
-        their item. Middle stages only compute: their results are then dropped.
+        A result of the last stage, or None every tenth of a second while there is
+        none, so that the consumer can stop. Closing the generator waits until the
+        first and the last stage have finished their current item. The stages
+        between them only compute: their unfinished items are dropped.
+
+    Raises
+    ------
+    Exception
+        The first error that a stage raised.
     """
     stop = Event()
-    queues: list[Queue[Any]] = [Queue(waiting) for _ in range(len(stages) + 1)]
+    queues: list[Queue[Any]] = [Queue(QUEUED) for _ in range(len(stages) + 1)]
 
     def put(queue: Queue[Any], item: Any) -> None:
         while not stop.is_set():
@@ -86,14 +96,14 @@ def run_stages(
         with counting:
             busy[number] -= 1
             is_last = not busy[number]
-        put(target if is_last else source, _END)  # or the stage's next thread is to see it
+        put(target if is_last else source, _END)  # the stage's other threads must see the end too
 
     def guard(body: Callable[..., None], *arguments: Any) -> None:
         try:
             body(*arguments)
         except _Stopped:
             pass
-        except BaseException as error:  # noqa: BLE001  (raised by the consumer)
+        except BaseException as error:  # noqa: BLE001  (raised again for the consumer)
             failures.append(error)
 
     failures: list[BaseException] = []
@@ -129,4 +139,4 @@ def run_stages(
         for thread in chain.from_iterable(workers[1:-1]):
             thread.join(max(0.0, give_up_s - time.monotonic()))
             if thread.is_alive():
-                atexit.register(thread.join)  # a thread that Python ends inside torch takes the process down
+                atexit.register(thread.join)  # the process crashes if Python ends a thread inside torch

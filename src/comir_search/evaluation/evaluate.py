@@ -27,8 +27,6 @@ from comir_search.evaluation.views import View, Viewer
 from comir_search.model.model import Model, load_model
 from comir_search.progress import Job, Tick, retitle
 
-FEATURES = ("surf", "sift", "sift-dense", "resnet", "global")
-PRESETS = ("default", "paper")
 PATCH_ROTATION_DEG, PATCH_SHIFT_PX = 30.0, 100.0
 
 

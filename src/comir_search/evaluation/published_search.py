@@ -22,7 +22,6 @@ from comir_search.evaluation.published_words import (
 from comir_search.evaluation.views import View
 from comir_search.progress import Job, Tick
 
-RERANKS = ("none", "bow", "pose")
 Descriptors = list[NDArray[np.float32]]
 
 _KEPT_BYTES = 1 << 30

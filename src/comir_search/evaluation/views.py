@@ -16,8 +16,6 @@ from comir_search.model.model import Model
 from comir_search.slides import open_slide
 from comir_search.training.pairs import read_image
 
-REPRESENTATIONS = ("comir", "raw")
-
 
 @dataclass(frozen=True)
 class View:

@@ -1,4 +1,4 @@
-"""Where a search runs: in this process or on a cluster."""
+"""Where a search runs: in this process, or on the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -12,53 +12,56 @@ if TYPE_CHECKING:
 
 
 class SearchRunner(Protocol):
-    """Runs the same function on many places of many slides."""
+    """Calls one function for many positions on many slides."""
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Running[Result]:
-        """Call a function once for each job.
+        """Call `tool` once for each job.
 
         Parameters
         ----------
         tool : callable
-            The function. It may be sent to other processes, so its pickle leaves out
-            data that can be computed again quickly.
+            It may be sent to other processes, so its pickle should be small and leave
+            out everything that can be computed again quickly.
         jobs : sequence of tuple
-            Arguments of each call. The first is an `IndexedSlide`; the others can be pickled.
+            Each job holds the arguments of one call. The first is an `IndexedSlide`;
+            the others can be pickled.
         bytes_each : int
-            Memory that one job needs. The more it is, the fewer jobs run at the same time.
+            Memory that one job needs. The more it is, the fewer jobs run at a time
+            in one process.
 
         Yields
         ------
         done : int
             Number of finished jobs, from 0 to all.
         results : list
-            The returned values, in the order of the jobs; None for a job that is not
-            finished. It is the same list every time.
+            The returned values in the order of the jobs, None for unfinished jobs. It
+            is the same list every time.
         """
 
     def close(self) -> None:
-        """Free the resources of the runner."""
+        """Stop the workers, or disconnect from them."""
 
 
 class LocalSearchRunner:
-    """Runs jobs in this process, one on each core."""
+    """Search in this process, with one job on each core."""
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
     ) -> Running[Result]:
-        """Run jobs in this process.
+        """Call `tool` once for each job; see `SearchRunner`.
 
         Parameters
         ----------
-        tool, jobs, bytes_each
-            See `SearchRunner.run`.
+        tool : callable
+        jobs : sequence of tuple
+        bytes_each : int
         """
         return run_side_by_side(tool, jobs, bytes_each)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to free."""
+        """Do nothing, because there are no workers."""
 
 
 def open_search_runner(
@@ -69,11 +72,13 @@ def open_search_runner(
     Parameters
     ----------
     index : Index
-        For a cluster: in a folder that all workers see under the same path, or at a URL.
+        For a cluster: in a folder that all workers see under the same path, or at a
+        URL.
     workers : int, optional
-        Search in this many processes on this machine, instead of in this one.
+        Number of worker processes to start on this machine. By default this process
+        itself searches.
     scheduler : str, optional
-        Address of a `dask.distributed` scheduler on whose cluster to search.
+        Address of the `dask.distributed` scheduler of a running cluster.
 
     Raises
     ------

@@ -1,11 +1,11 @@
-"""A physical model of stained tissue and its second-harmonic emission.
+"""Synthetic tissue, with a brightfield image and an SHG image of the same place.
 
-No real tissue is used. Structures are placed at random (glands, collagen bundles along
-a direction field, muscle, fat, vessels, immune cells), and two simple physical models
-make the images. Brightfield: two dyes absorb light (Beer-Lambert law). SHG: only
-fibrillar collagen emits light, depending on its density, orientation and depth. Muscle,
-cytoplasm and blood take up eosin as collagen does, so the collagen cannot be found by
-darkness or redness alone.
+Structures are placed at random: glands, collagen bundles, muscle, fat, vessels and
+immune cells. The collagen fibres follow a map of directions. Two simple physical
+models then make the images. In brightfield two dyes absorb light by the Beer-Lambert
+law. In SHG only fibrillar collagen emits, more or less with its density, orientation
+and depth. Muscle, cytoplasm and blood are stained by eosin like collagen, so that
+collagen cannot be found by darkness or redness alone.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from comir_search.progress import Job, Tick
 Field = NDArray[np.floating]
 Generator = np.random.Generator
 
-PIXEL_SIZE_UM = 1.0  # size of the grid on which everything is placed
+PIXEL_SIZE_UM = 1.0  # of all arrays below
 WHITE = np.array([244, 243, 244], np.float32)
-# Optical density of the dyes in red, green and blue, of unit length (reference vectors of
-# Macenko et al. 2009, for slides as scanners see them).
+# Optical density of the dyes in red, green and blue, scaled to unit length (the reference vectors of
+# Macenko et al. 2009, measured on scanned slides).
 HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062], np.float32)
 EOSIN = np.array([0.2159, 0.8012, 0.5581], np.float32)
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """Simulated tissue on a grid of `PIXEL_SIZE_UM`.
+    """Images of synthetic tissue, with pixels of `PIXEL_SIZE_UM`.
 
     Parameters
     ----------
     brightfield : ndarray (height, width, 3) uint8
-        The stained slide as a scanner sees it.
+        Scan of the stained slide.
     emission : ndarray (height, width) float32
-        Expected SHG signal, about 1 in bright fibres.
+        SHG signal without noise, about 1 in bright fibres.
     inside : ndarray (height, width) bool
-        Where there is tissue.
+        True where there is tissue.
     """
 
     brightfield: NDArray[np.uint8]
@@ -49,16 +49,16 @@ class Tissue:
 
 
 def simulate_tissue_steps(width_um: int, height_um: int, seed: int, stage: str = "simulating") -> Job[Tissue]:
-    """Make a piece of tissue with white glass around it.
+    """Make the images of a piece of tissue with white glass around it.
 
     Parameters
     ----------
     width_um, height_um : int
-        Size of the canvas; the tissue fills most of it.
+        Size of the images; the tissue fills most of it.
     seed : int
         The same seed gives the same tissue.
     stage : str, optional
-        Text of the ticks.
+        Name of the stage in the progress ticks.
     """
     rng = np.random.default_rng(seed)
     shape = (int(height_um / PIXEL_SIZE_UM), int(width_um / PIXEL_SIZE_UM))
@@ -78,7 +78,11 @@ def simulate_tissue_steps(width_um: int, height_um: int, seed: int, stage: str =
 
 
 class _Layout:
-    """Which structure lies where; soft masks in [0, 1] of the canvas's shape."""
+    """Where each structure lies: arrays of the images' shape, from 0 (outside) to 1 (inside).
+
+    Of other kinds are `director`, the direction of the fibres in radians, `from_nest`,
+    the distance to the nearest cell nest in pixels, and `thickness`, about 1.
+    """
 
     def __init__(self, shape: tuple[int, int], rng: Generator) -> None:
         height, width = shape
@@ -109,7 +113,7 @@ class _Layout:
         self.thickness = 1 + 0.08 * _noise(shape, 300, rng)
 
     def _lay_director(self, shape: tuple[int, int], rng: Generator) -> Field:
-        """Return the angle along which fibres run, radians: at random, but around nests."""
+        """Return the direction of the fibres, radians: random, but parallel to the border near cell nests."""
         cos2 = _noise(shape, 380, rng) + 0.35 * _noise(shape, 90, rng)
         sin2 = _noise(shape, 380, rng) + 0.35 * _noise(shape, 90, rng)
         length = np.hypot(cos2, sin2) + 1e-6
@@ -122,7 +126,7 @@ class _Layout:
 
 
 def _lay_collagen(layout: _Layout, rng: Generator) -> tuple[Field, Field]:
-    """Lay crimped fibres in bundles; return their density and their SHG emission."""
+    """Draw bundles of wavy collagen fibres; return their density and their SHG emission."""
     shape = layout.inside.shape
     dense = _ramp(_noise(shape, 280, rng) + 0.5 * _noise(shape, 110, rng) + 0.35, 0.35)
     dense *= layout.stroma * (0.55 + 0.45 * np.exp(-layout.from_nest / 60)) * (1 - 0.8 * layout.immune)
@@ -152,7 +156,17 @@ def _lay_collagen(layout: _Layout, rng: Generator) -> tuple[Field, Field]:
 
 @dataclass(frozen=True)
 class _Lines:
-    """Points along fibres: (steps, fibres) arrays of place, direction and fibre weight."""
+    """Points along fibres, as arrays (points, fibres).
+
+    Parameters
+    ----------
+    x, y : ndarray
+        Position, pixels.
+    angle : ndarray
+        Direction of the fibre, radians.
+    weight : ndarray
+        Strength of the fibre, from 0 beyond its ends to 1.
+    """
 
     x: Field
     y: Field
@@ -169,7 +183,23 @@ def _trace_bundles(
     spread_um: float,
     rng: Generator,
 ) -> _Lines:
-    """Follow the director field from seeds that lie by density, and lay fibres along each trace."""
+    """Trace bundles along the map of directions, and place fibres along each trace.
+
+    Parameters
+    ----------
+    where : ndarray (height, width)
+        Chance that a bundle starts at a pixel, up to a factor.
+    director : ndarray (height, width)
+        Direction of the fibres, radians.
+    count : int
+        Number of bundles.
+    fibres : int
+        Number of fibres in each bundle.
+    length_um, spread_um : float
+        Length of a bundle, and standard deviation of its fibres' distance from its
+        middle line.
+    rng : Generator
+    """
     height, width = where.shape
     chance = cv2.resize(where, (width // 4, height // 4), interpolation=cv2.INTER_AREA).ravel()
     seeds = rng.choice(chance.size, count, p=chance / chance.sum())
@@ -180,7 +210,7 @@ def _trace_bundles(
     xs, ys, headings = [], [], []
     for _ in range(steps):
         angle = _sample(director, x, y)
-        angle = angle + np.pi * np.rint((heading - angle) / np.pi)  # a director has no sense: keep ours
+        angle = angle + np.pi * np.rint((heading - angle) / np.pi)  # of the two ways along a fibre, go on
         heading = heading + 0.25 * (angle - heading)
         x, y = x + np.cos(heading), y + np.sin(heading)  # a step is 1 um, one pixel
         xs.append(x)
@@ -209,10 +239,11 @@ def _trace_bundles(
 
 
 def _splat(shape: tuple[int, int], lines: _Lines, rng: Generator) -> tuple[Field, Field]:
-    """Add points into a density and into an SHG source, bilinearly."""
+    """Add points to an image of the density and to one of the SHG emission, with bilinear weights."""
     fibres = lines.x.shape[1]
     activity = np.asarray(rng.lognormal(-0.18, 0.6, fibres), np.float32)
-    polarised = 0.6 + 0.8 * np.cos(lines.angle - 0.4) ** 2  # elliptic polarisation favours one direction
+    # Elliptically polarised light excites fibres of one direction more than others.
+    polarised = 0.6 + 0.8 * np.cos(lines.angle - 0.4) ** 2
     density, signal = np.zeros(shape[0] * shape[1]), np.zeros(shape[0] * shape[1])
     left, top = np.asarray(np.floor(lines.x), np.int64), np.asarray(np.floor(lines.y), np.int64)
     for dx in (0, 1):
@@ -227,7 +258,7 @@ def _splat(shape: tuple[int, int], lines: _Lines, rng: Generator) -> tuple[Field
 
 
 def _stain(layout: _Layout, collagen: Field, rng: Generator) -> tuple[Field, Field]:
-    """Return how much haematoxylin and eosin each place holds (optical density)."""
+    """Return the optical density of haematoxylin and of eosin at each pixel."""
     shape = layout.inside.shape
     nuclei = _draw_nuclei(layout, collagen, rng)
     mottle = _noise(shape, 5, rng)
@@ -285,7 +316,7 @@ def _draw_nuclei(layout: _Layout, collagen: Field, rng: Generator) -> Field:
 
 
 def _draw_blood(layout: _Layout, rng: Generator) -> Field:
-    """Draw capillaries filled with red cells; return how much they hold in [0, 1]."""
+    """Draw red blood cells in capillaries; return their density in [0, 1]."""
     shape = layout.inside.shape
     canvas = np.zeros(shape, np.uint8)
     vessels = _ramp(_noise(shape, 70, rng) - 2.2, 0.1) * layout.stroma
@@ -296,7 +327,7 @@ def _draw_blood(layout: _Layout, rng: Generator) -> Field:
 
 
 def _streaks(director: Field, rng: Generator) -> Field:
-    """Return noise smeared along the director: myofibrils, which do not emit."""
+    """Return noise blurred along the fibres' direction: the myofibrils of muscle, without SHG here."""
     height, width = director.shape
     noise = rng.normal(0, 1, director.shape).astype(np.float32)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
@@ -308,7 +339,7 @@ def _streaks(director: Field, rng: Generator) -> Field:
 
 
 def _vacuoles(shape: tuple[int, int], rng: Generator) -> Field:
-    """Return close-packed bubbles as in fat."""
+    """Return the round, densely packed vacuoles of fat cells."""
     canvas = np.zeros(shape, np.uint8)
     x, y = _scatter(np.ones(shape, np.float32), 46.0, 1.0, rng)
     for center in np.rint(np.stack([x, y], 1) * 16).astype(int).tolist():
@@ -317,7 +348,11 @@ def _vacuoles(shape: tuple[int, int], rng: Generator) -> Field:
 
 
 def _scatter(where: Field, spacing: float, chance: float, rng: Generator) -> tuple[Field, Field]:
-    """Return places on a jittered grid, kept by chance and by where."""
+    """Return random positions (x, y), pixels, at least roughly `spacing` pixels apart.
+
+    They are the points of a grid, each moved a little at random. A point is kept with
+    the probability `chance` times the square of `where`.
+    """
     height, width = where.shape
     y, x = np.mgrid[0 : height / spacing, 0 : width / spacing]
     x = (x + 0.5 * (y % 2) + rng.uniform(-0.3, 0.3, x.shape)).ravel() * spacing
@@ -327,14 +362,14 @@ def _scatter(where: Field, spacing: float, chance: float, rng: Generator) -> tup
 
 
 def _sample(field: Field, x: NDArray[np.floating], y: NDArray[np.floating]) -> Field:
-    """Look a field up at the nearest pixels."""
+    """Return the values of an array at the pixels nearest to (x, y)."""
     rows = np.clip(np.rint(y).astype(int), 0, field.shape[0] - 1)
     columns = np.clip(np.rint(x).astype(int), 0, field.shape[1] - 1)
     return field[rows, columns]
 
 
 def _noise(shape: tuple[int, int], scale_um: float, rng: Generator) -> Field:
-    """Return a smooth random field of unit variance whose blobs are about `scale_um` wide."""
+    """Return smooth random values of unit variance whose spots are about `scale_um` wide."""
     step = max(scale_um / PIXEL_SIZE_UM / 2, 1.0)
     coarse = rng.normal(0, 1, (int(shape[0] / step) + 4, int(shape[1] / step) + 4)).astype(np.float32)
     coarse = cv2.GaussianBlur(coarse, (0, 0), 0.8)
@@ -344,5 +379,5 @@ def _noise(shape: tuple[int, int], scale_um: float, rng: Generator) -> Field:
 
 
 def _ramp(field: Field, width: float) -> Field:
-    """Return a soft threshold at zero: 0 below, 1 above, `width` wide."""
+    """Return 0 below zero and 1 above, with a linear transition of the given width."""
     return np.clip(field / width + 0.5, 0, 1).astype(np.float32)

@@ -68,10 +68,6 @@ class SlideListModel(QAbstractListModel):
             if item.fingerprint == fingerprint:
                 self.dataChanged.emit(self.index(row), self.index(row))
 
-    def without_picture(self) -> list[SlideItem]:
-        """Return the slides whose picture has yet to be made."""
-        return [item for item in self._items if item.fingerprint not in self._pictures]
-
     def item(self, index: QModelIndex) -> SlideItem | None:
         """Return the slide at a place of the list."""
         return self._items[index.row()] if index.isValid() and index.row() < len(self._items) else None
