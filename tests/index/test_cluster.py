@@ -166,11 +166,11 @@ def test_workers_have_loaded_the_index_when_their_first_task_comes(cluster, empt
 
 def count_loaded(*where: str) -> tuple[int, int]:
     """Return how many indexes a worker has opened, and how often it need not when a task opens this one."""
-    from comir_search.index.cluster import WORKER_CACHE_BYTES, _open_index
+    from comir_search.index.cluster import WORKER_CACHE_BYTES, open_shared_index
 
-    before = _open_index.cache_info()
-    _open_index(*where, WORKER_CACHE_BYTES)
-    return before.misses, _open_index.cache_info().hits - before.hits
+    before = open_shared_index.cache_info()
+    open_shared_index(*where, WORKER_CACHE_BYTES)
+    return before.misses, open_shared_index.cache_info().hits - before.hits
 
 
 def test_workers_that_are_started_leave_their_core_to_the_task():

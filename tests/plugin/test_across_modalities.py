@@ -11,7 +11,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
 
-from comir_search.sample.synthetic_tissue import simulate_tissue
+from comir_search.progress import finish
+from comir_search.sample.synthetic_tissue import simulate_tissue_steps
 from napari_comir_search.widgets.dock import SearchDock
 
 from .conftest import settle, write_slide
@@ -24,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """slides/ with one slide of simulated tissue, and the SHG of a part of it, a quarter turn counter-clockwise."""
     folder = tmp_path_factory.mktemp("across")
     (folder / "slides").mkdir()
-    tissue = simulate_tissue(1500, 1200, seed=3)
+    tissue = finish(simulate_tissue_steps(1500, 1200, seed=3))
     write_slide(folder / "slides" / "stained.ome.tif", tissue.brightfield)
     emission = np.rot90(tissue.emission[TOP : TOP + SIDE, LEFT : LEFT + SIDE])
     counts = 96 + 70 * np.random.default_rng(0).poisson(40 * np.clip(emission, 0, None) + 0.3)
