@@ -23,11 +23,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from comir_search.comir import networks, sampling, training, validation
 
+from comir_search.model import networks
 from comir_search.model.model import BF, SHG
 from comir_search.model.networks import count_macs
 from comir_search.progress import Tick, finish
+from comir_search.training import sampling, validation
+from comir_search.training import trainer as training
 from comir_search.training.pairs import list_pairs, load_pair
 from comir_search.training.trainer import Recipe, Trainer, prefetch
 

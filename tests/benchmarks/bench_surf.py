@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from comir_search.features import surf_maps
+from comir_search.matching.surf import surf_maps
 
 REFERENCE = """
 import json, sys, time
