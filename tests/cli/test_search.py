@@ -516,7 +516,7 @@ def test_a_slide_that_is_not_there_is_named_with_those_that_are(folder):
 
     index = Index.open(folder / "index", "cpu")
     for names in (["typo"], ["one.tif", "typo"]):
-        with pytest.raises(ComirSearchError, match=r"no slide 'typo'; it holds one\.tif, two\.tif"):
+        with pytest.raises(ComirSearchError, match=r"no slide 'typo'; it contains one\.tif, two\.tif"):
             search(folder / "patch.tif", index, modality="bf", slides=names)
     with pytest.raises(ComirSearchError, match=r"one\.tif, two\.tif"):
         search(folder / "patch.tif", index, modality="bf", slides=[])
