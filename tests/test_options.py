@@ -63,7 +63,7 @@ def test_a_value_that_is_not_possible_is_one_sentence(options, name, value, want
     with pytest.raises(ComirSearchError) as failure:
         options(**{name: value})
     sentence = str(failure.value)
-    assert repr(value) in sentence and sentence.endswith(f"ask for {wanted}.")
+    assert repr(value) in sentence and sentence.endswith(f"give {wanted}.")
     assert "\n" not in sentence
 
 

@@ -1,9 +1,8 @@
-"""OpenCV, imported here and nowhere else.
+"""OpenCV. All other modules import it from here.
 
-The full OpenCV wheels point Qt at plugins and fonts of their own when they are
-imported, and PyQt then aborts on Linux. Only the headless wheel is a dependency,
-but another package may have brought the full one, so the two variables are put
-back as they were.
+When a full OpenCV wheel is imported, it sets two environment variables to its own Qt
+plugins and fonts, and PyQt then aborts on Linux. Only the headless wheel is a dependency,
+but another package may have installed the full one. Therefore both variables are set back.
 """
 
 import os

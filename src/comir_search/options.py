@@ -1,7 +1,7 @@
-"""Options classes: each option of a job written once, with its type, default, bounds and one line of help.
+"""Options classes: each option of a job is defined once, with its type, default, limits and help.
 
-From such a class come the command's arguments, the keywords in Python, the rows
-of a form in the window, and what an answer records of how it was made.
+The arguments of the command, the keywords in Python, the forms in the window and the
+provenance of a result are all made from these classes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def option(default: Any, help: str, **about: Any) -> Any:
     help : str
         One line; the default is added to it.
     **about
-        What else `Option` holds.
+        Other attributes of `Option`.
     """
     return field(default=default, metadata={"help": help, **about})
 
@@ -39,27 +39,27 @@ class Option:
     name : str
         The keyword in Python.
     default : object
-        None where the value is found otherwise.
+        None if the default depends on the data, such as on the file or the model.
     help : str
     kind : type
-        bool, int, float, str or Path; by default what the field's annotation says.
+        bool, int, float, str or Path; by default the type in the field's annotation.
     is_list : bool
-        Whether there may be several values.
+        Whether several values may be given.
     choices : tuple of str
-        The only values, where not all are allowed: from a `Literal` annotation.
+        The allowed values, from a `Literal` annotation. Empty if there is no such list.
     otherwise : str
-        What is taken where the default is None, in words.
+        Description of the default, if the default is None.
     flag : str
-        On the command line; "" where it is not offered there.
+        The argument of the command; "" if the command does not have this option.
     metavar : str, optional
-        What the value is called in the command's help.
+        Name of the value in the command's help.
     unit : str
     low, high : float, optional
-        The least and the largest value.
+        The smallest and the largest allowed value.
     above : float, optional
-        Values are larger than this.
+        Values must be larger than this.
     either : str
-        Of the options that have the same word here, the command takes only one.
+        The command accepts only one of all options with the same text here.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Option:
 
     @property
     def argument(self) -> str:
-        """The name of the command's argument in what argparse returns."""
+        """The name of the command's argument in argparse's namespace."""
         return self.flag.removeprefix("--").replace("-", "_")
 
     @property
     def label(self) -> str:
-        """The name as a person reads it, without the unit."""
+        """The name for people to read, without the unit."""
         return self.name.removesuffix(f"_{self.unit}").replace("_", " ")
 
     @property
@@ -103,7 +103,7 @@ class Option:
         return wanted if self.high is None else f"{wanted} up to {self.high:g}"
 
     def check(self, value: Any) -> Any:
-        """Return a value in the option's own type.
+        """Return a value, converted to the option's type.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class Option:
         except (TypeError, ValueError):
             wanted = "one or more" if (self.low, self.kind) == (1, int) else self.wanted
             raise ComirSearchError(
-                f"{value!r} is not possible for the option {self.label}; ask for {wanted}."
+                f"{value!r} is not allowed for the option {self.label}; give {wanted}."
             ) from None
 
     def _convert(self, value: Any) -> Any:
@@ -167,7 +167,7 @@ class Options:
     ComirSearchError
         If a value is not allowed.
     TypeError
-        If there is no option of a name.
+        If a keyword is not the name of an option.
     """
 
     def __post_init__(self) -> None:
@@ -176,11 +176,11 @@ class Options:
 
     @classmethod
     def of(cls, options: Self | None, keywords: dict[str, Any]) -> Self:
-        """Return options in which keywords replace what they name; the defaults for None."""
+        """Return the options, or the defaults for None, with the values in `keywords` replaced."""
         return cls(**keywords) if options is None else replace(options, **keywords)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options, with lists instead of tuples, as provenance keeps them."""
+        """Return the options as a dictionary for the provenance, with lists instead of tuples."""
         values = {each.name: getattr(self, each.name) for each in list_options(type(self))}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -210,7 +210,7 @@ def _read_option(each: Any, hint: Any) -> Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> None:
-    """Add an argument for every option that the command line offers.
+    """Add an argument for every option that the command has.
 
     Parameters
     ----------
@@ -243,21 +243,21 @@ def add_arguments(parser: argparse.ArgumentParser, options: type[Options]) -> No
 
 
 def from_arguments(options: type[Chosen], arguments: argparse.Namespace) -> Chosen:
-    """Return the options that were given on the command line; those it does not offer have their defaults."""
+    """Return the options from the command line; options that the command does not have get their defaults."""
     given = {each.name: each.argument for each in list_options(options) if each.flag}
     return options(**{name: getattr(arguments, argument) for name, argument in given.items()})
 
 
 def list_form_rows(options: type[Options]) -> list[dict[str, Any]]:
-    """Return, for each option, what `magicgui.widgets.create_widget` makes a row of a form of.
+    """Return the arguments of `magicgui.widgets.create_widget` for the form row of each option.
 
-    Options that have no value of their own by default are left out: a row always has one.
+    Options whose default is None are left out, because a row always has a value.
 
     Returns
     -------
     list of dict
         ``name``, ``label``, ``value``, ``annotation`` and ``options`` (``tooltip``,
-        and where there are any ``choices``, ``min`` and ``max``).
+        and ``choices``, ``min`` and ``max`` if the option has them).
     """
     rows = []
     for each in list_options(options):
@@ -301,7 +301,7 @@ class PixelSizeOptions(Options):
 
 @dataclass(frozen=True)
 class WorkerOptions(Options):
-    """Who does the work of a job: by default this process."""
+    """Where a job runs: by default in this process."""
 
     workers: int | None = option(
         None,

@@ -516,7 +516,7 @@ def test_a_slide_that_is_not_there_is_named_with_those_that_are(folder):
 
     index = Index.open(folder / "index", "cpu")
     for names in (["typo"], ["one.tif", "typo"]):
-        with pytest.raises(ComirSearchError, match=r"no slide 'typo'; it holds one\.tif, two\.tif"):
+        with pytest.raises(ComirSearchError, match=r"no slide 'typo'; it contains one\.tif, two\.tif"):
             search(folder / "patch.tif", index, modality="bf", slides=names)
     with pytest.raises(ComirSearchError, match=r"one\.tif, two\.tif"):
         search(folder / "patch.tif", index, modality="bf", slides=[])
@@ -602,7 +602,7 @@ def test_top_gives_as_many_distinct_places(folder, top):
             apart = np.hypot(one.center_x_um - other.center_x_um, one.center_y_um - other.center_y_um)
             assert one.slide != other.slide or apart >= DISTINCT_SHARE * 80 - 1e-6
     assert "distinct places" not in result.reason
-    with pytest.raises(comir_search.ComirSearchError, match="ask for one or more"):
+    with pytest.raises(comir_search.ComirSearchError, match="give one or more"):
         search(patch, index, modality="bf", top=0)
 
 

@@ -58,8 +58,8 @@ def test_a_table_is_read_as_it_is_written(table):
         ("../d.tif,s.tif,c,1,20,,,0,0", "no file name below"),
         ("/d.tif,s.tif,c,1,20,,,0,0", "no file name below"),
         ("d\0.tif,s.tif,c,1,20,,,0,0", ""),
-        ("d.tif,s.tif,c,1,20", "other fields than the first line"),
-        ("d.tif,s.tif,c,1,20,,,0,0,0", "other fields than the first line"),
+        ("d.tif,s.tif,c,1,20", "more or fewer fields than the first line"),
+        ("d.tif,s.tif,c,1,20,,,0,0,0", "more or fewer fields than the first line"),
         ("b.tif,s.tif,c,1,20,,,0,0", "query of line 3 is listed again"),
         ("d.tif,s.tif," + "c" * 200_000 + ",1,20,,,0,0", "field"),
         ('"d.tif"x,s.tif,c,1,20,,,0,0', "expected"),
@@ -78,7 +78,7 @@ def test_a_line_that_is_wrong_is_named(table, line, word):
         (("",), "no column 'query'"),
         ((COLUMNS.replace("angle_deg", "angle"),), "no column 'angle_deg'"),
         ((COLUMNS.replace(",", ";"),), "semicolons"),
-        ((COLUMNS + ",query",), "two columns of one name"),
+        ((COLUMNS + ",query",), "two columns with the same name"),
     ],
 )
 def test_a_table_of_other_columns_is_refused(table, lines, word):

@@ -1,7 +1,7 @@
-"""The command ``comir-search``: one module per subcommand, and what they share.
+"""The command ``comir-search``: one module for each subcommand, and shared functions.
 
-A subcommand's module has `HELP`, `add_arguments(parser)` and `run(args)`; it
-imports the engine inside `run`, so that help and wrong usage answer at once.
+The module of a subcommand has `HELP`, `add_arguments(parser)` and `run(args)`. It imports
+the engine inside `run`, so that help and messages on wrong usage appear at once.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 1 a stated failure (one sentence on stderr), 2 wrong usage,
-        130 stopped by Ctrl-C, 141 the reader of the output went away.
+        0: done; 1: failed, with one sentence on stderr; 2: wrong usage; 130: stopped
+        by Ctrl-C; 141: the program that reads the output has ended.
     """
     _open_closed_streams()
-    # Before torch is loaded: else its threads wait by spinning, and beside other busy programs a search
-    # takes several times as long.
+    # This must be set before torch is loaded. Otherwise waiting threads keep their cores busy, and a search next to
+    # other busy programs takes several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reuse_large_blocks()
     parser = _parser()
@@ -85,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Give what the caller closed (``>&-``) somewhere to go.
+    """Open the standard streams that the caller closed (``>&-``), so that their output is discarded.
 
-    Python has None for such a stream, and the system gives its number to the next
-    file that is opened: what a library prints would end up in there.
+    Python sets such a stream to None. The system gives its number to the next file that
+    is opened, so that the output of a library could be written into that file.
     """
     for number in range(3):
         try:
@@ -100,7 +100,7 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for the process's life)
     if (
         isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
-    ):  # a name that the terminal's encoding lacks is no reason to fail
+    ):  # a file name may have letters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -109,12 +109,12 @@ def _complain(sentence: str) -> None:
     try:
         print(sentence, file=sys.stderr, flush=True)
         sys.stdout.flush()
-    except OSError:  # of a full disk, or a reader that went away
+    except OSError:  # the disk is full, or the program that reads the output has ended
         _drop_output()
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere, or Python complains at exit that it cannot be written."""
+    """Discard the output that is still buffered, so that Python prints no error about it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -126,7 +126,7 @@ def _drop_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument(  # before or after the subcommand: neither may overwrite what the other read
+    debug.add_argument(  # allowed before and after the subcommand, so neither may reset the other
         "--debug",
         action="store_true",
         default=argparse.SUPPRESS,
@@ -164,7 +164,7 @@ def describe_failure(error: Exception) -> str:
 
 
 class _PrintVersion(argparse.Action):
-    """``--version``, whose reading of the installed metadata costs other commands nothing."""
+    """``--version``. The version is read only when it is printed, because that takes time."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)

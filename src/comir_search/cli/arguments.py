@@ -67,7 +67,7 @@ def add_pixel_size(parser: argparse.ArgumentParser) -> None:
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add ``--workers`` and ``--scheduler``, of which one may be given."""
+    """Add ``--workers`` and ``--scheduler``; the user may give one of the two."""
     add_arguments(parser, WorkerOptions)
 
 
@@ -77,7 +77,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def write_json(path: Path | None, value: Any) -> None:
-    """Write `value` as JSON to `path`, whole or not at all; None writes nothing."""
+    """Write `value` as JSON to `path`, completely or not at all. If `path` is None, do nothing."""
     from comir_search.files import write_text
 
     if path is not None:

@@ -1,7 +1,7 @@
 """Free the space of slides that were removed from an index.
 
-A slide whose indexing was interrupted is kept as far as it is finished, unless
-it is named with --remove.
+If the indexing of a slide was interrupted, its finished part is kept, unless the slide is
+named with --remove.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compact, and print what was done."""
+    """Compact the index, and print what was removed and kept."""
     from comir_search.index.check import compact_steps
 
     done = show(compact_steps(args.index, remove=args.remove))

@@ -1,8 +1,7 @@
-"""Try everything on a synthetic sample: make slides and queries, index, search, draw.
+"""Try the program on synthetic slides and queries: index, search and draw the result.
 
-This writes slides/, queries/, truth.csv, index/, overlay.png and demo.comirproj,
-a project that the napari plugin opens. The images are simulated and show no real
-tissue.
+This writes slides/, queries/, truth.csv, index/, overlay.png and demo.comirproj, a project
+for the napari plugin. The images are simulated and show no real tissue.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     results = [result for _, result in show(search_all_steps(index, sample.queries))]
     draw_overlay(args.out / "overlay.png", index, results, sample.queries)
     project = args.out / "demo.comirproj"
-    if not project.exists():  # it may hold somebody's verdicts by now
+    if not project.exists():  # an existing project may contain the user's verdicts
         _write_project(project, index, sample.queries, results)
     with sample.truth.open(newline="", encoding="utf-8") as file:
         _print_answers(results, list(csv.DictReader(file)))
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, str]]) -> None:
-    """Print each first candidate beside the truth, and how many are right."""
+    """Compare the first candidate of each query with its true position, and print how many are right."""
     from comir_search.geometry import angle_difference_deg
 
     print("Synthetic slides and queries: simulated, no real tissue.\n")
@@ -103,7 +102,7 @@ def _print_answers(results: Sequence[SearchResult], truth: Sequence[dict[str, st
 def _write_project(
     path: Path, index: Index, queries: Sequence[Path], results: Sequence[SearchResult]
 ) -> None:
-    """Write a project with the answers, for the plugin."""
+    """Write a project with the results, for the plugin."""
     from comir_search.errors import ComirSearchError
     from comir_search.index.index import find_slide
     from comir_search.slides import open_slide
@@ -115,9 +114,9 @@ def _write_project(
                 with open_slide(find_slide(slide), pixel_size_um=slide.pixel_size_um) as file:
                     project.add_slide(file.info)
             except ComirSearchError:
-                continue  # of an earlier demo, and gone since
+                continue  # a slide of an earlier demo whose file no longer exists
         for query, result in zip(queries, results, strict=True):
-            assert result.provenance is not None  # a finished search says what it was computed from
+            assert result.provenance is not None  # a finished search always has its provenance
             key = project.add_query(
                 query.name,
                 path=str(query),

@@ -1,4 +1,4 @@
-"""Measure retrieval by the paper's protocol: from which window of the repository a query comes."""
+"""Measure with the paper's protocol how often the right window of the repository is found for a query."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Search for queries of known position and count the hits.
+"""Search for queries with known positions and count the hits.
 
-A hit at k: one of the first k candidates is on the right slide, and its centre
-is at most a quarter of the query's shorter side away from the true centre.
+A query is a hit at k if one of its first k candidates is on the right slide and the
+candidate's centre is at most a quarter of the query's shorter side away from the true centre.
 """
 
 from __future__ import annotations

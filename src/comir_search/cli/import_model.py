@@ -1,4 +1,4 @@
-"""Convert a checkpoint of the CoMIR authors to a model file, without running code in it."""
+"""Convert a checkpoint of the CoMIR authors to a model file; code in the checkpoint is never run."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Index slides: compute and store what searching needs.
+"""Index slides: compute and store the data for searching.
 
-The index is made if there is none. Slides that it already holds are skipped,
-and an interrupted run continues where it stopped. A slide that cannot be
-indexed is named at the end, and the exit code is then 1. If --model differs
-from the model of the index only in its calibration, it replaces that model,
-and no slide is computed again.
+A missing index is created. Slides that are in the index already are skipped, and an
+interrupted run continues where it stopped. Slides that cannot be indexed are named at the
+end, and the exit code is then 1. If --model differs from the model of the index only in its
+calibration, it replaces that model, and no slide is computed again.
 """
 
 from __future__ import annotations

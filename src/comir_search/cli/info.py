@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what each slide states; a slide that cannot be read does not hide the others."""
+    """Print the properties of each slide. If a slide cannot be read, the others are still printed."""
     from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
     from comir_search.slides import find_slides, open_slide
 

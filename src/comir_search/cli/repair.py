@@ -1,6 +1,6 @@
-"""Rebuild the damaged parts of an index, and nothing else.
+"""Rebuild the damaged parts of an index; the other parts are not changed.
 
-The file of a slide is needed if the finest level of its CoMIR is damaged.
+If the finest CoMIR level of a slide is damaged, the file of the slide is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Repair, and print what was rebuilt."""
+    """Repair the index, and print the rebuilt parts."""
     from comir_search.index.check import repair_steps
 
     repaired = show(repair_steps(args.index, device=args.device))

@@ -1,8 +1,8 @@
 """Search an index for queries: find the slide, position and rotation of each.
 
-The table is printed to stdout. "Not found" is an answer too, with its reason,
-and the exit code is then 0. A query that cannot be read does not stop the
-others: it is named at the end, and the exit code is 1.
+The results are printed as tables. If a query is not found, the reason is printed and the
+exit code is still 0. If a query cannot be read, the other queries are still searched; it is
+named at the end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search for all queries, print the tables, write the files asked for."""
+    """Search for all queries, print the tables and write the output files."""
     from comir_search.errors import BatchIncomplete
     from comir_search.index.index import Index
 
@@ -100,13 +100,13 @@ def search_all_steps(
     scheduler: str | None = None,
     **keywords: Any,
 ) -> Job[list[tuple[Path, SearchResult]]]:
-    """Search for one query after the other; ticks name the query where there are several.
+    """Search for one query after the other. If there are several, the ticks name the query.
 
     Parameters
     ----------
     index : Index
     paths : sequence of Path
-        Queries, and folders of queries; one is open at a time.
+        Queries, and folders of queries. Only one query is open at a time.
     options, workers, scheduler, **keywords
         See `comir_search.retrieval.search.search`.
 
@@ -117,11 +117,11 @@ def search_all_steps(
     Raises
     ------
     BatchIncomplete
-        If some of several queries could not be searched for; with the others' results.
-        Where it is the index or its workers that fail, what was to follow is left out.
+        If some of several queries failed. It contains the results of the others. If the
+        index or the workers fail, the remaining queries are not searched.
     ComirSearchError
-        If the only query could not be, the index holds no slide, or it or its workers
-        fail before there is any answer.
+        If the only query fails, the index contains no slide, or the index or the workers
+        fail before the first result.
     """
     from comir_search.compute.cluster import ClusterLost
     from comir_search.errors import BatchIncomplete, ComirSearchError, LeftOut
@@ -133,7 +133,7 @@ def search_all_steps(
     from comir_search.slides import open_slide
 
     options = SearchOptions.of(options, keywords)
-    choose_slides(index, None)  # or every query would be left out
+    choose_slides(index, None)  # one error if the index has no slide, instead of one for each query
     if workers or scheduler:
         yield Tick("starting workers", 0, 0)
     left_out: list[tuple[str, Exception]] = []
@@ -151,7 +151,7 @@ def search_all_steps(
                     job = search_steps(index, query, options, runner=runner)
                     result = yield from retitle(job, prefix=who)
                     answers.append((path, result))
-            except (CannotRead, ClusterLost, DamagedChunk) as error:  # of which no query is the reason
+            except (CannotRead, ClusterLost, DamagedChunk) as error:  # the query is not the cause of these
                 if not answers:
                     raise
                 rest = queries[number - 1 :]
@@ -169,7 +169,7 @@ def search_all_steps(
 
 
 def _list_queries(paths: Sequence[Path], left_out: list[tuple[str, Exception]]) -> list[Path]:
-    """Return the queries among files and in folders, each once; what cannot be one is added to `left_out`."""
+    """Return the queries in files and folders, each once. Files that are no images are added to `left_out`."""
     from comir_search.errors import ComirSearchError, LeftOut
     from comir_search.slides import find_slides
 
@@ -180,7 +180,7 @@ def _list_queries(paths: Sequence[Path], left_out: list[tuple[str, Exception]]) 
 
 
 def print_result(result: SearchResult) -> None:
-    """Print one answer as a table."""
+    """Print one result as a table."""
     print(f"{result.query}: {'found' if result.found else 'not found'}. {result.reason}")
     if result.candidates:
         width = max(len("slide"), *(len(candidate.slide) for candidate in result.candidates))
@@ -227,13 +227,13 @@ def draw_overlay(path: Path, index: Index, results: Sequence[SearchResult], quer
 
 
 def _list_hit(index: Index, results: Sequence[SearchResult]) -> list[IndexedSlide]:
-    """Return the slides of an index on which candidates lie."""
+    """Return the slides of an index that have candidates."""
     hit = {candidate.fingerprint for result in results for candidate in result.candidates}
     return [slide for slide in index.slides if slide.fingerprint in hit]
 
 
 def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str, tuple[float, float]]:
-    """Return where QuPath's (0, 0) lies on the slides on which candidates lie, by their names in the index."""
+    """Return the position of QuPath's (0, 0) on each slide that has candidates, by fingerprint."""
     from comir_search.errors import ComirSearchError
     from comir_search.export.geojson import qupath_origins_px
     from comir_search.index.index import find_slide
@@ -243,14 +243,12 @@ def _find_origins_px(index: Index, results: Sequence[SearchResult]) -> dict[str,
         try:
             files.append((slide.fingerprint, find_slide(slide)))
         except ComirSearchError as error:
-            print(
-                f"It is not known whether QuPath uses another origin on this slide: {error}", file=sys.stderr
-            )
+            print(f"The origin that QuPath uses on this slide is not known: {error}", file=sys.stderr)
     return qupath_origins_px(files)
 
 
 def _read_picture(path: Path, side_px: int) -> Slide:
-    """Return a small copy of a query that holds no file open: there may be hundreds."""
+    """Return a small copy of a query in memory. There may be too many queries to keep all files open."""
     from comir_search.slides import open_slide, slide_from_array
 
     with open_slide(path) as query:

@@ -1,8 +1,7 @@
 """Train a model on two folders of aligned images with equal names.
 
-Beside the model, two files are written: the loss curve (OUT.loss.csv) and,
-until the end, the state of the training (OUT.checkpoint), from which --resume
-continues.
+Next to the model, the loss curve is written (OUT.loss.csv). Until the training ends there
+is also its state (OUT.checkpoint), from which --resume continues.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(model: Model, args: argparse.Namespace) -> None:
-    """Say what was written, and what the model can do."""
+    """Print the written files and whether the model is calibrated."""
     training = model.card["training"]
     print(
         f"{args.out}: {args.arch} network, {training['steps']} steps on {len(training['images'])} pairs, "
@@ -65,13 +64,13 @@ def _describe(model: Model, args: argparse.Namespace) -> None:
     print(f"Loss curve: {args.out}.loss.csv")
     if model.calibration is None:
         print(
-            "Confidence: not calibrated. A search with this model ranks places, but cannot say how likely each "
-            "of them is right."
+            "Confidence: not calibrated. A search with this model ranks places, but cannot give the probability "
+            "that each of them is right."
         )
 
 
 def _stopping_between_steps(job: Generator[Tick, None, Result]) -> Generator[Tick, None, Result]:
-    """Let Ctrl-C take effect between two steps, where the state can be kept; a second one at once."""
+    """Let Ctrl-C stop the job after the present step, so that its state is saved; a second one stops at once."""
     pressed: list[int] = []
 
     def note(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Check every file of an index, and name what is damaged."""
+"""Check every file of an index, and list the damaged parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is damaged; fail where anything is."""
+    """Print the damaged parts; fail if there are any."""
     from comir_search.index.check import verify_steps
 
     damages = show(verify_steps(args.index))

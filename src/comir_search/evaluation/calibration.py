@@ -1,4 +1,4 @@
-"""Fitting the confidence to searches whose answer is known, and judging it."""
+"""Calibration: fit the confidence to searches with known answers, and measure how reliable it is."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from comir_search.model.calibration import FEATURES, Calibration
 from comir_search.records import SearchResult
 from comir_search.retrieval.confidence import measure
 
-PRECISION = 0.99  # that the threshold is to reach on the fitting data
-LEAST_THRESHOLD = 0.75  # a first place less likely than this is not called found, whatever the data say
+PRECISION = 0.99  # the threshold is chosen for this precision on the data of the fit
+LEAST_THRESHOLD = 0.75  # a first place with less confidence is never called found
 BINS = 10
 
 
 def collect(
     answers: Sequence[tuple[Truth, SearchResult]],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the features of every candidate, which are right, and which come first.
+    """Return the features of all candidates, whether they are right, and whether they are the first.
 
     Parameters
     ----------
     answers : sequence of (Truth, SearchResult)
-        Absent queries (empty slide) belong here: none of their candidates is right.
+        Include queries that are on no slide: none of their candidates is right.
 
     Returns
     -------
@@ -56,23 +56,29 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the logistic regression and choose the threshold of `found`.
 
-    The threshold is a confidence of first candidates from which on the share of
-    right ones is `precision`, and never below `LEAST_THRESHOLD`.
+    Of the first candidates with a confidence above the threshold, at least the share
+    `precision` is right. The threshold is never below `LEAST_THRESHOLD`.
+
+    Parameters
+    ----------
+    answers : sequence of (Truth, SearchResult)
+    precision : float
 
     Raises
     ------
     ComirSearchError
-        If the answers are all right or all wrong: nothing can be fitted.
+        If all answers are right or all are wrong, so that nothing can be fitted.
     """
     from sklearn.linear_model import LogisticRegression
 
     features, right, first = collect(answers)
     if right.all() or not right.any():
         raise ComirSearchError("Confidence cannot be fitted: all known answers are right, or all are wrong.")
-    # First candidates decide; the others only anchor the low end.
+    # The first candidates count most; the others only add examples with a low confidence.
     weights = np.where(first, 1.0, 0.1)
     spread = features.std(axis=0)
-    scale = np.where(spread > 1e-6, spread, 1.0)  # all of one size, say
+    # A feature may be constant, for example if all queries have one size.
+    scale = np.where(spread > 1e-6, spread, 1.0)
     regression = LogisticRegression(C=10.0, max_iter=1000).fit(features / scale, right, sample_weight=weights)
     coefficients = regression.coef_[0] / scale
     calibration = Calibration(
@@ -84,7 +90,7 @@ def fit_calibration(
     good = np.flatnonzero(shares >= precision)
     if not len(good):
         return Calibration(calibration.weights, 1.0)
-    # Half way to the next lower one: between them nothing is known.
+    # The middle between this confidence and the next lower one.
     lowest = confidence[order][good[-1] : good[-1] + 2].mean()
     return Calibration(calibration.weights, max(LEAST_THRESHOLD, float(lowest)))
 
@@ -95,15 +101,15 @@ def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> d
     Parameters
     ----------
     confidences : ndarray (n,)
-        Of the first candidates.
+        Confidences of the first candidates.
     right : ndarray (n,) bool
 
     Returns
     -------
     dict
-        ``bins``: list of {from, to, n, confidence, right} for the ten equal
-        bins that hold something; ``ece``: mean absolute difference of confidence
-        and share of right answers, weighted by the bins' counts.
+        ``bins``: list of {from, to, n, confidence, right} for those of the ten equal
+        bins that are not empty; ``ece``: mean absolute difference between the
+        confidence and the share of right answers, weighted by the bins' counts.
     """
     bins, error = [], 0.0
     numbers = np.minimum((confidences * BINS).astype(int), BINS - 1)

@@ -1,4 +1,4 @@
-"""Re-ranking by the product's correlation, over all angles."""
+"""Re-ranking by this program's correlation, over all angles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from comir_search.matching.templates import shrink, turn_templates
 from comir_search.model.embedding import decode
 from comir_search.progress import Job, Tick
 
-# Half the scale of CoMIRs at stride 2: as accurate as the whole for windows, and much faster.
+# Half the scale of CoMIRs at stride 2. For windows this is as accurate as the full scale, and much faster.
 FACTOR_LEVEL = 2
 ANGLE_STEP_DEG = 5
 

@@ -1,4 +1,4 @@
-"""The product's own search over windows: its places, each counted for the nearest window."""
+"""The program's own search in the paper's protocol: each place counts for the nearest window."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TOP = 50
 
 
 class DefaultSearch:
-    """Rank windows by the places that a search of the whole images finds.
+    """Ranks windows by the places that a search of the whole images finds.
 
-    Verified candidates come first, then the other places that were looked at twice.
+    Verified candidates come first, then the other places of the coarsest round.
 
     Parameters
     ----------
     viewer : Viewer
     files : mapping of str to Path
-        Images of the repository by id.
+        Images of the repository, by id.
     windows : sequence of Window
     modality : str
-        Of the repository.
+        Modality of the repository.
     folder : Path
         Where the index is written.
     """
@@ -78,7 +78,7 @@ class DefaultSearch:
         self._check_copies()
 
     def _check_copies(self) -> None:
-        """Refuse images of which the index holds another copy: a place cannot say which of them is meant."""
+        """Raise an error if two images are identical, because a place cannot tell which one is right."""
         held = {slide.name for slide in self._index.slides}
         for path in self._files.values():
             if path.name in held:
@@ -86,14 +86,14 @@ class DefaultSearch:
             with open_slide(path, pixel_size_um=self._viewer.default_pixel_size_um) as slide:
                 twin = self._index.find(slide)
             raise ComirSearchError(
-                f"{path} is an identical copy of {twin.name if twin else 'another image'}, so no answer can be counted "
-                "for one of them: take one of the two out of the folders."
+                f"{path} is an identical copy of {twin.name if twin else 'another image'}, so it is not "
+                "clear which one is the right answer; remove one of the two from the folders."
             )
 
     def rank_steps(self, query: View) -> Job[list[int]]:
-        """Return the windows in the order in which places fall into them."""
+        """Return the windows in the order of the places, each window once."""
         if query.image.max() == query.image.min():
-            return []  # a search refuses it: it shows nothing
+            return []  # a search does not accept a constant query
         image = query.image[..., 0] if query.image.shape[2] == 1 else query.image
         slide = slide_from_array(image, pixel_size_um=self._model.pixel_size_um, name="query")
         options = SearchOptions(modality=query.modality, top=TOP)

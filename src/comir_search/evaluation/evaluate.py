@@ -1,4 +1,4 @@
-"""`evaluate`: the paper's protocol on aligned pairs, for the product and for the published pipeline."""
+"""`evaluate`: the paper's protocol on aligned pairs, for this program and for the published pipeline."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ PATCH_ROTATION_DEG, PATCH_SHIFT_PX = 30.0, 100.0
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated.
+    """Settings of an evaluation.
 
     Parameters
     ----------
     bf, shg : str
         Folders of aligned images: the model's first and second side.
     model : str, optional
-        Model file; by default the one shipped.
+        Model file; by default the model that comes with the program.
     preset : {"default", "paper"}
-        The product's own search, or the published pipeline.
+        This program's own search, or the published pipeline.
     query : str, optional
-        The queries' side; by default the model's second.
+        Modality of the queries; by default the model's second.
     repository : str, optional
-        The repository's side; by default the other one. The queries' own makes
-        a same-modality search.
+        Modality of the repository; by default the other one. It may be that of the
+        queries.
     query_size_px : int, optional
-        Side of the queries; by default the window's own size.
+        Side of the queries; by default the size of the window.
     repository_size_px : int, optional
         Side of the windows; by default whole images.
     max_rotation_deg, max_shift_px : float, optional
-        Of the queries; by default 30 degrees and 100 px for sized queries, and
-        none for full ones and for twins.
+        Rotation and shift of the queries. The defaults are 30 degrees and 100 px for
+        queries with a given size, and 0 for full and for transformed queries.
     transformed : str, optional
-        Folder of transformed twins that the queries are cut from.
+        Folder of transformed images, from which the queries are cut.
     representation : {"comir", "raw"}, optional
     features : {"surf", "sift", "sift-dense", "resnet", "global"}, optional
     rerank : {"none", "bow", "pose"}, optional
-        Any of these three asks for the published pipeline with that choice; the
-        others are then CoMIRs, SURF, and the re-ranking of the preset ("bow" in
-        "paper", "pose" in "default").
+        If one of these three is given, the published pipeline is used. The defaults
+        of the others are then CoMIRs, SURF, and the re-ranking of the preset ("bow"
+        in "paper", "pose" in "default").
     rerank_top : int
     vocabulary_size : int
-        Words of all channels together.
+        Number of words of all channels together.
     weights : str, optional
-        Of a ResNet, for the features "resnet" and "global".
+        Weights of a ResNet, for the features "resnet" and "global".
     pixel_size_um : float, optional
-        Of images that state none; by default the model's.
+        For images without a pixel size; by default the model's.
     device : {"auto", "cpu", "cuda"}
     seed : int
-        Of turns, shifts and vocabularies.
+        Seed of rotations, shifts and vocabularies.
     """
 
     bf: str
@@ -96,7 +96,7 @@ class EvaluationSettings:
     seed: int = 0
 
     def completed(self, model: Model) -> EvaluationSettings:
-        """Return the settings with every default that depends on others filled in."""
+        """Return the settings with the defaults that depend on the model and on other settings."""
         values = asdict(self)
         query = self.query or model.modalities[1]
         unturned = self.query_size_px is None or self.transformed is not None
@@ -115,7 +115,7 @@ class EvaluationSettings:
 
     @property
     def is_product(self) -> bool:
-        """Whether the product's own search is asked for."""
+        """Whether this program's own search is evaluated."""
         return self.preset == "default" and not (self.representation or self.features or self.rerank)
 
 
@@ -132,14 +132,14 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
     -------
     dict
         ``n_queries``, ``n_repository``, ``chance``, ``acc`` and ``ci95`` (Wilson)
-        at ranks 1, 5, 10 and 15, ``ranks`` of the right answers (None where it
-        is missing), ``settings`` and ``seconds``.
+        at ranks 1, 5, 10 and 15, ``ranks`` of the right answers (None if it is
+        missing), ``settings`` and ``seconds``.
 
     Raises
     ------
     BatchIncomplete
-        At the end, if images had to be left out because one side of them cannot
-        be read. Its result is the table of the others; None if there are none.
+        At the end, if one side of some pairs cannot be read. Its result is the table
+        for the others, or None if there are none.
     ComirSearchError
         If folders, model or weights are missing or do not fit together.
     """
@@ -186,7 +186,7 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
             tick = Tick("searching", number, len(plans))
             yield tick
             query = viewer.view(cut_query(query_images[plan.image], plan), settings.query)
-            # The stage of one query is of no interest; that there is one still lets it be cancelled.
+            # The stages of one query are not shown, but its ticks allow the user to cancel.
             ranking = yield from retitle(search.rank_steps(query), instead=tick)
             ranks.append(rank_of(plan.window, ranking))
     finished = time.perf_counter()
@@ -208,7 +208,7 @@ def evaluate_steps(settings: EvaluationSettings) -> Job[dict[str, Any]]:
 
 
 def _find_files(settings: EvaluationSettings, model: Model) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the repository's and the queries' files by id, those of ids that both have."""
+    """Return the files of the repository and of the queries by id, for the ids that both have."""
     folders = dict(zip(model.modalities, (Path(settings.bf), Path(settings.shg)), strict=True))
     sides = dict(zip(model.modalities, ("bf", "shg"), strict=True))
     for side in (settings.query, settings.repository):
@@ -221,8 +221,8 @@ def _find_files(settings: EvaluationSettings, model: Model) -> tuple[dict[str, P
     shared = [image for image in files if image in query_files]
     if not shared:
         raise ComirSearchError(
-            f"{folders[repository]} and {query_folder} share no image name; both sides of a pair must be "
-            f"named equally, apart from the suffixes _BF and _SHG and the prefixes R_ and T_."
+            f"{folders[repository]} and {query_folder} share no image name; give both images of a pair "
+            f"the same name, apart from the suffixes _BF and _SHG and the prefixes R_ and T_."
         )
     return {image: files[image] for image in shared}, {image: query_files[image] for image in shared}
 
@@ -247,7 +247,7 @@ def _make_search(
     windows: Sequence[Window],
     folder: Path,
 ) -> _Search:
-    """Build the search that the settings ask for."""
+    """Create the search that the settings choose."""
     weights = Path(settings.weights) if settings.weights else None
     if settings.is_product:
         from comir_search.evaluation.default_search import DefaultSearch

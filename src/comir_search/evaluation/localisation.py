@@ -1,4 +1,4 @@
-"""Localisation on slides: how often, how exactly and how honestly queries are placed."""
+"""Measure the search on slides: how many queries it finds, how exactly, and how reliable its confidence is."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _ADVICE = "correct the table"
 
 @dataclass(frozen=True)
 class Truth:
-    """Where a query was really taken.
+    """The true position of a query.
 
     Parameters
     ----------
     query : str
         File name.
     slide : str
-        File name of the slide; empty where the tissue is on none.
+        File name of the slide; empty if the query is on no slide.
     x_px, y_px : float
-        Centre, level-0 pixels, corner frame.
+        Centre in level-0 pixels; (0, 0) is the corner of the slide.
     angle_deg : float
     mirrored : bool
     group : str
-        Of the query, for tables; the core's name where there is one.
+        Group of the query for tables: the name of its tissue core, if there is one.
     """
 
     query: str
@@ -61,7 +61,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of a truth table, as the file types it."""
+    """One line of a truth table, with the columns and types of the file."""
 
     query: Annotated[str, Meta(min_length=1, max_length=1000)]
     slide: Annotated[str, Meta(max_length=1000)]
@@ -80,13 +80,13 @@ class _Row:
 
 
 def read_truth(path: str | Path) -> list[Truth]:
-    """Read a truth table as ``make_tma_slide.py`` and `comir-search demo` write it.
+    """Read a table of true positions, in the format of ``make_tma_slide.py`` and `comir-search demo`.
 
     Raises
     ------
     ComirSearchError
-        If the file or a column is missing, or a line is not what it should be:
-        the message names the line.
+        If the file or a column is missing, or a line is wrong. The message gives the
+        number of the line.
     """
     path = Path(path)
     require_file(path, "the truth.csv of the queries")
@@ -121,17 +121,21 @@ def read_truth(path: str | Path) -> list[Truth]:
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     missing = [column for column in _COLUMNS if column not in columns]
     if missing and len(columns) == 1 and ";" in columns[0]:
-        raise ComirSearchError(f"{path} separates its columns by semicolons; save it with commas.")
+        raise ComirSearchError(f"{path} separates its columns with semicolons; save it with commas.")
     if missing:
-        raise ComirSearchError(f"{path} has no column {missing[0]!r}; it is not a table of true places.")
+        raise ComirSearchError(
+            f"{path} has no column {missing[0]!r}; give a table of true positions (truth.csv)."
+        )
     if len(set(columns)) < len(columns):
-        raise ComirSearchError(f"{path} has two columns of one name; it is not a table of true places.")
+        raise ComirSearchError(
+            f"{path} has two columns with the same name; give a table of true positions (truth.csv)."
+        )
 
 
 def _typed(values: dict[str | None, Any]) -> dict[str, Any]:
-    """Return a row whose text is numbers where numbers belong; what is none stays text, and is refused."""
+    """Convert the texts of a row to numbers. Texts that are no numbers stay, and `convert` rejects them."""
     if None in values or None in values.values():
-        raise csv.Error("it has other fields than the first line")
+        raise csv.Error("it has more or fewer fields than the first line")
     row: dict[str, Any] = {str(name): text.strip() for name, text in values.items()}
     for name in ("center_x_px", "center_y_px", "angle_deg"):
         try:
@@ -150,14 +154,14 @@ def _truth(row: _Row) -> Truth:
 
 
 def is_hit(candidate: Candidate, truth: Truth, *, pose: bool = False) -> bool:
-    """Return whether a candidate is the true place: right slide, centre near enough.
+    """Return whether a candidate is right: on the true slide, with its centre near the true one.
 
     Parameters
     ----------
     candidate : Candidate
     truth : Truth
     pose : bool
-        Ask for the angle within `POSE_DEG`, and the right handedness, too.
+        Whether the angle must be right within `POSE_DEG`, and `mirrored` too.
     """
     if candidate.slide != truth.slide:
         return False
@@ -190,7 +194,7 @@ def evaluate_slide_steps(
     options: SearchOptions | None = None,
     **keywords: Any,
 ) -> Job[dict[str, Any]]:
-    """Search for every query of a truth table and count.
+    """Search for every query of a truth table, and measure how well it works.
 
     Parameters
     ----------
@@ -198,7 +202,7 @@ def evaluate_slide_steps(
     queries : path
         Folder of the query images.
     truth : path
-        Table of their places.
+        Table of their true positions.
     options : SearchOptions, optional
     **keywords
         Single options of the search, by name.
@@ -206,13 +210,13 @@ def evaluate_slide_steps(
     Returns
     -------
     dict
-        As the command `evaluate-slide` prints it.
+        The report that the command `evaluate-slide` prints.
 
     Raises
     ------
     BatchIncomplete
-        At the end, if queries had to be left out because they are missing or
-        cannot be searched. Its result is the report on the others.
+        At the end, if some queries are missing or cannot be used. Its result is the
+        report on the others.
     ComirSearchError
         If the table is missing or damaged.
     """
@@ -241,7 +245,7 @@ def search_all_steps(
     Raises
     ------
     BatchIncomplete
-        Its result are the answers to the other queries.
+        Its result is the answers to the other queries.
     """
     options = SearchOptions.of(options, keywords)
     rows = read_truth(truth)
@@ -265,7 +269,7 @@ def search_all_steps(
 
 
 def summarise(answers: Sequence[tuple[Truth, StagedResult]]) -> dict[str, Any]:
-    """Return the counts of design section 4, ``evaluate-slide``."""
+    """Return the report of ``evaluate-slide`` as a dictionary."""
     present = [(truth, result) for truth, result in answers if truth.slide]
     absent = [result for truth, result in answers if not truth.slide]
     ranks = np.array([hit_rank(result.candidates, truth) for truth, result in present])
@@ -297,7 +301,7 @@ def summarise(answers: Sequence[tuple[Truth, StagedResult]]) -> dict[str, Any]:
 
 
 def _count_found(answers: Sequence[tuple[Truth, SearchResult]]) -> dict[str, Any]:
-    """Return how far "found" can be trusted; nulls and a note where the model cannot say what is found."""
+    """Return how reliable "found" is. If the model has no confidence, all values are None, with a note."""
     if any(result.candidates and result.candidates[0].confidence is None for _, result in answers):
         counts = dict.fromkeys(("n", "precision", "coverage", "false_found"))
         return {**counts, "note": "The model was never calibrated, so nothing is called found."}
@@ -318,7 +322,7 @@ def _shares(ranks: np.ndarray) -> dict[str, float | None]:
 
 
 def _recall(present: Sequence[tuple[Truth, StagedResult]], stage: str) -> float | None:
-    """Return the share of queries whose place a stage found; None where the method has no such stage."""
+    """Return the share of queries that a stage found, or None if the method has no such stage."""
     if not any(stage in result.first_stage for _, result in present):
         return None
     places = [(result.first_stage.get(stage, ())[:FIRST_STAGE_RANK], truth) for truth, result in present]

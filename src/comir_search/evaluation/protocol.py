@@ -1,8 +1,8 @@
-"""The paper's protocol: who the queries are, what they are looked for in, and how answers count.
+"""The paper's protocol: how queries and repository are cut from the images, and how answers are counted.
 
-The repository's images are cut into windows, each with an exact id. Every
-window gives one query, cut around its centre from the aligned image of the
-other modality after a random turn and shift; the one right answer is the id of
+The images of the repository are cut into windows, each with an id. There is one query
+for each window. It is cut from the aligned image of the other modality, around the
+window's centre, with a random rotation and shift. The only right answer is the id of
 that window.
 """
 
@@ -30,14 +30,15 @@ _FILE_NAME = re.compile(r"(?:(?P<twin>[RT])_)?(?P<id>.+?)(?:_(?P<side>SHG|BF))?"
 
 @dataclass(frozen=True)
 class Window:
-    """One entry of the repository: a part of an image, in whole pixels.
+    """One entry of the repository: a part of an image.
 
     Parameters
     ----------
     image : str
         Id of the image.
     number : int
-        Of the window in the image, row by row; image and number are the exact id.
+        Number of the window in the image, row by row. Image and number are the
+        window's id.
     x, y, width, height : int
         Pixels at the model's pixel size.
     """
@@ -51,25 +52,25 @@ class Window:
 
     @property
     def center(self) -> tuple[float, float]:
-        """Centre (x, y), corner frame."""
+        """Centre (x, y), where (0, 0) is the corner of the image."""
         return self.x + self.width / 2, self.y + self.height / 2
 
 
 @dataclass(frozen=True)
 class QueryPlan:
-    """Where one query is cut.
+    """Where one query is cut from an image.
 
     Parameters
     ----------
     window : int
-        Index of the one right answer.
+        Position of the right answer in the list of windows.
     image : str
-        Id of the image it is cut from.
+        Id of the image from which it is cut.
     center_x, center_y : float
-        Corner frame of that image, pixels at the model's pixel size.
+        Centre in pixels at the model's pixel size; (0, 0) is the corner of the image.
     width, height : int
     angle_deg : float
-        Turn of the content, as everywhere (see `comir_search.geometry`).
+        Rotation of the content, see `comir_search.geometry`.
     """
 
     window: int
@@ -84,18 +85,18 @@ class QueryPlan:
 def find_side(folder: Path, side: str, *, transformed: bool = False) -> dict[str, Path]:
     """Return the images of one side of a dataset by id.
 
-    Folders of equally named files are read as they are. The layout of the
-    public set (Zenodo 3874362) is understood: ``R_<id>_SHG.tif`` is the
-    reference and ``T_<id>_SHG.tif`` its transformed twin, ``_BF`` and ``_SHG``
-    name the side, and both sides and twins may lie in one folder.
+    The file names of both sides may be equal. The names of the public data set
+    (Zenodo 3874362) are supported too: ``R_<id>_SHG.tif`` is the reference and
+    ``T_<id>_SHG.tif`` its transformed twin, and ``_BF`` and ``_SHG`` name the side.
+    Both sides and the twins may lie in one folder.
 
     Parameters
     ----------
     folder : Path
     side : str
-        "bf" or "shg": which suffix is wanted where files have one.
+        "bf" or "shg": the suffix of the files to return, if files have one.
     transformed : bool
-        Whether the twins are wanted where a folder holds both.
+        Whether to return the twins, if the folder contains both.
     """
     named = [(path, _FILE_NAME.fullmatch(stem)) for stem, path in list_images(Path(folder)).items()]
     parsed = [(path, match.groupdict()) for path, match in named if match]
@@ -107,12 +108,12 @@ def find_side(folder: Path, side: str, *, transformed: bool = False) -> dict[str
 def _prefer(
     parsed: list[tuple[Path, dict[str, str]]], part: str, wanted: str
 ) -> list[tuple[Path, dict[str, str]]]:
-    """Keep the files whose name has the wanted part, or all where none has."""
+    """Keep the files whose name has the wanted part, or all files if none has it."""
     return [entry for entry in parsed if (entry[1][part] or "").upper() == wanted.upper()] or parsed
 
 
 def split_starts(length: int, size: int) -> list[int]:
-    """Return the starts of the fewest windows of `size` that cover `length`, equally spaced."""
+    """Return the equally spaced starts of the fewest windows of `size` that cover `length`."""
     if size >= length:
         return [0]
     count = ceil(length / size)
@@ -125,7 +126,7 @@ def split_windows(image: str, shape: tuple[int, int], size: tuple[int, int] | No
     Parameters
     ----------
     image : str
-        Its id.
+        Id of the image.
     shape : (int, int)
         Height and width.
     size : (int, int), optional
@@ -147,16 +148,16 @@ def plan_queries(
 ) -> list[QueryPlan]:
     """Draw one query for every window.
 
-    Angle and shift are uniform; draws whose square would leave the image are
-    thrown away, so that nothing has to be filled in.
+    Angle and shift are drawn from uniform distributions. If the query would reach
+    beyond the image, another angle and shift are drawn.
 
     Parameters
     ----------
     windows : sequence of Window
     shapes : mapping of str to (int, int)
-        Height and width of the images that queries are cut from, by id.
+        Height and width, by id, of the images from which the queries are cut.
     size : int, optional
-        Side of the queries, pixels; by default the window's own size.
+        Side of the queries in pixels; by default the size of the window.
     max_rotation_deg, max_shift_px : float
     seed : int
 
@@ -185,16 +186,16 @@ def plan_queries(
                 break
         else:
             raise ComirSearchError(
-                f"Queries of {width} x {height} px, turned by up to {max_rotation_deg:g} degrees and shifted "
+                f"Queries of {width} x {height} px, rotated by up to {max_rotation_deg:g} degrees and shifted "
                 f"by up to {max_shift_px:g} px, do not fit into {window.image} ({columns} x {rows} px); "
-                f"lower --query-size, --max-rotation or --max-shift, or give twins with --transformed."
+                f"lower --query-size, --max-rotation or --max-shift, or give transformed images with --transformed."
             )
         plans.append(QueryPlan(index, window.image, x, y, width, height, angle_deg))
     return plans
 
 
 def cut_query(image: NDArray[Any], plan: QueryPlan) -> NDArray[Any]:
-    """Cut a query out of its image; an unturned one is copied, not resampled.
+    """Cut a query out of its image. Without rotation, the pixels are copied without resampling.
 
     Parameters
     ----------
@@ -212,7 +213,7 @@ def cut_query(image: NDArray[Any], plan: QueryPlan) -> NDArray[Any]:
 
     matrix = np.empty((2, 3))
     matrix[:, :2] = turn_matrix(plan.angle_deg)
-    # Both frames have (0, 0) at a pixel's centre here: half a pixel less than the corner frame.
+    # For OpenCV (0, 0) is the centre of the first pixel, so half a pixel is subtracted.
     middle = np.array([plan.width - 1, plan.height - 1]) / 2
     matrix[:, 2] = np.array([plan.center_x, plan.center_y]) - 0.5 - matrix[:, :2] @ middle
     return cv2.warpAffine(
@@ -225,12 +226,12 @@ def cut_query(image: NDArray[Any], plan: QueryPlan) -> NDArray[Any]:
 
 
 def rank_of(answer: int, ranking: Sequence[int]) -> int | None:
-    """Return the rank, from 1, of the right answer; None where it is missing."""
+    """Return the rank (from 1) of the right answer, or None if it is missing."""
     return list(ranking).index(answer) + 1 if answer in ranking else None
 
 
 def accuracy_table(ranks: Sequence[int | None], n_repository: int) -> dict[str, Any]:
-    """Return Acc@k with Wilson's 95 % intervals and the level of chance, as `evaluate --json` holds them."""
+    """Return Acc@k with Wilson's 95 % intervals and the chance level, as in the file of `evaluate --json`."""
     n = len(ranks)
     hits = {str(k): sum(rank is not None and rank <= k for rank in ranks) for k in RANKS}
     return {
@@ -243,7 +244,7 @@ def accuracy_table(ranks: Sequence[int | None], n_repository: int) -> dict[str, 
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
+    """Return Wilson's 95 % interval of the share of successes."""
     share, z2 = successes / n, _NORMAL_95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _NORMAL_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)

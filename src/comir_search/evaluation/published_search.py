@@ -1,4 +1,4 @@
-"""The published search: bag of words over windows, re-ranked by a second one over query-sized patches."""
+"""The published search: a bag of words ranks windows, and a second one over small patches re-ranks them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _KEPT_BYTES = 1 << 30
 
 
 class PublishedSearch:
-    """Rank windows for queries as the published pipeline does.
+    """Ranks windows for queries like the published pipeline.
 
     Parameters
     ----------
     extractor : Extractor
     vocabulary_size : int
-        Words of all channels together, for either stage.
+        Number of words of all channels together, in each stage.
     rerank : {"none", "bow", "pose"}
-        How the first hits are ordered anew: not, as published, or by the
-        product's correlation.
+        How the first hits are ranked again: not at all, with a bag of words like
+        the published pipeline, or with this program's correlation.
     rerank_top : int
-        How many hits that sees.
+        How many hits are ranked again.
     seed : int
     device : torch.device
-        Where clustering runs.
+        Where the clustering runs.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PublishedSearch:
         self._kept_bytes = 0
 
     def prepare_steps(self, windows: Sequence[View]) -> Job[None]:
-        """Learn the vocabulary on the repository and index its windows."""
+        """Learn the vocabulary from the repository, and index its windows."""
         self._windows = windows
         keys = [(number,) for number in range(len(windows))]
         indexed = yield from self._index_steps(windows, keys, "repository")
@@ -74,7 +74,7 @@ class PublishedSearch:
         self._vocabulary, self._index = indexed
 
     def rank_steps(self, query: View) -> Job[list[int]]:
-        """Return the windows in the order of their likeness to the query, best first."""
+        """Return the windows, the most similar to the query first."""
         ranking = self._index.rank(self._vocabulary.count(self._describe(query)))
         hits, rest = ranking[: self._rerank_top], ranking[self._rerank_top :]
         if self._rerank == "bow":
@@ -84,9 +84,9 @@ class PublishedSearch:
         return hits + rest
 
     def _rerank_by_words(self, query: View, hits: Sequence[int]) -> Job[list[int]]:
-        """Order hits by their best query-sized patch, in a vocabulary made of those patches alone.
+        """Sort hits by their best patch of the query's size, with a vocabulary of these patches alone.
 
-        Hits whose patches all fall under the thresholds keep their old order, last.
+        Hits without a patch above the thresholds come last, in their old order.
         """
         boxes = {hit: split_windows("", self._windows[hit].shape, query.shape) for hit in hits}
         owners = [hit for hit in hits for _ in boxes[hit]]
@@ -102,7 +102,7 @@ class PublishedSearch:
     def _index_steps(
         self, views: Sequence[View], keys: Sequence[tuple[int, ...]], stage: str
     ) -> Job[tuple[PublishedVocabulary, WordIndex] | None]:
-        """Learn a vocabulary on views and index them; None where a channel has no descriptor at all."""
+        """Learn a vocabulary from views and index them; None if a channel has no descriptor."""
         random = np.random.default_rng(self._seed)
         n_channels = len(views[0].pixels)
         share = max(1, SAMPLE_LIMIT // (len(views) * n_channels))
@@ -128,7 +128,7 @@ class PublishedSearch:
         return vocabulary, WordIndex(np.stack(counts))
 
     def _describe(self, view: View, key: tuple[int, ...] | None = None) -> Descriptors:
-        """Return the descriptors of every channel; those with a key are kept while there is room."""
+        """Return the descriptors of every channel. Those with a key are cached while there is space."""
         if key in self._kept:
             return self._kept[key]
         unit = np.float32(1 / 255)

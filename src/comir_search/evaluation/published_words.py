@@ -1,9 +1,9 @@
-"""The published bag of words: vocabulary by mini-batch k-means, tf-idf cosine over an inverted index.
+"""The published bag of words: a vocabulary by mini-batch k-means, and ranking by tf-idf and cosine.
 
-Choices and defaults are those of the published pipeline (MATLAB's
-``bagOfFeatures`` and ``retrieveImages``): the strongest 80 % of all descriptors
-make the vocabulary, words seen in fewer than 1 % or more than 90 % of the images
-are ignored, and an image must share 1 % of the query's words to be returned.
+The choices and defaults are those of the published pipeline (MATLAB's ``bagOfFeatures``
+and ``retrieveImages``). The vocabulary is learnt from the strongest 80 % of all
+descriptors. Words in fewer than 1 % or more than 90 % of the images are ignored. An
+image is only returned if it shares 1 % of the query's words.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STRONGEST_SHARE = 0.8
 WORD_FREQUENCY_RANGE = (0.01, 0.9)
 MATCH_THRESHOLD = 0.01
 MAX_PASSES = 20
-# Descriptors that a vocabulary is learnt from at most: 500 MB.
+# A vocabulary is learnt from at most this many descriptors, which are 500 MB.
 SAMPLE_LIMIT = 2_000_000
 
 _LEAST_IMPROVEMENT = 2e-3
@@ -38,14 +38,15 @@ class PublishedVocabulary:
     Parameters
     ----------
     centres : tuple of Tensor (words, d)
-        One per channel of the images; words of later channels are counted on.
+        One for each channel of the images. The numbers of the words continue from one
+        channel to the next.
     """
 
     centres: tuple[Tensor, ...]
 
     @property
     def size(self) -> int:
-        """Words of all channels."""
+        """Number of words of all channels together."""
         return sum(len(centres) for centres in self.centres)
 
     def count(self, descriptors: Sequence[FloatArray]) -> FloatArray:
@@ -58,7 +59,7 @@ class PublishedVocabulary:
 
 
 def strongest(descriptors: FloatArray, strength: FloatArray) -> FloatArray:
-    """Return the strongest 80 %, in their order."""
+    """Return the strongest 80 % of the descriptors, in the same order."""
     count = round(STRONGEST_SHARE * len(descriptors))
     kept = np.argpartition(-strength, count - 1)[:count] if 0 < count < len(descriptors) else slice(None)
     return descriptors[np.sort(kept)] if isinstance(kept, np.ndarray) else descriptors
@@ -72,14 +73,14 @@ def learn_vocabulary_steps(
     Parameters
     ----------
     samples : sequence of ndarray (n, d) float32
-        One per channel.
+        Descriptors of each channel.
     n_words : int
-        Of all channels together; each channel gets an equal part, at most as
-        many as it has descriptors.
+        Number of words of all channels together. Each channel gets an equal part, but
+        not more words than it has descriptors.
     seed : int
     device : torch.device
     stage : str
-        What the ticks call it.
+        Text of the ticks.
     """
     per_channel = max(1, n_words // len(samples))
     centres = []
@@ -109,7 +110,7 @@ def cluster_steps(
     Returns
     -------
     Tensor (min(n_words, n), d) float32
-        On the device.
+        The cluster centres, on the device.
     """
     random = torch.Generator().manual_seed(seed)
     points = torch.from_numpy(np.ascontiguousarray(descriptors, np.float32)).to(device)
@@ -150,7 +151,7 @@ def assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class WordIndex:
-    """Images as weighted words, ranked for a query by cosine.
+    """The weighted words of images, to rank the images for a query by cosine.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ class WordIndex:
         return weights / np.maximum(norms, np.finfo(np.float32).tiny)
 
     def rank(self, counts: FloatArray) -> list[int]:
-        """Return the images that share enough words with the query, best first, ties in their order."""
+        """Return the images that share enough words with the query, best first; equal ones keep their order."""
         scores = self._weights @ self._weigh(counts)
         in_query = (counts[self._used] > 0).astype(np.float32)
         shared = self._occurs @ in_query

@@ -1,4 +1,4 @@
-"""A search with the places that its first stages found, for the recall of each."""
+"""A search that also returns the places of its first stages, to measure how many queries each stage finds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from comir_search.slides import Slide
 
 @dataclass(frozen=True)
 class StagedResult(SearchResult):
-    """A search's result, with the places of its first stages.
+    """The result of a search with the places of its first stages.
 
     Parameters
     ----------
     first_stage : dict of str to tuple of Candidate
-        Places before their verification ("bow", "correlation") and after its
-        coarsest round ("fused"), best first; of the stages that the method has.
+        Places before the verification ("bow", "correlation") and after its coarsest
+        round ("fused"), best first. Stages that the method does not use are missing.
     """
 
     first_stage: dict[str, tuple[Candidate, ...]] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class StagedResult(SearchResult):
 def search_stages_steps(
     index: Index, query: Slide, options: SearchOptions, runner: SearchRunner | None = None
 ) -> Job[StagedResult]:
-    """Search for a query, and keep what each stage found.
+    """Search for a query, and return the places of each stage too.
 
-    The method "auto" asks the words here also where the search needs none; their
-    time does not count then.
+    With the method "auto", the words are always compared here, even if the search does
+    not need them. Their time is then not counted.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def search_stages_steps(
     query : Slide
     options : SearchOptions
     runner : SearchRunner, optional
-        By default this process.
+        Where the search runs; by default in this process.
     """
     search = QuerySearch(index, query, options, runner)
     result = yield from search.run_steps()

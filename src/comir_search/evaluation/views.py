@@ -1,4 +1,4 @@
-"""What the compared searches see: images read, cut and brought into a representation."""
+"""Read and cut the images for the compared searches, and convert them to a representation."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class View:
     Parameters
     ----------
     image : ndarray (rows, columns, channels)
-        As read, at the model's pixel size.
+        The image at the model's pixel size.
     modality : str
     pixels : ndarray (channels, rows, columns) uint8
-        Its representation on the same pixel grid.
+        Its representation, with the same rows and columns.
     """
 
     image: NDArray[Any]
@@ -47,16 +47,15 @@ class View:
 
 
 class Viewer:
-    """Reads images and represents them.
+    """Reads images and converts them to a representation.
 
     Parameters
     ----------
     model : Model
     representation : {"comir", "raw"}
-        CoMIRs, one channel or more, brought from the network's stride to the
-        image's pixels; or the image itself in grey.
+        CoMIRs enlarged to the pixels of the image, or the image itself in grey.
     default_pixel_size_um : float
-        Of images that state none.
+        For images without a pixel size.
     """
 
     def __init__(self, model: Model, representation: str, default_pixel_size_um: float) -> None:
@@ -74,17 +73,17 @@ class Viewer:
         )
 
     def pixel_size_of(self, path: Path) -> float | None:
-        """Return the pixel size that an image states."""
+        """Return the pixel size in the file of an image, or None."""
         with open_slide(path) as slide:
             return slide.pixel_size_um
 
     def normalise(self, image: NDArray[Any], modality: str) -> NDArray[np.float32]:
-        """Bring an image's values to what the networks take in."""
+        """Normalise the intensities of an image for the networks."""
         kind = self.model.modality(modality).intensity
         return measure_intensity(image, kind, image.dtype).apply(image)
 
     def view(self, image: NDArray[Any], modality: str) -> View:
-        """Represent an image."""
+        """Convert an image to the representation."""
         image = image if image.ndim == 3 else image[..., None]
         normalised = self.normalise(image, modality)
         if self.representation == "raw":
@@ -95,7 +94,7 @@ class Viewer:
 
 
 def _enlarge(coded: NDArray[np.uint8], stride: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Interpolate CoMIRs from the network's stride to (rows, columns) of the image."""
+    """Enlarge CoMIRs from the network's stride to the rows and columns of the image."""
     if stride == 1:
         return coded[:, : shape[0], : shape[1]]
     from comir_search.opencv import cv2

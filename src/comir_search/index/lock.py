@@ -1,13 +1,13 @@
-"""One writer at a time per index.
+"""The lock of an index: only one process at a time may write to it.
 
-A folder is locked by the operating system, which frees the lock when its
-process ends in whatever way, and the lock file says who holds it. Some network
-folders keep such locks to one machine, and object stores have none: there the
-lock file's content alone decides.
+The operating system locks a file in the folder, and releases the lock when the process
+ends, even after a crash. The file contains the machine and the process that write. In some
+network folders such locks only work within one machine, and object stores have no locks;
+there only the content of the file counts.
 
-The file is opened without following a link, and a file that is not a lock of ours
-is neither locked nor changed. (A lock library would lock the same way, but none
-that we know writes into the file that it has locked who holds it.)
+Links are not followed, and a file that is not a lock of this program is neither locked nor
+changed. Lock libraries are not used, because they do not write the owner of the lock into
+the file.
 """
 
 from __future__ import annotations
@@ -33,13 +33,18 @@ from comir_search.index.storage import Storage
 LOCK_NAME = "writer.lock"
 _MAX_BYTES = 4096
 _OPEN = os.O_RDWR | os.O_CREAT
-for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):  # a pipe is not waited for
+for _name in (
+    "O_NOFOLLOW",
+    "O_NONBLOCK",
+    "O_BINARY",
+    "O_CLOEXEC",
+):  # O_NONBLOCK: do not wait if the file is a pipe
     _OPEN |= getattr(os, _name, 0)
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """Who writes: what the lock file holds."""
+    """The content of the lock file: the machine and the process that write."""
 
     host: Annotated[str, Meta(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
     pid: Annotated[int, Meta(ge=1, lt=2**31)]
@@ -47,12 +52,12 @@ class _Holder:
 
 @contextmanager
 def writer_lock(storage: Storage) -> Iterator[None]:
-    """Hold an index for writing.
+    """Lock an index while it is written.
 
     Raises
     ------
     ComirSearchError
-        If another process writes to it, or seems to.
+        If another process writes to it, or may still do so.
     """
     if storage.folder is None:
         yield from _hold_object(storage)
@@ -65,10 +70,10 @@ def writer_lock(storage: Storage) -> Iterator[None]:
         try:
             holder = _read_holder(content, storage)
         except ComirSearchError:
-            if locked is not False:  # else it may be writing its few words right now
+            if locked is not False:  # if it is locked, its owner may be writing the content now
                 raise
-        # Where the system keeps locks, it knows the dead of this machine; what
-        # another machine left may be alive, and our lock may not reach that far.
+        # The lock shows whether a process on this machine still runs. A process on another machine may run
+        # even if this lock succeeds, because locks may not work between machines.
         if locked is False or (holder and not (_is_here(holder) and (locked or _has_ended(holder)))):
             raise ComirSearchError(_refusal(storage, holder))
         with writing(storage.folder / LOCK_NAME):
@@ -81,7 +86,7 @@ def writer_lock(storage: Storage) -> Iterator[None]:
 
 
 def _open(folder: Path) -> IO[bytes]:
-    """Open the lock file of a folder, which is made if needed."""
+    """Open the lock file of a folder; create both if they are missing."""
     path = resolve_below(folder, LOCK_NAME)
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,14 +113,14 @@ def _signature() -> bytes:
 
 
 def _read_holder(content: bytes, storage: Storage) -> _Holder | None:
-    """Return who a lock file says holds it, None where it says nobody.
+    """Return the owner of the lock from the content of its file, or None if it names none.
 
     Raises
     ------
     ComirSearchError
-        If the file is not a lock of ours.
+        If the file is not a lock of this program.
     """
-    # What a power cut leaves of our own few words is nothing, or zeros.
+    # After a power cut, a lock file of this program may be empty or contain zeros.
     if not content.strip(b"\0 \n"):
         return None
     name = f"{storage.location}/{LOCK_NAME}"
@@ -163,7 +168,7 @@ def _rewrite(file: IO[bytes], content: bytes) -> None:
 if sys.platform == "win32":
     import msvcrt
 
-    # Byte 2**30 is locked, so that others can still read who holds the file.
+    # Only byte 2**30 is locked, so that other processes can still read the content.
     _LOCKED_BYTE = 2**30
 
     def _lock(file: IO[bytes]) -> bool | None:

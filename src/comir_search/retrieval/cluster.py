@@ -1,7 +1,7 @@
-"""Search on a cluster, on `dask.distributed`.
+"""Search on a cluster of `dask.distributed`.
 
-A task is a few places to look at: workers read the index themselves, and what
-they found comes back.
+Each task searches a few tiles or places. The workers read the index themselves and send
+back the places that they find.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CACHE_BYTES = 256 * 2**20
-# Tasks for each thread, so that slow and fast workers end together, and how many places one looks at
-# at most, because a worker finishes what it has begun though the search is cancelled.
+# Several tasks for each thread let slow and fast workers end together. The number of jobs in a task is limited,
+# because a worker always finishes the task that it has begun, even if the search is cancelled.
 TASKS_PER_THREAD, PLACES_PER_TASK = 6, 16
 
 Result = TypeVar("Result")
@@ -33,9 +33,9 @@ class ClusterSearchRunner:
     Parameters
     ----------
     index : Index
-        In a folder that all workers see under the same name, or behind a URL.
+        In a folder that all workers see under the same path, or at a URL.
     scheduler, workers
-        As of `comir_search.index.cluster.ClusterRunner`.
+        See `comir_search.index.cluster.ClusterRunner`.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class ClusterSearchRunner:
 
     def __init__(self, index: Index, *, scheduler: str | None = None, workers: int | None = None) -> None:
         self._cluster = Cluster(scheduler=scheduler, workers=workers)
-        self._where = str(index.path), index.model_fingerprint, "cpu"  # no network runs there
+        self._where = str(index.path), index.model_fingerprint, "cpu"  # no network runs on the workers
 
     def run(
         self, tool: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], bytes_each: int = 0
@@ -80,7 +80,7 @@ class ClusterSearchRunner:
                 yield done, results
 
     def close(self) -> None:
-        """Leave the cluster; end it if it was started here."""
+        """Disconnect from the cluster; shut it down if it was started here."""
         self._cluster.close()
 
 

@@ -1,4 +1,4 @@
-"""The measurements from which a calibration makes the confidence of a candidate."""
+"""The features from which the calibration computes the confidence of a candidate."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def measure(scores: Sequence[float], signal: float, side_um: float) -> NDArray[n
     Parameters
     ----------
     scores : sequence of float
-        Correlation of each distinct candidate, at the finest level.
+        Correlation of each candidate at the finest level.
     signal : float
-        Share of the query that says anything.
+        Share of the query's pixels that are informative.
     side_um : float
-        Shorter side of the query.
+        Length of the query's shorter side.
 
     Returns
     -------
     ndarray (len(scores), len(FEATURES))
-        The margin is to the best *other* candidate, negative for all but the
-        first.
+        The margin is the difference to the best *other* candidate. It is negative for
+        all candidates but the first.
     """
     values = np.asarray(scores, float)
     margins = np.empty_like(values)

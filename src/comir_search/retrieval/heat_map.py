@@ -1,4 +1,4 @@
-"""Where on a slide a query fits how well: the coarse correlation, drawn over the whole slide."""
+"""Heat map: how well a query fits at each position of a slide, by the coarse correlation."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from comir_search.retrieval.query import check_fits, check_query, prepare_query
 from comir_search.retrieval.scan import Scanner
 from comir_search.slides import Slide
 
-LEVEL = 2  # the maps of large queries are coarser
+LEVEL = 2  # level of the map; large queries have coarser maps
 WIDEST_TEMPLATE_PX = 256
 N_ANGLES = 36
-LONGEST_PX = 1024  # a larger map shows no more
+LONGEST_PX = 1024  # longer side of the map; a larger one would show nothing more
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """How well a query fits with its centre at each place of a slide.
+    """How well a query fits with its centre at each position of a slide.
 
     Parameters
     ----------
     fingerprint : str
-        Of the slide.
+        Fingerprint of the slide.
     scores : ndarray (rows, columns) float32
-        The best correlation over all angles, about in [-1, 1]; not a number
-        where there is no tissue.
+        The best correlation over all angles, about in [-1, 1]; NaN where there is no
+        tissue.
     pixel_um : float
         Side of the map's pixels.
     first_um : float
-        Where the first pixel's centre lies, right of and below the slide's corner.
+        Distance of the first pixel's centre from the slide's corner, to the right and down.
     """
 
     fingerprint: str
@@ -48,7 +48,7 @@ class HeatMap:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Between which scores differ enough to be worth a colour: from what is common to the best."""
+        """Scores of the first and the last colour: the median and the best score."""
         known = self.scores[np.isfinite(self.scores)]
         if not len(known):
             return 0.0, 1.0
@@ -64,24 +64,24 @@ def heat_map_steps(
     *,
     mirror: bool = False,
 ) -> Job[HeatMap]:
-    """Correlate a query with every place of one slide.
+    """Correlate a query with every position of one slide.
 
     Parameters
     ----------
     index : Index
     image : Slide
-        The query.
+        Image of the query.
     modality : str
-        The query's.
+        Modality of the query.
     fingerprint : str
-        Of the slide.
+        Fingerprint of the slide.
     mirror : bool
-        Look for the flipped query too.
+        Whether to search for the flipped query too.
 
     Raises
     ------
     ComirSearchError
-        If the slide is not in the index, or the query cannot be searched for.
+        If the slide is not in the index, or the query cannot be used.
     """
     slide = index.slide(fingerprint)
     check_query(index.model, image, modality)
@@ -129,7 +129,7 @@ def draw_map_steps(slide: IndexedSlide, queries: Sequence[Query], comir_pixel_si
 
 
 def _spread(mask: NDArray[np.bool_], cell: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return a mask at another resolution: whose `cell` pixels are one of the mask."""
+    """Return a mask at a finer resolution: one pixel of the mask becomes `cell` x `cell` pixels."""
     rows, columns = (
         cells_at(np.arange(length) + 0.5, cell, count)
         for length, count in zip(shape, mask.shape, strict=True)
@@ -138,7 +138,7 @@ def _spread(mask: NDArray[np.bool_], cell: float, shape: tuple[int, int]) -> NDA
 
 
 def _keep_best(scores: NDArray[np.float32], step: int) -> NDArray[np.float32]:
-    """Return the best score of each step x step places: peaks stay."""
+    """Return a smaller map with the best score of each `step` x `step` pixels, which keeps the peaks."""
     if step == 1:
         return scores
     rows, columns = scores.shape

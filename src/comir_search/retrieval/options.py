@@ -10,27 +10,26 @@ from comir_search.options import PixelSizeOptions, option
 
 @dataclass(frozen=True)
 class SearchOptions(PixelSizeOptions):
-    """Every option of a search that can change its answer.
+    """All options of a search that can change its result.
 
     Parameters
     ----------
     pixel_size_um : float, optional
-        The query's, where its file gives none or a wrong one.
+        Pixel size of the query, if its file contains none or a wrong one.
     modality : str, optional
-        The query's; by default the one that is not indexed.
+        Modality of the query; by default the one that is not indexed.
     top : int
-        Distinct candidates to return; fewer, said in the reason, where there are no more.
+        Number of candidates to return. If there are fewer, the reason says so.
     mirror : bool
-        Look for the flipped query too.
+        Whether to search for the flipped query too.
     slides : sequence of str, optional
-        Look only in slides of these names or fingerprints; several slides may have one name.
-        What is not found is then said to be so on these.
+        Search only the slides with these names or fingerprints; several slides may have
+        the same name. "Not found" then means: not found on these slides.
     method : {"auto", "correlation", "words"}
         How places are found. "correlation" compares the query with every position on
         the tissue; "words" looks for positions with the same small structures (a sliding
-        bag of words over dense SURF features); "auto" asks the correlation first, and the
-        words too where its first place is not sure. Each place found is verified in the
-        same way.
+        bag of words over dense SURF features); "auto" uses the correlation first, and the
+        words too if its first place is not sure. Every place is verified in the same way.
     """
 
     modality: str | None = option(

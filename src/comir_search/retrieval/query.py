@@ -1,4 +1,4 @@
-"""The query: checked, read, embedded."""
+"""Prepare a query: check it, read it and embed it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from comir_search.slides import Slide
 from comir_search.slides.channels import as_channels, is_grey
 
 MIN_SIDE_PX = 32
-MAX_PX = 100_000_000  # model pixels of a query; at 2 um, 20 x 20 mm
-LARGEST_SHARE = 1.1  # of the largest slide's area and diagonal, that a query may have
-LONGEST_COMIR_PX = 2048  # diagonal of the CoMIR that is kept; of larger queries, a coarser level is
-EMBED_BYTES = 800 << 20  # that embedding may take; what needs more is embedded part by part
+MAX_PX = 100_000_000  # largest area of a query at the model's pixel size; 20 x 20 mm at 2 um
+LARGEST_SHARE = 1.1  # largest area and side of a query, as shares of the largest slide's area and diagonal
+LONGEST_COMIR_PX = 2048  # diagonal of the CoMIR that is kept; for larger queries a coarser level is kept
+EMBED_BYTES = 800 << 20  # memory for embedding; a query that needs more is embedded part by part
 PART_PX, OVERVIEW_PX = 1024, 512
-# Below this share of informative pixels a patch holds too little to be placed.
+# A patch with a smaller share of informative pixels shows too little to be found.
 LITTLE_EVIDENCE = 0.05
 
 
@@ -69,12 +69,12 @@ def check_query(model: Model, slide: Slide, modality: str) -> tuple[int, int]:
 
 
 def check_fits(slide: Slide, slides_um: Sequence[tuple[float, float]]) -> None:
-    """Refuse a query that is larger than every slide: its pixel size is wrong.
+    """Raise an error if a query is larger than every slide, because its pixel size is then wrong.
 
     Parameters
     ----------
     slide : Slide
-        The query, with a pixel size.
+        Image of the query, with a known pixel size.
     slides_um : sequence of (float, float)
         Height and width of each slide.
 
@@ -99,8 +99,8 @@ def check_fits(slide: Slide, slides_um: Sequence[tuple[float, float]]) -> None:
 def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool = False) -> Query:
     """Read a query, check it, and embed it.
 
-    Memory is bounded: a large query is embedded part by part, and kept on a
-    coarser level.
+    A large query is embedded part by part and kept at a coarser level, which bounds the
+    memory.
 
     Parameters
     ----------
@@ -109,14 +109,15 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
         The query's image.
     modality : str
     mirrored : bool
-        Flip it left-right first.
+        Whether to flip it left to right first.
 
     Raises
     ------
     PixelSizeMissing
         If the pixel size is not known.
     ComirSearchError
-        If it is too small or too large, constant, not finite, or coloured where the modality is grey.
+        If the query is too small or too large, has only one value, has values that are
+        not finite, or is in colour although its modality is grey.
     """
     shape = check_query(model, slide, modality)
     image = _QueryImage(model, slide, modality, shape, mirrored)
@@ -149,7 +150,7 @@ def prepare_query(model: Model, slide: Slide, modality: str, *, mirrored: bool =
 
 
 class _QueryImage:
-    """A query's pixels at the model's size, and what is seen of them while they are read."""
+    """The pixels of a query at the model's pixel size, checked while they are read."""
 
     def __init__(
         self, model: Model, slide: Slide, modality: str, shape: tuple[int, int], mirrored: bool
@@ -167,9 +168,10 @@ class _QueryImage:
         return self._highest > self._lowest
 
     def check_differs(self) -> None:
-        """Raise where the image is constant, before anything is embedded.
+        """Raise an error if all pixels have the same value, before anything is embedded.
 
-        Where the overview is constant, details may still differ: then all is read.
+        If the overview has only one value, details may still differ. The whole image is
+        then read.
         """
         overview = self.slide.overview(OVERVIEW_PX)[0]
         if overview.max() > overview.min():
@@ -180,23 +182,32 @@ class _QueryImage:
                 self.read(x, y, min(PART_PX, width - x), min(PART_PX, height - y))
                 if self.holds_anything:
                     return
-        raise ComirSearchError(f"{self.slide.name} is constant: it shows nothing that could be found.")
+        raise ComirSearchError(
+            f"{self.slide.name} is constant: all its pixels have the same value, so it cannot be found; "
+            "choose another image."
+        )
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
-        """Return a part, normalised; see `comir_search.model.embedding.Reader`."""
+        """Return a part with normalised intensities.
+
+        Parameters
+        ----------
+        x, y, width, height : int
+            See `comir_search.model.embedding.Reader`.
+        """
         start = self.shape[1] - x - width if self.mirrored else x
         image = self.slide.read_scaled(self.model.pixel_size_um, start, y, width, height)
         self.is_grey_for_colour &= is_grey(image)
         image = as_channels(image, self.channels, self.slide.name, self.modality)
         self._lowest = min(self._lowest, float(image.min()))
         self._highest = max(self._highest, float(image.max()))
-        if self._intensity is None:  # after the checks, whose sentences say more
+        if self._intensity is None:  # after the checks, because their messages explain more
             self._intensity = intensity_of(self.model, self.slide, self.modality)
         normalised = self._intensity.apply(image)
         return normalised[:, ::-1] if self.mirrored else normalised
 
     def embed(self, factor: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-        """Yield (row, column, latents) of all parts; they begin at multiples of `factor` CoMIR pixels."""
+        """Yield (row, column, latents) of each part; rows and columns are multiples of `factor` CoMIR pixels."""
         height, width = self.shape
         model = self.model
         if height * width * model.bytes_per_px <= EMBED_BYTES and factor == 1:
@@ -210,7 +221,7 @@ class _QueryImage:
 
 
 def _mismatch(model: Model, name: str, modality: str) -> str:
-    """Say that a grey image is searched as a modality that is in colour."""
+    """Return the sentence for a grey image whose modality is in colour."""
     other = model.other(modality)
     advice = (
         f"; if it is {other}, search for it with --modality {other}" if model.channels_of(other) == 1 else ""

@@ -1,4 +1,4 @@
-"""Fit one candidate again from where a person moved it."""
+"""Find the best position and rotation near a candidate that a person moved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from comir_search.retrieval.query import prepare_query
 from comir_search.retrieval.scan import choose_finest_level
 from comir_search.slides import Slide
 
-# (level above the finest, pixels of the level a place may move, angles to try around the last)
+# (levels above the finest, how far a place may move in pixels of the level, changes of the angle to try)
 ROUNDS = (
     (1, 8, (-6.0, -3.0, 0.0, 3.0, 6.0)),
     (0, 6, (-1.5, 0.0, 1.5)),
@@ -33,26 +33,27 @@ def refit_candidate_steps(index: Index, query: Slide, modality: str, candidate: 
     query : Slide
         The query's image.
     modality : str
-        The query's.
+        Modality of the query.
     candidate : Candidate
-        Where to begin: a few CoMIR pixels and degrees off at most.
+        Where to begin. It may be wrong by a few CoMIR pixels and degrees.
 
     Returns
     -------
     Candidate
-        Moved and turned, with its new score; rank and confidence stay.
+        With the new position, rotation and score; rank and confidence do not change.
 
     Raises
     ------
     ComirSearchError
-        If the index does not hold the slide, or the query cannot be used.
+        If the slide is not in the index, or the query cannot be used.
     """
     yield Tick("embedding the query", 0, 1)
     slide = index.slide(candidate.fingerprint)
     prepared = prepare_query(index.model, query, modality, mirrored=candidate.mirrored)
     size_um = index.model.comir_pixel_size_um
     start = at_pixel_size(candidate, size_um)
-    sign = -1 if candidate.mirrored else 1  # the search turns the flipped query, a candidate the slide
+    # A place has the angle of the flipped query, a candidate that of the slide.
+    sign = -1 if candidate.mirrored else 1
     place = Place(
         slide=0,
         x=start.center_x_px,

@@ -1,4 +1,4 @@
-"""From verified places to a search's result: candidates, confidence, reason, seconds."""
+"""The result of a search from its verified places: candidates, confidence, reason, seconds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from comir_search.retrieval.query import LITTLE_EVIDENCE
 
 
 class Clock:
-    """Seconds by stage."""
+    """Measures how many seconds each stage takes."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._started = self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last call to a stage."""
+        """Add the time since the last call to the time of a stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
@@ -35,16 +35,16 @@ CLOSE_SCORES = 0.03  # places whose scores differ by less fit about equally well
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of an index a search looks at.
+    """How many slides of an index are searched.
 
     Parameters
     ----------
     searched : int
-        Slides.
+        Number of searched slides.
     of : int
-        Slides that there are, those whose indexing is not finished and those that are damaged among them.
+        Number of all slides, including unfinished and damaged ones.
     damaged : int
-        Slides whose slide.json is damaged.
+        Number of slides whose slide.json is damaged.
     repair : str
         The command that repairs them.
     """
@@ -68,12 +68,12 @@ class Reporter:
     index : Index
     query : Query
     slides : list of IndexedSlide
-        All of the index.
+        All slides of the index.
     top : int
-        Candidates that were asked for.
+        Number of candidates that the user wants.
     coverage : Coverage
     provenance : Provenance
-        Of the final result.
+        Provenance of the final result.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Reporter:
         self.coverage, self.provenance = coverage, provenance
 
     def candidates(self, places: Sequence[Place]) -> tuple[tuple[Candidate, ...], bool]:
-        """Return verified places as candidates, and whether to trust the first.
+        """Return verified places as candidates, and whether the first one can be trusted.
 
-        They are in order of confidence; of a model that was never calibrated, whose
-        candidates have none, in order of score.
+        They are sorted by confidence. If the model was never calibrated, there is no
+        confidence, and they are sorted by score.
         """
         if not places or self.calibration is None:
             return self.ranked(sorted(places, key=lambda place: -place.score)), False
@@ -110,7 +110,7 @@ class Reporter:
         return candidates, confidences[order[0]] >= self.calibration.threshold
 
     def ranked(self, places: Sequence[Place]) -> tuple[Candidate, ...]:
-        """Return places as candidates without confidence, in their order."""
+        """Return places as candidates without confidence, in the same order."""
         return tuple(self._candidate(place, rank, None) for rank, place in enumerate(places, 1))
 
     def _candidate(self, place: Place, rank: int, confidence: float | None) -> Candidate:
@@ -146,7 +146,7 @@ class Reporter:
         )
 
     def partial(self, places: Sequence[Place], clock: Clock) -> SearchResult | None:
-        """Return what is known so far: places by their scores of now, which no confidence was fitted to."""
+        """Return a preliminary result: places sorted by their present scores, without confidence."""
         if not places:
             return None
         ordered = sorted(places, key=lambda place: -place.score)[: self.top]

@@ -1,4 +1,4 @@
-"""First stage: correlate turned copies of the query with whole slides, coarsely."""
+"""First stage: correlate rotated copies of the query with whole slides at a coarse level."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from comir_search.matching.templates import coarsen_to
 from comir_search.retrieval.workers import LocalSearchRunner, SearchRunner
 
 MIN_WINDOW_PX = 192
-FIRST_LEVEL = 2  # of the coarse scan, for all but large queries
-MAX_TEMPLATE_PX = 128  # wider ones take gigabytes, and say enough on a coarser level
+FIRST_LEVEL = 2  # level of the coarse scan; large queries use a coarser one
+MAX_TEMPLATE_PX = 128  # wider ones need gigabytes, and a coarser level is enough for them
 PLACES_PER_TILE = 80
-FIRST_TILES, FIRST_PLACES = 8, 24  # after so many tiles, show so many places
+FIRST_TILES, FIRST_PLACES = 8, 24  # after this number of tiles, this number of places is shown
 
 
 def choose_scan_levels(query: Query) -> tuple[int, int | None]:
-    """Return the level of the coarse scan, and that of a closer look.
+    """Return the level of the coarse scan, and the level of a second, finer scan.
 
-    The latter is one finer; None where the turned copies of so large a query
-    would take too much memory.
+    The second level is one finer. It is None if the rotated copies of a large query
+    would need too much memory.
     """
     finest = coarsen_to(query.diagonal_px, MAX_TEMPLATE_PX)
     coarse = max(FIRST_LEVEL, finest)
@@ -44,16 +44,16 @@ def choose_scan_levels(query: Query) -> tuple[int, int | None]:
 
 
 def choose_finest_level(query: Query) -> int:
-    """Return the level at which place and angle are found in the end.
+    """Return the level at which the final position and rotation are found.
 
-    It is 0, but coarser for large queries, which are as exact there, in a fraction
-    of the time.
+    It is 0. Large queries use a coarser level, which is as exact for them and much
+    faster.
     """
     return choose_scan_levels(query)[0] - FIRST_LEVEL
 
 
 class Scanner:
-    """Turned copies of one query, transformed once for every tile of every slide.
+    """Compares one query with tiles of slides. Its rotated copies are Fourier-transformed only once.
 
     Parameters
     ----------
@@ -61,7 +61,8 @@ class Scanner:
     level : int
         Pyramid level to scan.
     n_angles : int
-        How many angles to try at least: a multiple of four of them, equally spaced.
+        Least number of angles. It is rounded up to a multiple of four; the angles are
+        equally spaced.
 
     Attributes
     ----------
@@ -74,24 +75,24 @@ class Scanner:
         quarter = -(-n_angles // 4)
         steps = np.arange(4 * quarter) * 90.0 / quarter
         self.angles_deg = np.array([normalise_angle_deg(angle) for angle in steps])
-        # Three quarters of the angles are seen by turning what is scanned.
+        # Only a quarter of the angles is needed here: the tiles are rotated by 90, 180 and 270 degrees too.
         templates = query.turn(steps[:quarter].tolist(), level=level)
         size = next_fast_len(max(MIN_WINDOW_PX, 2 * templates.side), real=True)
         self.spectra: Spectra = transform_templates(templates, size + size % 2, roughly=True)
         self.step_px = self.spectra.places
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The spectra take a hundred times the query, and are made again in less than a second.
+        # The spectra are a hundred times larger than the query, and are computed again in less than a second.
         return Scanner, (self.query, self.level, len(self.angles_deg))
 
     @property
     def bytes_each(self) -> int:
-        """Memory that one tile takes: products twice, scores, windows with what is made of them."""
+        """Memory that one tile needs: two copies of the products, the scores, and the windows with their spectra."""
         frequencies, channels, quarter = self.spectra.pixels.shape
         return 4 * frequencies * (16 * quarter + 48 * channels) + 16 * quarter * self.spectra.size**2
 
     def tiles(self, slide: IndexedSlide) -> list[tuple[int, int]]:
-        """Return the (x, y) of the tiles of places that hold tissue, pixels of the level."""
+        """Return the (x, y) of all tiles with tissue, in pixels of the level."""
         factor = 2**self.level
         _, rows, columns = slide.comir_shape
         tissue, cell_px = slide.tissue, slide.tissue_step_px
@@ -105,12 +106,12 @@ class Scanner:
         return tiles
 
     def tile_of(self, place: Place) -> tuple[int, tuple[int, int]]:
-        """Return the slide's number and the (x, y) of the tile that holds a place."""
+        """Return the slide's number and the (x, y) of the tile in which a place lies."""
         step = self.step_px * 2**self.level
         return place.slide, (int(place.x // step) * self.step_px, int(place.y // step) * self.step_px)
 
     def correlate(self, slide: IndexedSlide, tile: tuple[int, int]) -> Tensor:
-        """Compare the query with every place of one tile.
+        """Compare the query with every position of one tile.
 
         Parameters
         ----------
@@ -120,9 +121,9 @@ class Scanner:
         Returns
         -------
         Tensor (rows, columns)
-            The best score over all angles with the query's centre at each pixel of
-            the tile; a tile at the slide's edge ends there, so a query overhangs by
-            half at most.
+            For the query's centre at each pixel of the tile, the best score over all
+            angles. A tile ends at the slide's edge, so at most half of the query lies
+            outside the slide.
         """
         return self._inside(slide, tile, self._compare(slide, tile)[1].amax(0))
 
@@ -167,21 +168,21 @@ class Scanner:
         ]
 
     def _compare(self, slide: IndexedSlide, tile: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-        """Correlate with the surroundings of a tile, turned by each quarter.
+        """Correlate the query with a tile and its surroundings, rotated by 0, 90, 180 and 270 degrees.
 
         Returns
         -------
         turned : list of 4 Tensor (angles / 4, places, places)
-            A query turned by 90 degrees more on the slide is the query as it is on
-            the slide turned back.
+            Scores for each rotation of the tile. To rotate the tile by 90 degrees is
+            the same as to rotate the query by 90 degrees in the other direction.
         tops : Tensor (4, places, places)
-            The best over the angles, turned to the tile's frame.
+            The best scores over the angles, rotated back to the tile's orientation.
         """
         spectra = self.spectra
         x0, y0 = tile[0] - spectra.side // 2, tile[1] - spectra.side // 2
         window = torch.from_numpy(read_level(slide, self.level, x0, y0, spectra.size, spectra.size))
         windows = torch.stack([torch.rot90(window, turns, (1, 2)) for turns in range(4)])
-        # The outline looks the same after a quarter or half turn, and so do the places' weights.
+        # A square looks the same after 90 degrees and a rectangle after 180, so weights can be reused.
         distinct = 1 if np.isclose(*self.query.size_px) else 2
         weights = [weigh_places(spectra, turned) for turned in windows[:distinct]]
         for turns in range(distinct, 4):
@@ -191,14 +192,14 @@ class Scanner:
         return turned, torch.stack(tops)
 
     def _inside(self, slide: IndexedSlide, tile: tuple[int, int], scores: Tensor) -> Tensor:
-        """Leave out places beyond the slide's edge."""
+        """Remove the scores of positions beyond the slide's edge."""
         _, rows, columns = slide.comir_shape
         factor = 2**self.level
         return scores[: -(-rows // factor) - tile[1], : -(-columns // factor) - tile[0]]
 
 
 def _turn(y: Tensor, x: Tensor, turns: int, side: int) -> tuple[Tensor, Tensor]:
-    """Return where places of a square lie after counter-clockwise quarter turns."""
+    """Return the positions in a square after it is rotated counter-clockwise by `turns` x 90 degrees."""
     for _ in range(turns):
         y, x = side - 1 - x, y
     return y, x
@@ -225,23 +226,23 @@ def scan_slides(
     count : int
         Find at most this many places.
     radius_px : float
-        Places closer than this, CoMIR pixels, are one.
+        Places closer than this, in CoMIR pixels, count as one.
     runner : SearchRunner, optional
-        Who looks at the tiles; by default this process.
+        Where the tiles are scanned; by default in this process.
     near : sequence of Place, optional
-        Tiles that hold these are scanned first, in this order.
+        The tiles of these places are scanned first, in this order.
     tile_limit : int, optional
-        Scan no more tiles than this.
+        Scan at most this many tiles.
     per_tile : int
         Take at most this many places of each tile.
 
     Yields
     ------
     done, total : int
-        Tiles.
+        Number of tiles.
     places : list of Place
-        The best so far, distinct, best first: a few after the first tiles, all at
-        the end, none in between.
+        Distinct places, best first: some after the first tiles, all at the end,
+        none in between.
     """
     runner = runner or LocalSearchRunner()
     work = [(slide, number, tile, per_tile) for number, slide in slides for tile in scanner.tiles(slide)]

@@ -1,10 +1,11 @@
 """Search: from a query to ranked, verified candidates.
 
-A coarse correlation looks over the slides; its best places are correlated again
-at finer levels until place and angle are known; the scores become confidences.
-Unless the first is sure, a sliding bag of words looks over the slides too, and a
-finer correlation, as far as is affordable. By `SearchOptions.method`, the first
-stage is the correlation alone, or the words alone.
+First the query is correlated with the slides at a coarse level. The best places are
+then correlated again at finer levels, which gives their position, rotation and score.
+The confidence of each place is computed from its score. If the first place is not
+sure, the slides are also searched with a sliding bag of words and with a finer
+correlation. With `SearchOptions.method`, the user can choose the correlation alone or
+the words alone.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from comir_search.retrieval.workers import LocalSearchRunner, SearchRunner, open
 from comir_search.slides import Slide, open_slide
 from comir_search.version import __version__
 
-SURE = 0.95  # confidence of the first place from which nothing else is looked at
-CLOSE_TILES = 256  # of the finer scan, those with the best places so far first
-CORRELATION_LENGTH_UM = 18.0  # how far CoMIRs may be off and still agree
+SURE = 0.95  # if the first place has this confidence, the search ends
+CLOSE_TILES = 256  # number of tiles of the finer scan; it begins with those of the best places
+CORRELATION_LENGTH_UM = 18.0  # CoMIRs that are shifted by less than this still correlate
 BOW_ANGLES = 16
-DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this are one
-# Places of the coarse scan for each candidate that is asked for: some of them turn out to be one, at
-# most about fifty (those of a small query, within reach of the poses), and then it is scanned again.
+DISTINCT_SHARE = 0.2  # of the shorter side: places closer than this count as one
+# Places of the coarse scan for each wanted candidate. Several places may turn out to be the same one (about fifty
+# at most, for a small query); the scan is then repeated with more places.
 SPARE, SPARE_IN_TILE, SPARE_AT_MOST = 4, 8, 64
 NAMES_LISTED = 5
 
@@ -59,15 +60,15 @@ def search_steps(
     query : Slide or path
     options : SearchOptions, optional
     runner : SearchRunner, optional
-        Who looks through the slides, from `open_search_runner`; by default this
-        process. It stays open, for the next query.
+        Where the search runs, from `open_search_runner`; by default in this
+        process. It is not closed, so that the next query can use it.
     **keywords
         Single options, by name.
 
     Yields
     ------
     Tick
-        From the first places on, ``partial`` is the result so far, now and then.
+        Once there are places, some ticks contain a preliminary result in ``partial``.
     """
     options = SearchOptions.of(options, keywords)
     with open_query(query, options) as image:
@@ -84,20 +85,21 @@ def search(
     scheduler: str | None = None,
     **keywords: Any,
 ) -> SearchResult:
-    """Find where a query was taken.
+    """Find the position of a query on the slides of an index.
 
     Parameters
     ----------
     query : Slide or path
-        The patch.
+        The query image.
     index : Index
-        The slides to look through.
+        The slides to search.
     options : SearchOptions, optional
     workers : int, optional
-        Work in so many processes on this machine, instead of in this one.
+        Number of worker processes to start on this machine. By default this
+        process itself searches.
     scheduler : str, optional
-        Work on the cluster of the `dask.distributed` scheduler at this address,
-        whose workers see the index under the same name.
+        Address of the `dask.distributed` scheduler of a running cluster, whose
+        workers see the index under the same path.
     **keywords
         Single options by the names of `SearchOptions`: `modality`, `pixel_size_um`,
         `top`, `mirror`, `slides`, `method`.
@@ -105,15 +107,15 @@ def search(
     Returns
     -------
     SearchResult
-        With its `Provenance`.
+        It includes its `Provenance`.
 
     Raises
     ------
     ComirSearchError
-        If an option is not possible, the query cannot be searched for, or the index
-        holds no slide, or none of a name that is asked for.
+        If the value of an option is not allowed, the query cannot be used, or the
+        index does not contain a requested slide, or no slide at all.
     TypeError
-        If there is no option of a name.
+        If a keyword is not the name of an option.
     """
     options = SearchOptions.of(options, keywords)
     with closing(open_search_runner(index, workers=workers, scheduler=scheduler)) as runner:
@@ -121,7 +123,7 @@ def search(
 
 
 def open_query(query: Slide | str | Path, options: SearchOptions) -> AbstractContextManager[Slide]:
-    """Open a query that is given by its path, to be closed at the end; one that is open stays open."""
+    """Open a query from its path, and close it at the end. A query that is already open stays open."""
     if isinstance(query, Slide):
         return nullcontext(query)
     return open_slide(query, pixel_size_um=options.pixel_size_um)
@@ -142,9 +144,9 @@ class QuerySearch:
     Attributes
     ----------
     by_correlation : list of Place or None
-        What the coarse correlation found, best first; None where it was not asked.
+        Places that the coarse correlation found, best first; None if it was not used.
     by_words : list of Place or None
-        What the bag of words found, best first; None where it was not asked.
+        Places that the bag of words found, best first; None if it was not used.
     fused : list of Place
         The places that were verified, after the coarsest round of their verification.
 
@@ -186,13 +188,13 @@ class QuerySearch:
             verified = yield from self._look_again_steps(places, verified)
             result = report.result(verified, clock)
         if len(verified) < top and len(places) >= self._most_at_first:
-            # There may be more places than were handed out.
+            # The first stage found as many places as it may return, so there may be more.
             verified = yield from self._find_more_steps(places, verified)
             result = report.result(verified, clock)
         return result
 
     def _prepare_steps(self) -> Job[None]:
-        """Embed the query, and decide how finely to look."""
+        """Embed the query, and choose the levels and the angle step."""
         index, options = self._index, self._options
         yield Tick("embedding the query", 0, 1)
         self._queries = [
@@ -202,8 +204,8 @@ class QuerySearch:
         query = self._queries[0]
         if options.method == "words" and query.level > 0:
             raise ComirSearchError(
-                f"{query.name} is too large to be searched by words, which are the small structures that so large "
-                "a query is searched without; choose the method auto or correlation."
+                f"{query.name} is too large for the method words, which compares small structures; "
+                "choose the method auto or correlation."
             )
         n_damaged = len(index.damaged)
         coverage = Coverage(
@@ -232,7 +234,7 @@ class QuerySearch:
 
     @property
     def _most_at_first(self) -> int:
-        """So many places of the first stage mean that there may be more."""
+        """The number of places from which on the first stage may have left some out."""
         by_words = self._options.method == "words"
         return self._n_places if by_words else min(self._n_places, self._per_tile // SPARE_IN_TILE)
 
@@ -242,7 +244,7 @@ class QuerySearch:
     def _correlate_steps(
         self, stage: str, n_places: int, per_tile: int, *, level: int | None = None, **nearest_first: Any
     ) -> Job[list[Place]]:
-        """Compare the query with every position on the tissue, or first with those near some places."""
+        """Compare the query with every position on the tissue, or begin near given places."""
         kept: list[Place] = []
         for query in self._queries:
             scanner = scan.Scanner(query, level or self._coarse_level, round(360 / self._step_deg))
@@ -256,7 +258,7 @@ class QuerySearch:
                 **nearest_first,
             )
             for done, total, places in scanning:
-                places = [*kept, *places] if places else []  # a few after the first tiles, all at the end
+                places = [*kept, *places] if places else []  # some after the first tiles, all at the end
                 if not nearest_first:
                     places = keep_distinct(places, self._radius_px, n_places)
                 yield Tick(stage, done, total, None if nearest_first else self._show(places))
@@ -264,7 +266,7 @@ class QuerySearch:
         return kept
 
     def _look_again_steps(self, places: list[Place], verified: list[Place]) -> Job[list[Place]]:
-        """Ask the words, unless by correlation alone, and a finer correlation near what was found."""
+        """Search with the words (unless the method is correlation), then more finely near the places found."""
         yield Tick("looking again", 0, 1, self._show(verified))
         by_words: list[Place] = []
         if self._options.method == "auto":
@@ -285,7 +287,7 @@ class QuerySearch:
         return keep_distinct([*verified, *best], self._radius_px, self._verifier.count)
 
     def _find_more_steps(self, seen: list[Place], verified: list[Place]) -> Job[list[Place]]:
-        """Look for places beyond those that were handed out at first."""
+        """Repeat the first stage with more places, and verify the new ones."""
         stage, many = "looking for more places", SPARE_AT_MOST * self._options.top
         if self._options.method == "words":
             places = yield from self._compare_words_steps(stage, many)
@@ -298,9 +300,9 @@ class QuerySearch:
         return keep_distinct([*verified, *best], self._radius_px, self._verifier.count)
 
     def ask_words_steps(self) -> Job[list[Place]]:
-        """Return the places that the words find, best first; they are asked only once.
+        """Return the places that the words find, best first. They are computed only once.
 
-        None are found for a query so large that no words can be made of it.
+        The list is empty if the query is too large to have words.
         """
         if self.by_words is None:
             self.by_words = yield from self._compare_words_steps("bag of words", self._n_places)
@@ -309,7 +311,7 @@ class QuerySearch:
 
     def _compare_words_steps(self, stage: str, n_places: int) -> Job[list[Place]]:
         if self._queries[0].level > 0:
-            return []  # words are made of the finest CoMIR, of which so large a query keeps none
+            return []  # words need the finest CoMIR level, which is not kept for such a large query
         vocabulary = self._index.model.vocabulary
         assert vocabulary is not None  # an index cannot be made without one
         uncounted = [slide for _, slide in self._chosen if slide.word_counts is None]
@@ -320,7 +322,7 @@ class QuerySearch:
         for slide, counted in zip(uncounted, counts, strict=True):
             slide.word_counts = counted
         frequencies = words.word_frequencies(vocabulary, [slide for _, slide in self._chosen])
-        # By words alone, all tissue is looked at; else what is quickly seen to be of another kind is left out.
+        # The method words searches all tissue. Otherwise parts with another kind of tissue are skipped.
         alone = self._options.method == "words"
         kept: list[Place] = []
         for query in self._queries:
@@ -337,7 +339,7 @@ class QuerySearch:
         return kept
 
     def rank(self, places: Sequence[Place]) -> tuple[Candidate, ...]:
-        """Return places of the query, such as one stage's, as candidates without confidence, in their order."""
+        """Return places, such as those of one stage, as candidates without confidence, in the same order."""
         return self._report.ranked(places)
 
     def _provenance(self) -> Provenance:
@@ -356,41 +358,43 @@ class QuerySearch:
 
 
 def choose_slides(index: Index, names: Sequence[str] | None) -> list[tuple[int, IndexedSlide]]:
-    """Return the slides of these names or fingerprints, each with its position in the index; all for None.
+    """Return the slides with these names or fingerprints, each with its position in the index.
+
+    If `names` is None, all slides are returned.
 
     Raises
     ------
     ComirSearchError
-        If the index holds no finished slide, only damaged ones, or none of a name.
+        If the index contains no finished slide, only damaged ones, or no slide of a given name.
     """
     slides = list(enumerate(index.slides))
     if not slides and index.damaged:
         n_damaged = len(index.damaged)
         raise ComirSearchError(
-            f"The index {index.path} holds no slide that can be searched: "
+            f"The index {index.path} contains no slide that can be searched: "
             f"{f'all its {n_damaged} slides are' if n_damaged > 1 else 'its only slide is'} damaged; run "
             f"`comir-search repair --index {index.path}`."
         )
     if not slides:
         raise ComirSearchError(
-            f"The index {index.path} holds no finished slide to search; run comir-search index."
+            f"The index {index.path} contains no finished slide to search; run comir-search index."
         )
     if names is None:
         return slides
     known = {name for _, slide in slides for name in (slide.name, slide.fingerprint)}
     there = sorted({slide.name for _, slide in slides})
     more = f" and {len(there) - NAMES_LISTED} more" if len(there) > NAMES_LISTED else ""
-    holds = f"it holds {', '.join(there[:NAMES_LISTED])}{more}"
+    holds = f"it contains {', '.join(there[:NAMES_LISTED])}{more}"
     for name in names:
         if name not in known:
-            raise ComirSearchError(f"The index {index.path} holds no slide {name!r}; {holds}.")
+            raise ComirSearchError(f"The index {index.path} contains no slide {name!r}; {holds}.")
     if not names:
         raise ComirSearchError(f"No slide of the index {index.path} was chosen to be searched; {holds}.")
     return [(number, slide) for number, slide in slides if slide.name in names or slide.fingerprint in names]
 
 
 def _count_unfinished(index: Index) -> int:
-    """Return how many slides an indexing has begun and not finished."""
+    """Return the number of slides whose indexing has begun but is not finished."""
 
     def holds(folder: str, file: str) -> bool:
         return index.storage.exists(f"{SLIDES}/{folder}/{file}")
@@ -404,7 +408,7 @@ def _count_unfinished(index: Index) -> int:
 
 
 def _angle_step_deg(query: Query, comir_pixel_size_um: float) -> float:
-    """Return the step at which the query's ends move by the correlation length, a divisor of 90."""
+    """Return the angle step that moves the ends of the query by the correlation length; it divides 90."""
     reach_um = max(query.size_px) * comir_pixel_size_um / 2
     step = np.rad2deg(CORRELATION_LENGTH_UM / reach_um)
     return float(90 / np.ceil(90 / np.clip(step, 4.0, 15.0)))

@@ -1,4 +1,4 @@
-"""Verification: places of the first stages, correlated again from coarse to fine."""
+"""Verification: correlate the places of the first stages again, from coarse to fine."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from comir_search.progress import Job, Tick
 from comir_search.records import SearchResult
 from comir_search.retrieval.workers import SearchRunner
 
-FINE_SHARE = 2  # places of the second round, for each of the last
-LAST_PLACES = 12  # of the last round, at least
+FINE_SHARE = 2  # number of places in the second round for each place of the last round
+LAST_PLACES = 12  # least number of places in the last round
 SCALE_STEPS = (0.975, 1.0, 1.025)
 SHOW_EVERY = 8
 
 
 @dataclass(frozen=True)
 class _Round:
-    """How places are looked at at one level.
+    """Settings of one round of verification.
 
     Parameters
     ----------
     level : int
-        Above the finest.
+        Number of levels above the finest one.
     margin_px : int
-        How far a place may move, pixels of the level.
+        How far a place may move, in pixels of the level.
     shares : tuple of float
-        Angles to try, as shares of the angle step.
+        Changes of the angle to try, in units of the angle step.
     scales : tuple of float
     """
 
@@ -51,14 +51,14 @@ ROUNDS = (
 
 @dataclass(frozen=True)
 class PoseRound:
-    """Refine places of a query and of its mirror image in the same way.
+    """Refines places of a query and of its mirror image.
 
     Parameters
     ----------
     finders : dict of bool to PoseFinder
-        For places that are not mirrored, and for those that are.
+        One for places that are not mirrored (False), one for mirrored places (True).
     angle_offsets_deg, scales : tuple of float
-        As of `PoseFinder.refine`.
+        See `PoseFinder.refine`.
     """
 
     finders: dict[bool, PoseFinder]
@@ -67,36 +67,36 @@ class PoseRound:
 
     @property
     def bytes_each(self) -> int:
-        """Memory that one place takes: its turned copies, their spectra and what is made of them."""
+        """Memory that one place needs: rotated copies of the query, their spectra and the scores."""
         finder = next(iter(self.finders.values()))
         side = finder.query.diagonal_px / 2**finder.level + 2 * finder.margin_px
         return int(24 * len(self.angle_offsets_deg) * len(finder.query.comir) * side**2)
 
     def refine(self, slide: IndexedSlide, place: Place) -> Place:
-        """Return a place on a slide moved, turned and scored anew."""
+        """Return a place with a better position and rotation, and its new score."""
         return self.finders[place.mirrored].refine(
             place, partial(read_level, slide), self.angle_offsets_deg, self.scales
         )
 
 
 class Verifier:
-    """Finds place and angle of one query ever more exactly, and keeps the best places.
+    """Finds position and rotation of one query more exactly in each round, and keeps the best places.
 
     Parameters
     ----------
     queries : sequence of Query
-        The query, and mirrored if that is looked for.
+        The query, and its mirror image if that is searched too.
     slides : sequence of IndexedSlide
-        All of the index.
+        All slides of the index.
     step_deg : float
-        Between the angles that the first stages tried.
+        Step between the angles that the first stages tried.
     radius_px : float
-        Places closer than this, CoMIR pixels, are one.
+        Places closer than this, in CoMIR pixels, count as one.
     top : int
-        Keep at least so many in the end.
+        Least number of places to keep at the end.
     runner : SearchRunner
     finest_level : int
-        Where place and angle are found in the end, see `choose_finest_level`.
+        Level of the final position and rotation, see `choose_finest_level`.
     """
 
     def __init__(
@@ -131,16 +131,16 @@ class Verifier:
         ----------
         places : sequence of Place
         show : callable
-            Makes the ticks' partial result of the places refined so far.
+            Makes a preliminary result from the places that are refined already.
         wanted : int
-            Go on until there are so many, or none is held back.
+            Continue until there are this many places, or no more are waiting.
 
         Returns
         -------
         best : list of Place
-            With their final scores, best first; at most `count`.
+            At most `count` places with their final scores, best first.
         coarsest : list of Place
-            After the coarsest round alone.
+            The places after the coarsest round alone.
         """
         waiting: list[list[Place]] = [list(places), [], []]
         at_a_time = len(places), FINE_SHARE * self.count, self.count

@@ -1,7 +1,7 @@
-"""Second look: a sliding bag of words over the stored word maps.
+"""Search with a sliding bag of words over the stored word maps.
 
-The index stores which word lies where, not histograms, so every window of every
-slide can be asked for, whatever the query's size: see `comir_search.matching.word_maps`.
+The index stores the word at each grid point and no histograms. A query of any size can
+therefore be compared with every window of every slide: see `comir_search.matching.word_maps`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from comir_search.model.vocabulary import NO_WORD, Vocabulary, join_channels, tu
 from comir_search.retrieval.workers import LocalSearchRunner, SearchRunner
 
 GLASS = 128 / 255
-NEAREST_WORDS = 4  # words that a query's descriptor votes for
-MAX_SIDE_POINTS = 64  # of a query's points along a side that are described
-MIN_INSIDE = 0.55  # share of a point's surroundings that must lie in the query
-PART_LIMIT = 64  # two or three large slides have as many; of more, those whose words fit best are scored
-FIRST_PARTS, FIRST_PLACES = 8, 24  # after so many parts, show so many places
-PART_POINTS = 256  # side of the parts in which a map is scored, grid points: small ones skip more glass
+NEAREST_WORDS = 4  # each descriptor of the query votes for this many words
+MAX_SIDE_POINTS = 64  # at most this many points along a side of the query are described
+MIN_INSIDE = 0.55  # share of a point's surroundings that must lie inside the query
+PART_LIMIT = (
+    64  # as many as in two or three large slides; if there are more, the best-fitting parts are scored
+)
+FIRST_PARTS, FIRST_PLACES = 8, 24  # after this number of parts, this number of places is shown
+PART_POINTS = 256  # side of the parts of a map in grid points; small parts skip more of the empty glass
 
 
 class BagOfWords:
@@ -57,14 +59,15 @@ class BagOfWords:
         self.scorer = WordScorer(vocabulary.n_words)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The words' weights take ten times the rest, and are found again in a second.
+        # The weights of the words are ten times larger than the rest, and are computed again in a second.
         return _describe_again, (self.query, self.vocabulary, self.frequencies, len(self.scorer.angles_deg))
 
     def describe(self, count: int) -> Iterator[tuple[int, int]]:
-        """Weigh the words of `count` turned copies of the query.
+        """Compute the weights of the words in `count` rotated copies of the query.
 
-        Only a quarter of the copies is described: quarter turns of an image
-        permute the entries of its descriptors, so turned projections do for them.
+        Only a quarter of the copies is described. A rotation by a multiple of 90
+        degrees only changes the order of a descriptor's entries, so for the other
+        copies the projections are rotated instead.
 
         Yields
         ------
@@ -73,7 +76,7 @@ class BagOfWords:
         quarter = count // 4
         projections = turn_projections(self.vocabulary)
         steps = [(step * 360.0 / count, projections) for step in range(quarter)]
-        # The turned copy and what is made of it, and the descriptors.
+        # The rotated copy with its intermediate results, and the descriptors.
         n_values = 4 * len(self.query.comir) * int(self.query.diagonal_px) ** 2
         bytes_each = 4 * (n_values + 2 * self.vocabulary.projection[..., 0].size * MAX_SIDE_POINTS**2)
         described: list[list[tuple[float, Tensor, float]] | None] = []
@@ -86,27 +89,27 @@ class BagOfWords:
     def _describe_turns(
         self, angle_deg: float, projections: Sequence[Tensor]
     ) -> list[tuple[float, Tensor, float]]:
-        """Return angle, table and pools from cell to cell of a copy and of its quarter turns."""
+        """Return angle, table and cell spacing (in pools) of a copy rotated by 0, 90, 180 and 270 degrees."""
         side, inside, joined = self._describe(angle_deg)
         copies = []
         for turns, projection in enumerate(projections):
             projected = self.vocabulary.project_joined(joined, projection)
             table = self._weigh(*(torch.rot90(points, turns, (1, 2)) for points in (projected, inside)))
-            # An image turned counter-clockwise shows the query at a smaller angle.
+            # In an image rotated counter-clockwise, the query has a smaller angle.
             copies.append((normalise_angle_deg(angle_deg - 90.0 * turns), table, side / CELLS / POOL))
         return copies
 
     def _describe(self, angle_deg: float) -> tuple[float, Tensor, Tensor]:
-        """Describe a turned copy.
+        """Describe a rotated copy.
 
         Returns
         -------
         side : float
-            Of the copy, grid points.
+            Side of the copy, in grid points.
         inside : Tensor (n_blocks, rows, columns)
             Share of each point's surroundings that the query covers.
         joined : Tensor (n_blocks, rows, columns, channels * 64)
-            Descriptors; of a large query at larger steps, which are enough to know its words.
+            Descriptors. The step between them is larger for a large query.
         """
         block_px, step = self.vocabulary.block_px, self.vocabulary.step_px
         templates = self.query.turn([angle_deg], level=0)
@@ -114,14 +117,14 @@ class BagOfWords:
         spare = -templates.side % step
         pads = (spare // 2, spare - spare // 2) * 2
         mask = torch.nn.functional.pad(templates.masks[0], pads)
-        # Outside the query lies what glass is in the index: a whole grey level, or rounding would look like texture.
+        # The value outside the query is that of glass in the index, a whole grey level without rounding noise.
         grey = torch.nn.functional.pad(templates.pixels[0] / 2 + GLASS, pads, value=GLASS)
         joined = join_channels(grey, step, block_px)
         inside = torch.stack([share_inside(mask, size_px, step, joined.shape[1]) for size_px in block_px])
         return (templates.side + spare) / self.vocabulary.step_px, inside, joined
 
     def _weigh(self, projected: Tensor, inside: Tensor) -> Tensor:
-        """Return the table of a turned copy's words, see `make_table`."""
+        """Return the table of words of a rotated copy, see `make_table`."""
         vocabulary = self.vocabulary
         cells = find_cells(*projected.shape[1:3])
         counts = np.zeros((vocabulary.n_blocks, vocabulary.n_words + 1, CELLS**2))
@@ -152,7 +155,7 @@ class BagOfWords:
         return self.scorer.fit(words)
 
     def _read(self, slide: IndexedSlide, part: tuple[int, int], halo: int) -> NDArray[np.uint16]:
-        """Read the words of a part of a slide, and some points around it."""
+        """Read the words of a part of a slide, with `halo` more points on each side."""
         _, rows, columns = slide.words_shape
         x, y = part
         width, height = (min(PART_POINTS, extent - at) + 2 * halo for extent, at in ((columns, x), (rows, y)))
@@ -171,9 +174,9 @@ class BagOfWords:
         part : (int, int)
             One of `parts`.
         count : int
-            At most this many.
+            Largest number of windows.
         radius_px : float
-            Of windows closer than this, CoMIR pixels, only the best.
+            Of windows closer than this, in CoMIR pixels, only the best is returned.
         """
         step, halo = self.vocabulary.step_px, self.scorer.halo_points
         reach = max(1, int(radius_px / step / POOL))
@@ -197,7 +200,7 @@ def _describe_again(
 
 
 def parts(slide: IndexedSlide) -> list[tuple[int, int]]:
-    """Return the (x, y) of the parts in which a slide's word map is read, grid points."""
+    """Return the (x, y) of the parts in which a slide's word map is read, in grid points."""
     _, rows, columns = slide.words_shape
     return [(x, y) for y in range(0, rows, PART_POINTS) for x in range(0, columns, PART_POINTS)]
 
@@ -219,21 +222,24 @@ def scan_slides(
     *,
     everywhere: bool = False,
 ) -> Iterator[tuple[int, int, list[Place]]]:
-    """Score slides part by part; see `comir_search.retrieval.scan.scan_slides`.
+    """Score the windows of slides, part by part.
 
     Parameters
     ----------
+    bag : BagOfWords
+    slides, count, radius_px, runner
+        See `comir_search.retrieval.scan.scan_slides`.
     everywhere : bool
-        Score all parts; otherwise, of more than `PART_LIMIT`, those whose words fit
-        best, wherever they lie in the query.
+        Score all parts. Otherwise at most `PART_LIMIT` parts are scored: those whose
+        words fit best, ignoring their position in the query.
 
     Yields
     ------
     done, total : int
-        Parts.
+        Number of parts.
     places : list of Place
-        The best so far, distinct, best first: a few after the first parts, all at
-        the end, none in between.
+        Distinct places, best first: some after the first parts, all at the end,
+        none in between.
     """
     runner = runner or LocalSearchRunner()
     work = [(slide, number, part) for number, slide in slides for part in parts(slide)]

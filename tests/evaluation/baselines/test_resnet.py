@@ -44,7 +44,7 @@ def test_resnet_without_weights_or_with_wrong_ones_is_refused(tmp_path, network)
     with pytest.raises(ComirSearchError, match="does not exist"):
         make_extractor("resnet", CPU, tmp_path / "absent.pth")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ComirSearchError, match="holds no ResNet"):
+    with pytest.raises(ComirSearchError, match="contains no ResNet"):
         make_extractor("resnet", CPU, tmp_path / "other.pth")
     states = {**network.state_dict(), "layer1.0.conv1.weight": torch.zeros(3)}
     torch.save(states, tmp_path / "wrong.pth")

@@ -1,4 +1,4 @@
-"""What the paper's pipeline needs of local features, whichever they are."""
+"""The interface of local features in the paper's pipeline."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ FloatArray = NDArray[np.float32]
 
 
 class Extractor(Protocol):
-    """Descriptors of an image, and how strong each is."""
+    """Computes the descriptors of an image and the strength of each."""
 
     def describe(self, image: FloatArray) -> FloatArray:
         """Return the descriptors (n, d) of an image (rows, columns) in [0, 1]."""
         ...
 
     def strength(self, descriptors: FloatArray) -> FloatArray:
-        """Return how strong each descriptor is, (n,): the strongest make the vocabulary."""
+        """Return the strength of each descriptor, (n,). The vocabulary is learnt from the strongest."""
         ...

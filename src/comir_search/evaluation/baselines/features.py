@@ -1,4 +1,4 @@
-"""The local features to choose from, by name."""
+"""Create local features by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("surf", "sift", "sift-dense", "resnet")
 
 
 def make_extractor(name: str, device: torch.device, weights: Path | None = None) -> Extractor:
-    """Build an extractor by name.
+    """Create an extractor by name.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ def make_extractor(name: str, device: torch.device, weights: Path | None = None)
     device : torch.device
         Where SURF and ResNet run.
     weights : Path, optional
-        Of ResNet.
+        File of the ResNet weights.
 
     Raises
     ------
     ComirSearchError
-        If ResNet lacks its weights, or the name is unknown.
+        If the name is unknown, or ResNet has no weights.
     """
     if name == "surf":
         return DenseSurf(device)

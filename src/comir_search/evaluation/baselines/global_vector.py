@@ -1,4 +1,4 @@
-"""A baseline in the manner of histology search engines: one deep embedding for each window, cosine search."""
+"""A baseline like histology search engines: one deep embedding for each window, compared by cosine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from comir_search.progress import Job, Tick
 
 
 class GlobalVector:
-    """Rank windows by the cosine of one embedding.
+    """Ranks windows by the cosine between their embedding and the query's.
 
     Parameters
     ----------
     viewer : Viewer
     weights : Path, optional
-        Of a ResNet, whose last block embeds the representation. Without, the
+        Weights of a ResNet. Its last block embeds the representation. Without it, the
         deepest features of the model's own networks embed the images.
     """
 
@@ -41,7 +41,7 @@ class GlobalVector:
         self._embeddings = np.stack(embeddings)
 
     def rank_steps(self, query: View) -> Job[list[int]]:
-        """Return all windows, the most alike first."""
+        """Return all windows, the most similar first."""
         yield from ()
         return np.argsort(-(self._embeddings @ self._embed(query)), kind="stable").tolist()
 
@@ -59,7 +59,7 @@ class GlobalVector:
 
 
 def _deepest_features(model: Model, image: NDArray[np.float32], modality: str) -> NDArray[np.float32]:
-    """Return the means of the coarsest level's features over an image."""
+    """Return the mean over the image of each feature of the network's coarsest level."""
     network = model.networks[modality]
     level = network.bottleneck if hasattr(network, "bottleneck") else network.down[-1]
     collected: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""SIFT, the rival of dense SURF in the published comparison."""
+"""SIFT, which the published comparison compares with dense SURF."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from comir_search.evaluation.baselines.extractor import FloatArray
 from comir_search.matching.surf import BLOCKS_PX, STEP_PX
 from comir_search.opencv import cv2
 
-# The published SIFT (Fiji's): four steps an octave from this blur; images are not doubled.
+# Settings of the published SIFT (Fiji's): four steps for each octave, and this blur at the first; the image is not
+# enlarged before.
 _SIFT_STEPS = 4
 _SIFT_SIGMA = 1.6
 _SIFT_LENGTH = 128
-# OpenCV's SIFT sees 4 cells of 3 x size / 2 px around a point of a size.
+# OpenCV's SIFT describes 4 cells of 3 x size / 2 px around a point.
 _SIFT_WINDOW_SIZES = 6
 
 
 class Sift:
-    """SIFT at its own keypoints, or upright on the grid of dense SURF.
+    """SIFT at its own keypoints, or without rotation on the grid of dense SURF.
 
-    Unlike the published run, patches and images are described at the same
-    scale: there, octaves wider than 512 px were skipped, and a large image began
-    at half the resolution of its patch.
+    Patches and images are described at the same scale. The published run differs: it
+    skipped octaves wider than 512 px, so that large images began at half the resolution
+    of their patches.
     """
 
     def __init__(self, dense: bool) -> None:

@@ -1,4 +1,4 @@
-"""Dense SURF as the published pipeline describes images: the extractor of the baseline itself."""
+"""Dense SURF, the features of the published pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comir_search.matching.surf import surf_maps
 
 
 class DenseSurf:
-    """Upright SURF on a grid; strength is the variance of the entries."""
+    """SURF without rotation on a grid. The strength is the variance of the entries."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
