@@ -15,6 +15,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from comir_search.errors import ComirSearchError
+
 
 def option(default: Any, help: str, **about: Any) -> Any:
     """Return the field of an options class.
@@ -110,8 +112,6 @@ class Option:
         ComirSearchError
             If it is not allowed.
         """
-        from comir_search.errors import ComirSearchError
-
         if value is None and self.default is None:
             return None
         try:

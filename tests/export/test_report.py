@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image
 
 from comir_search.errors import ComirSearchError
-from comir_search.export.report import write_report, write_report_steps
+from comir_search.export.report import write_report_steps
+from comir_search.progress import finish
 from comir_search.records import Candidate, Provenance, SearchResult, Verdict
 from comir_search.slides import open_slide
 from comir_search.study.project import Project
@@ -79,7 +80,7 @@ def test_settings_of_a_search_are_told_in_words(project, tmp_path):
     query = project.queries[0]
     options = {"top": 10, "mirror": False, "slides": []}
     project.set_result(query.id, query.result, {"model": "m-1234", "options": options})
-    write_report(tmp_path / "report.html", project)
+    finish(write_report_steps(tmp_path / "report.html", project))
     _, text = outline_of(tmp_path / "report.html")
     assert "candidates 10 mirrored too no slides all" in text
     assert "{'" not in text and "nan µm" not in text
@@ -87,7 +88,7 @@ def test_settings_of_a_search_are_told_in_words(project, tmp_path):
 
 def test_report_is_complete(project, tmp_path):
     path = tmp_path / "report.html"
-    write_report(path, project, top=2)
+    finish(write_report_steps(path, project, top=2))
     outline, text = outline_of(path)
     # The accepted candidate and the first two: query, candidate and both; and one overview.
     assert outline.counts["img"] == 9 and outline.counts["svg"] == 1 and outline.counts["polygon"] == 10
@@ -106,7 +107,7 @@ def test_report_is_complete(project, tmp_path):
 
 def test_report_without_the_slide_says_so(project, tmp_path):
     (tmp_path / "a&b.tif").unlink()
-    write_report(tmp_path / "report.html", project)
+    finish(write_report_steps(tmp_path / "report.html", project))
     outline, text = outline_of(tmp_path / "report.html")
     assert "the slide was not found where it was" in text and "svg" not in outline.counts
 
@@ -119,7 +120,7 @@ def test_stopped_report_leaves_nothing(project, tmp_path):
 
 
 def test_report_on_some_queries(project, tmp_path):
-    write_report(tmp_path / "report.html", project, project.queries[1:])
+    finish(write_report_steps(tmp_path / "report.html", project, project.queries[1:]))
     _, text = outline_of(tmp_path / "report.html")
     assert "<q>.tif" not in text and "dark.tif" in text
 
@@ -141,7 +142,7 @@ def test_nothing_in_a_project_can_run(project, tmp_path):
     project._connection.execute("UPDATE verdict SET time = ?", (EVIL,))
     project.settings = {"index": EVIL, EVIL: EVIL}
     path = tmp_path / "report.html"
-    write_report(path, project, states=[EVIL, EVIL])
+    finish(write_report_steps(path, project, states=[EVIL, EVIL]))
     outline, text = outline_of(path)
     assert "script" not in outline.counts and "alert(1)" in text
     assert all(link.startswith("data:image/jpeg") for link in outline.links)
@@ -156,7 +157,7 @@ def test_a_rank_that_is_a_script_is_refused(project, tmp_path):
     assert spoilt != text
     project._connection.execute("UPDATE query SET result = ? WHERE id = 1", (spoilt,))
     with pytest.raises(ComirSearchError, match="is damaged"):
-        write_report(tmp_path / "report.html", project)
+        finish(write_report_steps(tmp_path / "report.html", project))
     assert not (tmp_path / "report.html").exists()
 
 
@@ -165,7 +166,11 @@ def test_places_moved_by_hand_and_answers_out_of_date_are_said(project, tmp_path
     moved = replace(query.result.candidates[0], by_hand=True, confidence=None)
     uncalibrated = replace(query.result.candidates[1], confidence=None)
     project.set_result(query.id, replace(query.result, candidates=(moved, uncalibrated)))
-    write_report(tmp_path / "report.html", project, states=["out of date: the query's pixel size was 1", ""])
+    finish(
+        write_report_steps(
+            tmp_path / "report.html", project, states=["out of date: the query's pixel size was 1", ""]
+        )
+    )
     _, text = outline_of(tmp_path / "report.html")
     assert "Confidence moved by hand" in text and "Confidence none" in text
     assert "found, out of date" in text and "Out of date: the query's pixel size was 1" in text
@@ -176,6 +181,6 @@ def test_the_project_alone_knows_of_corrected_pixel_sizes(project, tmp_path):
     origin = Provenance("q", 1.0, "shg", {}, {project.slides[0].fingerprint: 1.0}, "/i", "e", "m", "1")
     project.set_result(query.id, replace(query.result, provenance=origin))
     project.update_query(query.id, pixel_size_um=3.0)
-    write_report(tmp_path / "report.html", project)
+    finish(write_report_steps(tmp_path / "report.html", project))
     _, text = outline_of(tmp_path / "report.html")
     assert "Out of date: the query's pixel size was 1 µm, now 3 µm" in text

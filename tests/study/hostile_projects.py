@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from comir_search.export.geojson import write_geojson
-from comir_search.export.report import write_report
+from comir_search.export.report import write_report_steps
 from comir_search.export.tables import write_csv
 from comir_search.geometry import candidate_corners_px
+from comir_search.progress import finish
 from comir_search.records import Candidate, Provenance, SearchResult, SlideInfo, Verdict
 from comir_search.study.freshness import describe_state, inputs_of
 from comir_search.study.project import Project
@@ -168,7 +169,7 @@ def use(path: Path, out: Path) -> None:
             out / "a.csv", results, [judged for _, judged, _ in answered], [state for _, _, state in answered]
         )
         write_geojson(out / "a.geojson", results)
-        write_report(out / "a.html", project)
+        finish(write_report_steps(out / "a.html", project))
         page = (out / "a.html").read_text(encoding="utf-8")
         assert "<script" not in page and "<img src=x" not in page
         for query in queries:

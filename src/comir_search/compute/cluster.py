@@ -148,11 +148,12 @@ class Cluster:
                 return sum(self._client.nthreads().values())
         return None
 
-    def _check_workers(self) -> None:
-        """Raise an error if there has been no worker for `WORKERLESS_S`."""
-        if self._count_threads() != 0:
+    def _require_threads(self) -> int:
+        """Return `n_threads`, or raise an error if there has been no worker for `WORKERLESS_S`."""
+        n_threads = self._count_threads()
+        if n_threads != 0:
             self._workerless_since_s = None
-            return
+            return n_threads or 1
         now_s = time.monotonic()
         self._workerless_since_s = self._workerless_since_s or now_s
         if now_s - self._workerless_since_s > WORKERLESS_S:
@@ -160,6 +161,7 @@ class Cluster:
                 f"The cluster has had no worker for {WORKERLESS_S:.0f} seconds; start workers, or use fewer if the "
                 f"machine is too busy or short of memory, and {self._again}."
             )
+        return 1
 
     def prepare(self, task: Callable[..., Any], *arguments: Any) -> None:
         """Start a task on every worker that prepares it for the work, such as loading the model.
@@ -230,10 +232,10 @@ class Cluster:
                     running.clear()
                     for _ in self._reconnect():
                         yield []
-                if pause_s >= LONGEST_POLL_S:
-                    self._check_workers()
+                # The scheduler is asked once in a round, and only where the answer is used.
+                n_threads = self._require_threads() if waiting or pause_s >= LONGEST_POLL_S else 0
                 if waiting:
-                    room = TASKS_PER_THREAD * self.n_threads - len(running)
+                    room = TASKS_PER_THREAD * n_threads - len(running)
                     for _ in range(min(room, len(waiting))):
                         start(waiting.popleft())
                 elif taken_s:

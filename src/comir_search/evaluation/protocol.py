@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from comir_search.errors import ComirSearchError
 from comir_search.geometry import turn_matrix
+from comir_search.opencv import cv2
 from comir_search.training.pairs import list_images
 
 RANKS = (1, 5, 10, 15)
@@ -209,8 +210,6 @@ def cut_query(image: NDArray[Any], plan: QueryPlan) -> NDArray[Any]:
     if plan.angle_deg == 0:
         x, y = round(plan.center_x - plan.width / 2), round(plan.center_y - plan.height / 2)
         return image[y : y + plan.height, x : x + plan.width]
-    from comir_search.opencv import cv2
-
     matrix = np.empty((2, 3))
     matrix[:, :2] = turn_matrix(plan.angle_deg)
     # For OpenCV (0, 0) is the centre of the first pixel, so half a pixel is subtracted.

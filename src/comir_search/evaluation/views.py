@@ -13,6 +13,7 @@ from comir_search.evaluation.protocol import Window
 from comir_search.model.embedding import code, embed_array
 from comir_search.model.intensity import measure_intensity
 from comir_search.model.model import Model
+from comir_search.opencv import cv2
 from comir_search.slides import open_slide
 from comir_search.training.pairs import read_image
 
@@ -97,8 +98,6 @@ def _enlarge(coded: NDArray[np.uint8], stride: int, shape: tuple[int, ...]) -> N
     """Enlarge CoMIRs from the network's stride to the rows and columns of the image."""
     if stride == 1:
         return coded[:, : shape[0], : shape[1]]
-    from comir_search.opencv import cv2
-
     size = coded.shape[2] * stride, coded.shape[1] * stride
     enlarged = [cv2.resize(channel, size, interpolation=cv2.INTER_LINEAR) for channel in coded]
     return np.stack(enlarged)[:, : shape[0], : shape[1]]

@@ -25,6 +25,7 @@ from comir_search.files import write_text
 from comir_search.geometry import candidate_corners_px, normalise_angle_deg, rectangle_from_corners
 from comir_search.pictures.palette import VERDICT_COLOURS, VERDICT_LABELS
 from comir_search.records import Candidate, SearchResult, Verdict
+from comir_search.slides import open_slide
 from comir_search.study.entries import Judgement
 
 
@@ -54,8 +55,6 @@ def qupath_origins_px(paths: Iterable[tuple[str, str | Path]]) -> dict[str, Orig
     dict from fingerprint to (x, y)
         In level-0 pixels.
     """
-    from comir_search.slides import open_slide
-
     origins = {}
     for fingerprint, path in paths:
         try:

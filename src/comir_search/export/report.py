@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,14 @@ from comir_search.geometry import candidate_corners_px
 from comir_search.opencv import cv2
 from comir_search.pictures.display import to_display
 from comir_search.pictures.palette import VERDICT_COLOURS, VERDICT_LABELS, Colour
-from comir_search.progress import Job, Tick, finish
+from comir_search.progress import Job, Tick
 from comir_search.records import Candidate, Verdict, format_confidence
+from comir_search.slides import Slide, open_slide
 from comir_search.slides.crop import extract_candidate
 from comir_search.study.entries import Judgement, ProjectQuery, ProjectSlide
 from comir_search.study.freshness import describe_state, inputs_of
 from comir_search.study.project import Project
 from comir_search.version import __version__
-
-if TYPE_CHECKING:
-    from comir_search.slides import Slide
 
 TEMPLATE = "report.html.jinja"
 PICTURE_PX, OVERVIEW_PX = 360, 900
@@ -44,27 +42,6 @@ UNJUDGED = Judgement(Verdict.NONE)
 
 Slides = dict[str, "Slide"]
 Judged = dict[int, Judgement]
-
-
-def write_report(
-    path: str | Path,
-    project: Project,
-    queries: Sequence[ProjectQuery] | None = None,
-    *,
-    top: int = 3,
-    states: Sequence[str] | None = None,
-) -> None:
-    """Write a report without showing progress; see `write_report_steps`.
-
-    Parameters
-    ----------
-    path : path
-        The file; replaced if it exists.
-    project : Project
-    queries, top, states
-        See `write_report_steps`.
-    """
-    finish(write_report_steps(path, project, queries, top=top, states=states))
 
 
 def write_report_steps(
@@ -143,8 +120,6 @@ def write_report_steps(
 
 def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | None]) -> dict[str, Slide]:
     """Open the project's slides that exist; return them by their names in answers and by file name."""
-    from comir_search.slides import open_slide
-
     slides: dict[str, Slide] = {}
     for entry in project.slides:
         if not entry.exists:
@@ -162,8 +137,6 @@ def _open_slides(project: Project, stack: ExitStack, names: Mapping[str, str | N
 
 def _show_query(project: Project, query: ProjectQuery) -> NDArray[np.uint8] | None:
     """Return a query's picture from its file or the project, None if there is none."""
-    from comir_search.slides import open_slide
-
     image = project.query_image(query.id)
     if image is None and os.path.exists(query.path):
         try:

@@ -39,10 +39,10 @@ from comir_search.index.steps import (
 )
 from comir_search.index.storage import INDEX_FILE, CannotRead, Storage
 from comir_search.progress import Job, Tick, finish
+from comir_search.slides import Slide, find_slides, fingerprint, open_slide
 
 if TYPE_CHECKING:
     from comir_search.model.model import Model
-    from comir_search.slides import Slide
 
 # Only the halos of blocks are read twice, so a smaller cache than for a search is enough.
 CACHE_BYTES = 64 * 2**20
@@ -303,8 +303,6 @@ class _Batch:
 
 def _find_files(paths: Sequence[str | Path]) -> _Batch:
     """Find the slides in files and folders, each once."""
-    from comir_search.slides import find_slides
-
     batch, found = _Batch(), dict[Path, Path]()
     for path in map(Path, paths):
         try:
@@ -327,8 +325,6 @@ def _find_files(paths: Sequence[str | Path]) -> _Batch:
 
 def _open_files_steps(batch: _Batch, pixel_size_um: float | None) -> Job[None]:
     """Open every file once, before anything is written, and leave out files that are not slides."""
-    from comir_search.slides import open_slide
-
     for number, file in enumerate(batch.files):
         yield Tick("opening slides", number, len(batch.files))
         try:
@@ -350,10 +346,8 @@ def _compare_steps(first: Path, second: Path) -> Job[None]:
     ComirSearchError
         If they are different images: one index cannot tell them apart.
     """
-    from comir_search.slides.fingerprint import is_same_content
-
     yield Tick(f"comparing {second.name}", 0, 0)
-    for is_same in run_stages([(first, second)], [lambda pair: is_same_content(*pair)]):
+    for is_same in run_stages([(first, second)], [lambda pair: fingerprint.is_same_content(*pair)]):
         yield Tick(f"comparing {second.name}", 0, 0)
         if is_same is False:
             raise ComirSearchError(
@@ -366,8 +360,6 @@ def _compare_steps(first: Path, second: Path) -> Job[None]:
 
 def _choose_files_steps(index: Index, batch: _Batch, pixel_size_um: float | None) -> Job[list[list[Path]]]:
     """Return the files to index, each with its copies; record the paths of slides already in the index."""
-    from comir_search.slides import open_slide
-
     indexed = {slide.path.resolve() for slide in index.slides}
     same: dict[tuple[str, str], list[Path]] = {}
     # Prefer the copy that was indexed before, if it is among them.
@@ -408,8 +400,6 @@ def _index_files_steps(
     index: Index, batch: _Batch, files: list[list[Path]], options: IndexOptions
 ) -> Job[None]:
     """Index files. If a file fails, try its copies in turn."""
-    from comir_search.slides import open_slide
-
     runner: Runner
     if options.workers is None and options.scheduler is None:
         runner = LocalRunner(index)
@@ -471,21 +461,17 @@ def _name_in(index: Index, slide: Slide, file: Path) -> str:
 
 
 def _is_record_of(index: Index, record: SlideRecord, slide: Slide, file: Path) -> bool:
-    from comir_search.slides.fingerprint import is_same_content
-
     if record.identity:
         return record.is_of(slide)
     # Indexes of older versions have only the fingerprint: compare with the file that was indexed, if it exists.
     if (record.width_px, record.height_px) != (slide.info.width_px, slide.info.height_px):
         return False
     indexed = _find_file(index, record)
-    return indexed is None or is_same_content(indexed, file)
+    return indexed is None or fingerprint.is_same_content(indexed, file)
 
 
 def _find_file(index: Index, record: SlideRecord) -> Path | None:
     """Return the file that a slide was indexed from, None if it is no longer there."""
-    from comir_search.slides import open_slide
-
     for path in dict.fromkeys((index.slide_of(record).path, Path(record.absolute_path))):
         try:
             with open_slide(path) as slide:

@@ -31,6 +31,7 @@ from comir_search.index.steps import (
 )
 from comir_search.index.storage import CannotRead
 from comir_search.progress import Job, Tick
+from comir_search.slides import open_slide
 
 Position = tuple[int, int]
 
@@ -246,8 +247,6 @@ def _repair_record(index: Index, fingerprint: str) -> None:
 
 def _repair_slide_steps(index: Index, slide: IndexedSlide) -> Job[list[Damage]]:
     """Rebuild the damaged parts of a slide; return a list of them."""
-    from comir_search.slides import open_slide
-
     damages = yield from _check_slide_steps(slide)
     if not damages:
         return []

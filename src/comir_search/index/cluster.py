@@ -23,6 +23,7 @@ from comir_search.index.indexed_slide import IndexedSlide
 from comir_search.index.layout import comir_array
 from comir_search.index.slide_record import SlideRecord
 from comir_search.index.steps import derive_block, embed_pixels, read_block, read_region
+from comir_search.slides import Slide, open_slide
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -216,8 +217,6 @@ def open_shared_index(location: str, model: str, device: str, cache_bytes: int) 
 @lru_cache(maxsize=4)
 def _open(location: str, model: str, device: str, record: str) -> tuple[Index, IndexedSlide, Slide]:
     """Open a slide and its arrays in the index, once per worker."""
-    from comir_search.slides import open_slide
-
     index = open_shared_index(location, model, device, WORKER_CACHE_BYTES)
     target = index.slide_of(unpack_record(record))
     slide = open_slide(target.path, pixel_size_um=target.pixel_size_um)

@@ -37,10 +37,10 @@ from comir_search.index.slide_group import ForeignFiles, check_place, folder_of,
 from comir_search.index.slide_progress import SlideProgress
 from comir_search.index.slide_record import REMOVED_FILE, SLIDE_FILE, SlideRecord
 from comir_search.index.storage import INDEX_FILE, Storage
+from comir_search.slides import Slide, find_slides, open_slide
 
 if TYPE_CHECKING:
     from comir_search.model.model import Model
-    from comir_search.slides import Slide
 
 __all__ = ["DamagedChunk", "Index", "IndexedSlide"]
 
@@ -464,7 +464,6 @@ def find_slide(slide: IndexedSlide, folders: Iterable[str | Path] = ()) -> Path:
     ComirSearchError
         If no such file is found.
     """
-    from comir_search.slides import find_slides, open_slide
 
     def is_it(path: Path) -> bool:
         try:

@@ -24,10 +24,10 @@ from comir_search.index.layout import (
     tissue_chunks,
 )
 from comir_search.index.slide_record import IntensityValues, SlideRecord, pack_bits
+from comir_search.slides import Slide, tissue_mask
 
 if TYPE_CHECKING:
     from comir_search.model.model import Model
-    from comir_search.slides import Slide
 
 # Glass within this distance of tissue is embedded too; pixels of the tissue mask.
 TISSUE_MARGIN = 2
@@ -135,8 +135,6 @@ def measure_tissue(slide: Slide, model: Model, modality: str, layout: Layout) ->
     ndarray of bool (rows, columns)
         In pixels of ``layout.tissue_pixel_size_um``.
     """
-    from comir_search.slides import tissue_mask
-
     side = model.modality(modality)
     # Empty areas of a grey brightfield image may be dark: let the slide's own pixels decide.
     is_bright = False if side.intensity == "signal" else True if side.channels == 3 else None

@@ -198,7 +198,6 @@ class Storage:
         advice : str
             What the user can do about a damaged file, for the message.
 
-
         Raises
         ------
         BadDocument

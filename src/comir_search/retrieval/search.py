@@ -177,7 +177,9 @@ class QuerySearch:
         if method == "words":
             places = yield from self.ask_words_steps()
         else:
-            places = yield from self._correlate_steps("coarse correlation", self._n_places, self._per_tile)
+            places = yield from self._correlate_steps(
+                "coarse correlation", self._coarse_level, self._n_places, self._per_tile
+            )
             self.by_correlation = places
             clock.lap("correlation")
         verified, self.fused = yield from self._verifier.verify_steps(places, self._show, wanted=top)
@@ -242,12 +244,12 @@ class QuerySearch:
         return self._report.partial(places, self._clock)
 
     def _correlate_steps(
-        self, stage: str, n_places: int, per_tile: int, *, level: int | None = None, **nearest_first: Any
+        self, stage: str, level: int, n_places: int, per_tile: int, **nearest_first: Any
     ) -> Job[list[Place]]:
         """Compare the query with every position on the tissue, or begin near given places."""
         kept: list[Place] = []
         for query in self._queries:
-            scanner = scan.Scanner(query, level or self._coarse_level, round(360 / self._step_deg))
+            scanner = scan.Scanner(query, level, round(360 / self._step_deg))
             scanning = scan.scan_slides(
                 scanner,
                 self._chosen,
@@ -275,9 +277,9 @@ class QuerySearch:
         if self._close_level is not None:
             closer = yield from self._correlate_steps(
                 "looking closer",
+                self._close_level,
                 self._n_places,
                 self._per_tile,
-                level=self._close_level,
                 near=[*places, *by_words],
                 tile_limit=CLOSE_TILES,
             )
@@ -292,7 +294,7 @@ class QuerySearch:
         if self._options.method == "words":
             places = yield from self._compare_words_steps(stage, many)
         else:
-            places = yield from self._correlate_steps(stage, many, many)
+            places = yield from self._correlate_steps(stage, self._coarse_level, many, many)
         known = set(seen)
         unseen = [each for each in places if each not in known]
         best, _ = yield from self._verifier.verify_steps(unseen, wanted=self._options.top)

@@ -11,6 +11,7 @@ from typing import Any
 
 from comir_search.errors import ComirSearchError
 from comir_search.records import Provenance
+from comir_search.slides import open_slide
 from comir_search.study.entries import ProjectQuery
 from comir_search.study.project import Project
 
@@ -161,8 +162,6 @@ def _fingerprint_now(path: str) -> str | None:
 @lru_cache(maxsize=256)
 def _read_fingerprint(path: str, time_ns: int, n_bytes: int) -> str:
     """Return a file's fingerprint, cached as long as its time and size stay the same."""
-    from comir_search.slides import open_slide
-
     with open_slide(path) as slide:
         return slide.fingerprint
 

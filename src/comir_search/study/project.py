@@ -25,6 +25,7 @@ from comir_search.documents import convert
 from comir_search.errors import ComirSearchError, LeftOut
 from comir_search.files import atomic_path
 from comir_search.records import Candidate, SearchResult, SlideInfo, Verdict
+from comir_search.slides import find_slides, open_slide
 from comir_search.study.database import (
     ADVICE,
     both_paths,
@@ -199,8 +200,6 @@ class Project:
         Files with the name of a missing slide are tried first. A file that cannot be
         read is skipped and added to `left_out` with the reason.
         """
-        from comir_search.slides import find_slides, open_slide
-
         missing = {slide.fingerprint: slide for slide in self.missing_slides()}
 
         def known(info: SlideInfo) -> ProjectSlide | None:

@@ -11,6 +11,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from comir_search.model.vocabulary import NO_WORD, Vocabulary, join_channels
+from comir_search.opencv import cv2
 from comir_search.progress import Job, Tick
 
 ANGLES_DEG = (0.0, 30.0, 60.0)  # twelve angles together with quarter turns, which cost no time
@@ -92,8 +93,6 @@ def turn_inside(comir: NDArray[np.float32], angle_deg: float) -> NDArray[np.floa
     """Return the largest upright square inside the rotated CoMIR, so it has no filled corners."""
     if angle_deg == 0:
         return comir
-    from comir_search.opencv import cv2
-
     rows, columns = comir.shape[1:]
     angle = np.deg2rad(angle_deg)
     side = int(min(rows, columns) / (abs(np.cos(angle)) + abs(np.sin(angle))))

@@ -1,4 +1,4 @@
-"""Malformed and hostile indexes: their documents, chunks, links, and what else lies in their folders."""
+"""Malformed and hostile indexes: their documents, chunks, links, and other files in their folders."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from comir_search.export.geojson import write_geojson
-from comir_search.export.report import write_report
+from comir_search.export.report import write_report_steps
 from comir_search.export.tables import write_csv
+from comir_search.progress import finish
 from comir_search.records import Candidate, SearchResult, Verdict
 from comir_search.slides import open_slide
 from comir_search.study.project import Project
@@ -145,7 +146,7 @@ def _export(project: Project, case: Case, attempt: Attempt) -> None:
         if verdicts is not None:
             attempt("CSV", lambda: write_csv(case.out / "table.csv", results, verdicts))
             attempt("GeoJSON", lambda: write_geojson(case.out / "places.geojson", results, verdicts))
-    attempt("report", lambda: write_report(case.out / "report.html", project))
+    attempt("report", lambda: finish(write_report_steps(case.out / "report.html", project)))
     report, table = case.out / "report.html", case.out / "table.csv"
     if report.exists():
         for problem in find_active_content(report.read_text("utf-8")):
