@@ -25,6 +25,56 @@ print(before, memory_mb())
     assert float(after_mb) < 150 < float(before_mb)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps it")
+def test_large_blocks_are_given_back_when_they_are_freed(run_python) -> None:
+    after_mb = run_python(
+        """
+import psutil
+from comir_search.compute.memory import keep_large_blocks_apart
+keep_large_blocks_apart()
+bytearray(30_000_000)  # freed: glibc would cut what is smaller from its heap now
+blocks, pins = [], []
+for _ in range(40):
+    blocks.append(bytearray(b"x") * 8_000_000)
+    pins.append(bytearray(1000))
+del blocks
+print(psutil.Process().memory_info().rss / 1e6)
+"""
+    )
+    assert float(after_mb) < 150
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has several heaps")
+def test_threads_of_a_window_share_one_heap(run_python) -> None:
+    heaps = run_python(
+        """
+import ctypes, re, tempfile
+from threading import Barrier, Thread
+from comir_search.compute.memory import keep_large_blocks_apart
+keep_large_blocks_apart()
+together = Barrier(9)
+held = []
+def work():
+    together.wait()
+    held.extend(bytearray(100_000) for _ in range(20))
+    together.wait()
+threads = [Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+together.wait()
+together.wait()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile() as file:
+    told = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, told)
+    libc.fclose(told)
+    print(len(re.findall(rb"<heap nr", file.read())))
+"""
+    )
+    assert int(heaps) <= 2
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives them back")
 def test_large_blocks_are_used_again(run_python) -> None:
     faults = run_python(
